@@ -1,0 +1,1 @@
+"""Side effects: rollouts, weight updates, logging, files."""

@@ -1,0 +1,1 @@
+"""Records, batches and the LightningDataModules that read the datasets."""

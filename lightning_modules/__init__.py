@@ -1,0 +1,1 @@
+"""The models, objectives and scores: pure functions and the LightningModules that use them."""

@@ -1,0 +1,1 @@
+"""The embedded world: a corpus in the formats of the benchmarks, and a small student."""
