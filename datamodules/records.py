@@ -16,7 +16,14 @@ from typing import Any, ClassVar, Self, TypeVar
 R = TypeVar("R", bound="Record")
 
 
-class RecordError(ValueError):
+class UserError(Exception):
+    """Something that the user can put right: the message is one clear sentence with the way out.
+
+    ``train.py`` prints only the message of such an error, without a traceback.
+    """
+
+
+class RecordError(UserError, ValueError):
     """A line on disk is not the record it should be; the message names file, line and field."""
 
 
