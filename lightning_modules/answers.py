@@ -1,0 +1,117 @@
+"""Which option did a completion choose? The one matcher that rewards, validation and benchmark tables share.
+
+As the paper's evaluation says: the option letter where there is one, else the closest option text.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+CLOSE_ENOUGH = 0.75
+"""Least similarity (0 to 1) at which a misspelt answer still counts as an option."""
+
+_ANSWER_OPEN = re.compile(r"<answer>", re.IGNORECASE)
+_TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
+_BARE_LETTER = re.compile(r"^\(?([A-Za-z])\s*[).:]*$")
+_LEADING_LETTER = re.compile(r"^(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])\s*[).:](?=\s|$|\w))")
+_SAID_LETTER = re.compile(
+    r"\b(?:answer|option|choice)\b(?:\s+(?:is|would be|should be|must be))?\s*:?\s*(?:option\s+)?"
+    r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])(?![\w']))",
+    re.IGNORECASE,
+)
+_BRACKETED_LETTER = re.compile(r"\(([A-Z])\)")
+_NUMBER_WORDS = dict(
+    zip(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+        map(str, range(11)),
+        strict=True,
+    )
+)
+
+
+def extract_answer(completion: str) -> str:
+    """Return the part of a completion that states the answer.
+
+    The text inside the last ``<answer>`` tag, closed or not; without such a tag what follows the reasoning; else all.
+    """
+    text = unicodedata.normalize("NFKC", completion)
+    opened = list(_ANSWER_OPEN.finditer(text))
+    if opened:
+        text = text[opened[-1].end() :]
+        text = re.split(r"</answer>", text, maxsplit=1, flags=re.IGNORECASE)[0]
+    elif re.search(r"</think>", text, re.IGNORECASE):
+        text = re.split(r"</think>", text, flags=re.IGNORECASE)[-1]
+    return _TAG.sub(" ", text).strip()
+
+
+def match_option(completion: str, options: Sequence[str]) -> int | None:
+    """Decide which option a completion chose.
+
+    Args:
+        completion: The raw completion, with or without tags.
+        options: The options in the order in which they were shown; the first is "A".
+
+    Returns:
+        The option's index, or None where no careful reader could say.
+    """
+    answer = extract_answer(completion)
+    plain = [_plain(option) for option in options]
+    exact = _unique(i for i, option in enumerate(plain) if option and option == _plain(answer))
+    if exact is not None:
+        return exact
+    letter = _letter(answer, len(options))
+    if letter is not None:
+        return letter
+    return _closest(_plain(answer), plain)
+
+
+def _letter(answer: str, count: int) -> int | None:
+    """Index of the option letter that the answer states, if it states exactly one."""
+    for pattern in (_BARE_LETTER, _LEADING_LETTER, _SAID_LETTER, _BRACKETED_LETTER):
+        found = {
+            index
+            for match in pattern.finditer(answer)
+            for index in [ord(next(filter(None, match.groups())).upper()) - ord("A")]
+            if index < count
+        }
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _closest(answer: str, options: Sequence[str]) -> int | None:
+    """Index of the option whose text the answer names, or, if it names none, nearly spells."""
+    if not answer:
+        return None
+    words = f" {answer} "
+    named = []
+    for index in sorted(range(len(options)), key=lambda i: -len(options[i])):  # longest first: they may contain others
+        needle = f" {options[index]} "
+        if options[index] and needle in words:
+            named.append(index)
+            words = words.replace(needle, " | ")
+    if named:
+        return named[0] if len(named) == 1 else None
+    containing = [i for i, option in enumerate(options) if f" {answer} " in f" {option} "]
+    if len(containing) == 1:
+        return containing[0]
+    scores = [difflib.SequenceMatcher(None, answer, option).ratio() for option in options]
+    best = max(scores, default=0.0)
+    if best < CLOSE_ENOUGH:
+        return None
+    return _unique(i for i, score in enumerate(scores) if score == best)
+
+
+def _plain(text: str) -> str:
+    """Lower-case words without punctuation, articles or a leading option letter; number words as digits."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    words = re.findall(r"\w+", text.replace("'", ""))
+    if len(words) > 1:
+        words = [word for word in words if word not in ("a", "an", "the")] or words
+    return " ".join(_NUMBER_WORDS.get(word, word) for word in words)
+
+
+def _unique(indices: Iterable[int]) -> int | None:
+    found = list(indices)
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,185 @@
+"""Group-relative policy optimisation against the teacher's answers (paper, section 3.3, Eq. 2)."""
+
+import contextlib
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+
+from datamodules.batch import AudioQABatch
+from datamodules.records import UserError
+from lightning_modules.advantages import group_relative_advantages, zero_variance_groups
+from lightning_modules.losses import grpo_loss
+from lightning_modules.rewards import AccuracyReward, FormatReward, RewardFunction, grade
+from lightning_modules.student import Student
+from lightning_modules.student_training import StudentTraining
+
+
+class GRPOModule(StudentTraining):
+    """Learns from rewards of its own completions, held near the SFT policy by a KL term.
+
+    One training batch is one rollout batch: B questions for which a rollout callback has sampled G completions each.
+    It is used for ``optimization_epochs`` optimizer steps; within a step gradients are accumulated over micro-batches.
+    """
+
+    rollouts_in_training = True
+
+    def __init__(
+        self,
+        weights: str,
+        lr: float = 1e-6,
+        num_completions: int = 8,
+        temperature: float = 1.0,
+        beta: float = 0.04,
+        epsilon: float = 0.2,
+        optimization_epochs: int = 1,
+        micro_batch_size: int | None = None,
+        max_grad_norm: float = 1.0,
+        reward_functions: list[RewardFunction] | None = None,
+        reference_dtype: str | None = None,
+        **training: Any,
+    ) -> None:
+        """Load policy and reference.
+
+        Args:
+            weights: The SFT policy: Hub name or directory of a Qwen2-Audio checkpoint. It is both the starting point
+                and the reference of the KL term (with LoRA the model without its adapters, which is the same).
+            lr: Peak learning rate of AdamW.
+            num_completions: G, completions sampled of each question.
+            temperature: Sampling temperature; log-probabilities are taken at the same temperature.
+            beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
+            epsilon: Clip range of the probability ratio.
+            optimization_epochs: Optimizer steps on each rollout batch.
+            micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
+                unless given.
+            max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
+            reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given.
+            reference_dtype: Type of the reference's weights, as the policy's unless given.
+            **training: How the student is loaded and updated.
+        """
+        super().__init__(weights, lr, **training)
+        for name, value, least in (
+            ("num_completions", num_completions, 2),
+            ("optimization_epochs", optimization_epochs, 1),
+            ("micro_batch_size", 1 if micro_batch_size is None else micro_batch_size, 1),
+        ):
+            if value < least:
+                raise UserError(f"model.{name} is {value}: at least {least} is needed")
+        if temperature <= 0:
+            raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
+        self.automatic_optimization = False
+        self.num_completions = num_completions
+        self.temperature = temperature
+        self.beta = beta
+        self.epsilon = epsilon
+        self.optimization_epochs = optimization_epochs
+        self.micro_batch_size = micro_batch_size
+        self.max_grad_norm = max_grad_norm
+        self.reward_functions = reward_functions or [AccuracyReward(), FormatReward()]
+        self.reference: Student | None = None
+        if beta > 0 and self.student.lora is None:
+            settings = {name: training[name] for name in ("dtype", "attn_implementation") if name in training}
+            settings |= {"dtype": reference_dtype} if reference_dtype else {}
+            self.reference = Student(weights, **settings).eval()
+            self.reference.requires_grad_(False)
+        self.last_rewards: dict[str, Tensor] = {}
+        self.last_advantages: Tensor | None = None
+
+    def train(self, mode: bool = True) -> "GRPOModule":
+        """Switch the policy; the reference always stays in evaluation mode."""
+        super().train(mode)
+        if self.reference is not None:
+            self.reference.eval()
+        return self
+
+    def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
+        """Grade the rollouts, then take ``optimization_epochs`` optimizer steps on Eq. 2."""
+        rollouts = batch.completions
+        if rollouts is None or rollouts.logprobs is None:
+            raise UserError(
+                "the batch has no rollouts: add callbacks.vllm_rollout.VLLMRollout or "
+                "callbacks.local_rollout.LocalRollout to trainer.callbacks"
+            )
+        self.last_rewards = grade(batch, self.reward_functions)
+        rewards = torch.stack(list(self.last_rewards.values())).sum(0)
+        self.last_advantages = advantages = group_relative_advantages(rewards)
+        rows = self.micro_batch_size or len(batch)
+        slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
+        micro_batches = [batch[s] for s in slices]
+        frozen_audio = self.student.hears_with_frozen_tower
+        audio = [self.student.encode_audio(micro) if frozen_audio else None for micro in micro_batches]
+        reference = [self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)]
+        old: list[Tensor] = []
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for epoch in range(self.optimization_epochs):
+            optimizer.zero_grad()
+            for index, micro in enumerate(micro_batches):
+                last = index == len(micro_batches) - 1
+                frozen = reference[index]
+                with contextlib.nullcontext() if last else self._unsynchronised():
+                    scores = self.student.completion_logprobs(micro, self.temperature, audio=audio[index])
+                    if epoch == 0:
+                        old.append(scores.logprobs.detach())
+                    mask = micro.completions.mask  # type: ignore[union-attr]
+                    terms = grpo_loss(
+                        scores.logprobs,
+                        old[index],
+                        scores.logprobs.detach() if frozen is None else frozen,
+                        advantages[slices[index]],
+                        mask,
+                        self.epsilon,
+                        self.beta,
+                        responses=advantages.numel(),
+                    )
+                    self.manual_backward(terms.loss)
+                share = len(micro) / len(batch)
+                entropy = scores.entropy.sum() / mask.sum().clamp(min=1)
+                sums["train/loss"] += terms.loss.detach()
+                sums["train/kl"] += terms.kl * share
+                sums["train/clip_fraction"] += terms.clip_fraction * share
+                sums["train/entropy"] += entropy * share
+            sums["train/grad_norm"] += self._clip_gradients()
+            optimizer.step()
+            scheduler.step()
+        gap = (rollouts.logprobs - torch.cat(old)).abs()[rollouts.mask].mean()
+        metrics = {name: value / self.optimization_epochs for name, value in sums.items()}
+        metrics |= {f"train/reward/{name}": value.mean() for name, value in self.last_rewards.items()}
+        metrics |= {
+            "train/reward": rewards.mean(),
+            "train/reward_std": rewards.std(-1, correction=0).mean(),
+            "train/zero_variance_groups": zero_variance_groups(rewards),
+            "train/completion_length": rollouts.mask.sum(-1).float().mean(),
+            "train/truncated": (~rollouts.finished).float().mean(),
+            "train/logprob_gap": gap,
+        }
+        self.log_dict(metrics, sync_dist=True, batch_size=len(batch))
+        self.log("reward", rewards.mean(), prog_bar=True, logger=False, batch_size=len(batch))
+        return None
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: AudioQABatch, audio: Tensor | None) -> Tensor | None:
+        """Log-probabilities under the SFT policy, or None when the KL term is off."""
+        if self.beta == 0:
+            return None
+        if self.reference is None:
+            return self.student.completion_logprobs(batch, self.temperature, reference=True, audio=audio).logprobs
+        return self.reference.completion_logprobs(batch, self.temperature, audio=audio).logprobs
+
+    def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
+        """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks."""
+        strategy: Any = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale the gradients down to ``max_grad_norm`` and return the norm they had."""
+        limit = self.max_grad_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.student.trainable_parameters()], limit)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient norm is {float(norm)} at step {self.global_step}: look at train/kl and train/logprob_gap"
+            )
+        return norm.detach()

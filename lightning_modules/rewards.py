@@ -1,0 +1,90 @@
+"""Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3).
+
+Any callable with a ``name`` and this signature can be added by ``class_path``.
+"""
+
+import re
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from datamodules.batch import AudioQABatch
+from datamodules.records import Question
+from lightning_modules.answers import match_option
+
+_FORMAT = re.compile(r"\s*<think>(?P<think>.+?)</think>\s*<answer>(?P<answer>.+?)</answer>\s*", re.DOTALL)
+
+
+class RewardFunction(Protocol):
+    """What a reward function looks like."""
+
+    name: str
+
+    def __call__(self, completion: str, question: Question, label: str | None) -> float:
+        """Grade one completion.
+
+        Args:
+            completion: Its text, without the end token.
+            question: The question that it answers.
+            label: Text of the option that is to be rewarded, or None where there is none.
+
+        Returns:
+            The reward.
+        """
+
+
+class AccuracyReward:
+    """1 when the completion chooses the labelled option, else 0."""
+
+    name = "accuracy"
+
+    def __call__(self, completion: str, question: Question, label: str | None) -> float:
+        """Grade one completion; see :class:`RewardFunction`."""
+        if label is None:
+            return 0.0
+        wanted = match_option(label, question.options)
+        return float(wanted is not None and match_option(completion, question.options) == wanted)
+
+
+class FormatReward:
+    """1 for exactly ``<think>...</think><answer>...</answer>`` with something in both, else 0."""
+
+    name = "format"
+
+    def __call__(self, completion: str, question: Question, label: str | None) -> float:
+        """Grade one completion; see :class:`RewardFunction`."""
+        found = _FORMAT.fullmatch(completion)
+        if found is None:
+            return 0.0
+        inner = found["think"], found["answer"]
+        return float(all(part.strip() and "<think>" not in part and "<answer>" not in part for part in inner))
+
+
+def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
+    """Grade all completions of a batch.
+
+    Args:
+        batch: Questions with completions and labels.
+        functions: The reward functions; names must differ.
+
+    Returns:
+        For each function the rewards ``[B, G]``, on the completions' device.
+
+    Raises:
+        ValueError: The batch has no completions, or two functions share a name.
+    """
+    if batch.completions is None:
+        raise ValueError("the batch has no completions to grade")
+    if len({function.name for function in functions}) < len(functions):
+        raise ValueError(f"reward functions need names of their own, found {[f.name for f in functions]}")
+    device = batch.completions.ids.device
+    rows = list(zip(batch.completions.texts, batch.questions, batch.labels, strict=True))
+    return {
+        function.name: torch.tensor(
+            [[function(text, question, label) for text in texts] for texts, question, label in rows],
+            dtype=torch.float32,
+            device=device,
+        )
+        for function in functions
+    }

@@ -1,0 +1,276 @@
+"""The student: Qwen2-Audio with optional LoRA, scored on groups of completions, exported under the Hub's names."""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+from datamodules.batch import AudioQABatch
+from datamodules.records import UserError
+from lightning_modules.audio_encoding import audio_token_counts, encode_audio
+from lightning_modules.hub_names import hub_name
+from lightning_modules.shared_prompt import ATTENTION, pack_groups
+from lightning_modules.token_logprobs import token_logprobs
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+class WeightsError(UserError):
+    """Weights that are missing, incomplete or of the wrong shape."""
+
+
+@dataclass
+class LoRASettings:
+    """Low-rank adapters (peft).
+
+    Attributes:
+        rank: Rank of the update.
+        alpha: Scale; the update is multiplied by alpha / rank.
+        dropout: Dropout before the adapters.
+        target_modules: Regular expression on module names, or a list of name endings; by default all linear layers
+            of the language model, so the audio tower stays as it is.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.0
+    target_modules: str | list[str] = LANGUAGE_MODEL_LINEARS
+
+
+class CompletionScores(NamedTuple):
+    """What a policy says of completions; zero outside the completions' mask.
+
+    Attributes:
+        logprobs: Log-probability of each completion token ``[B, G, C]``, float32, in nats.
+        entropy: Entropy of the distribution that the token was drawn from ``[B, G, C]``, without gradient.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+class Student(nn.Module):
+    """Qwen2-Audio as a policy over completions."""
+
+    def __init__(
+        self,
+        weights: str,
+        lora: LoRASettings | None = None,
+        dtype: str = "float32",
+        attn_implementation: str = "sdpa",
+        gradient_checkpointing: bool = False,
+        freeze_audio_tower: bool = False,
+    ) -> None:
+        """Load the model and its processor.
+
+        Args:
+            weights: Hub name or directory of a Qwen2-Audio checkpoint.
+            lora: Train low-rank adapters instead of all weights.
+            dtype: Type of the weights in memory: float32, bfloat16 or float16. Adapters are float32 always.
+            attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
+                always runs the shared-prompt attention, which is built on SDPA.
+            gradient_checkpointing: Trade time for memory in the backward pass.
+            freeze_audio_tower: Train the language model only; the audio is then encoded once for policy and reference.
+
+        Raises:
+            WeightsError: Nothing is there, it is no Qwen2-Audio, or weights are missing or of a wrong shape.
+        """
+        super().__init__()
+        if dtype not in DTYPES:
+            raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+        self.weights = weights
+        self.processor = load_processor(weights)
+        model = _load_model(weights, DTYPES[dtype], attn_implementation)
+        if freeze_audio_tower or lora is not None:
+            model.model.audio_tower.requires_grad_(False)
+            model.model.multi_modal_projector.requires_grad_(False)
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.lora = lora
+        if lora is not None:
+            config = LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=lora.target_modules,
+            )
+            try:
+                self.model = get_peft_model(model, config)
+            except ValueError as error:
+                raise WeightsError(f"lora.target_modules matches no module of {weights}: {error}") from error
+            if gradient_checkpointing:
+                self.model.enable_input_require_grads()
+        else:
+            self.model = model
+
+    @property
+    def base(self) -> Qwen2AudioForConditionalGeneration:
+        """The transformers model, adapters inside where there are any."""
+        return self.model.base_model.model if self.lora is not None else self.model
+
+    @property
+    def hears_with_frozen_tower(self) -> bool:
+        """True when no weight of the audio path is trained."""
+        inner = self.base.model
+        return not any(
+            p.requires_grad for part in (inner.audio_tower, inner.multi_modal_projector) for p in part.parameters()
+        )
+
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends a completion, ``<|im_end|>``."""
+        return int(self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+
+    def encode_audio(self, batch: AudioQABatch) -> Tensor:
+        """Encode the batch's clips, once each: the embeddings of all audio tokens ``[sum of tokens, H]``."""
+        inner = self.base.model
+        with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
+            return encode_audio(inner.audio_tower, inner.multi_modal_projector, batch.features, batch.feature_lengths)
+
+    def completion_logprobs(
+        self,
+        batch: AudioQABatch,
+        temperature: float = 1.0,
+        reference: bool = False,
+        audio: Tensor | None = None,
+    ) -> CompletionScores:
+        """Score ``batch.completions``: each clip is encoded once, each prompt computed once for its G completions.
+
+        Args:
+            batch: B questions with completions.
+            temperature: Divides the logits, as in sampling.
+            reference: Score under the weights without the adapters.
+            audio: Result of :meth:`encode_audio` when it is at hand already.
+
+        Returns:
+            Per-token log-probabilities and entropies.
+
+        Raises:
+            ValueError: The batch has no completions, or its prompts have another number of audio tokens than its clips.
+        """
+        completions = batch.completions
+        if completions is None:
+            raise ValueError("the batch has no completions to score")
+        if reference and self.lora is None:
+            raise ValueError("a student without adapters has no reference inside: keep a frozen copy")
+        with self.model.disable_adapter() if reference else contextlib.nullcontext():
+            audio = self.encode_audio(batch) if audio is None else audio
+            packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids)
+            hidden = self.base.model.language_model(
+                inputs_embeds=self._embed(packed.ids, batch, audio),
+                position_ids=packed.positions,
+                attention_mask={"full_attention": None},
+                use_cache=False,
+                shared_prompt=packed.layout,
+            ).last_hidden_state
+            rows = packed.predictors[completions.mask]
+            logprobs, entropy = token_logprobs(
+                hidden.flatten(0, 1)[rows], completions.ids[completions.mask], self.base.lm_head, temperature
+            )
+        blank = torch.zeros(completions.mask.shape, dtype=torch.float32, device=logprobs.device)
+        return CompletionScores(
+            blank.masked_scatter(completions.mask, logprobs), blank.masked_scatter(completions.mask, entropy)
+        )
+
+    def _embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor) -> Tensor:
+        """Embed tokens and put the audio where the prompts have placeholders."""
+        prompt = batch.prompt_ids.shape[1]
+        places = torch.zeros_like(ids, dtype=torch.bool)
+        places[:, :prompt] = batch.prompt_ids == self.base.config.audio_token_id
+        expected = audio_token_counts(batch.feature_lengths)[1]
+        found = places.sum(1)
+        if not torch.equal(found, expected.to(found)):
+            raise ValueError(
+                f"prompts have {found.tolist()} audio placeholders, their clips {expected.tolist()} audio tokens"
+            )
+        embeddings = self.base.get_input_embeddings()(ids)
+        return embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
+
+    def hub_state_dict(self) -> dict[str, Tensor]:
+        """Return all weights under the Hub's names, adapters folded in; tensors are shared where nothing changed."""
+        updates = {}
+        if self.lora is not None:
+            for name, module in self.base.named_modules():
+                if isinstance(module, LoraLayer):
+                    base = module.get_base_layer().weight
+                    delta = module.get_delta_weight(module.active_adapters[0])
+                    updates[f"{name}.weight"] = (base.detach() + delta.detach().to(base.dtype)).detach()
+        weights = {}
+        for name, value in self.base.state_dict().items():
+            if ".lora_" in name:
+                continue
+            plain = name.replace(".base_layer.", ".")
+            weights[hub_name(plain)] = updates.get(plain, value.detach())
+        return weights
+
+    def save_hub(self, directory: str | os.PathLike[str]) -> None:
+        """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
+
+        Args:
+            directory: Where to write; it appears complete or not at all.
+        """
+        target = Path(directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        partial.chmod(0o755)
+        weights = {name: value.cpu().contiguous() for name, value in self.hub_state_dict().items()}
+        save_torch_state_dict(weights, partial)
+        config = self.base.config.to_dict()
+        config["architectures"] = ["Qwen2AudioForConditionalGeneration"]
+        self.base.config.from_dict(config).save_pretrained(partial)
+        self.base.generation_config.save_pretrained(partial)
+        self.processor.save_pretrained(partial)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield name and value of the weights that are trained."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+
+def load_processor(weights: str) -> Any:
+    """Load the processor that belongs to ``weights``.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    try:
+        return AutoProcessor.from_pretrained(weights)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"no processor could be loaded from {weights!r}: {_first_line(error)}") from error
+
+
+def _load_model(weights: str, dtype: torch.dtype, attn_implementation: str) -> Qwen2AudioForConditionalGeneration:
+    try:
+        model, report = Qwen2AudioForConditionalGeneration.from_pretrained(
+            weights, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise WeightsError(f"no Qwen2-Audio could be loaded from {weights!r}: {_first_line(error)}") from error
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if report.get(kind):
+            names = sorted(str(name) for name in report[kind])
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise WeightsError(f"{weights!r} does not fit Qwen2-Audio: {len(names)} {kind.replace('_', ' ')} ({shown})")
+    model.model.language_model.config._attn_implementation = ATTENTION
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

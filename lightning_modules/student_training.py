@@ -1,0 +1,85 @@
+"""What SFT and GRPO share: AdamW with warm-up, and the precision that a small learning rate needs."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from transformers import get_scheduler
+
+from datamodules.records import UserError
+from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.student import Student
+
+
+class StudentTraining(AudioQAModule):
+    """A student whose weights are updated by AdamW."""
+
+    def __init__(
+        self,
+        weights: str,
+        lr: float,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        schedule: str = "constant_with_warmup",
+        allow_low_precision_weights: bool = False,
+        **student: Any,
+    ) -> None:
+        """Load the student.
+
+        Args:
+            weights: Hub name or directory of a Qwen2-Audio checkpoint.
+            lr: Peak learning rate of AdamW.
+            weight_decay: Weight decay of matrices; vectors (norms, biases) are not decayed.
+            warmup_steps: Optimizer steps until ``lr`` is reached.
+            schedule: A schedule of ``transformers.get_scheduler``: constant_with_warmup, linear, cosine, ...
+            allow_low_precision_weights: Train weights that are not float32 although small updates are lost in them.
+            **student: How the student is loaded.
+        """
+        super().__init__(weights, **student)
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.schedule = schedule
+        self.allow_low_precision_weights = allow_low_precision_weights
+
+    def on_fit_start(self) -> None:
+        """Refuse weights in which the updates would be lost."""
+        refuse_low_precision(self.student, self.lr, self.allow_low_precision_weights)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over the trained weights and a schedule that steps with it."""
+        trained = [p for _, p in self.student.trainable_parameters()]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.lr)
+        steps = self.trainer.max_steps if self.trainer.max_steps > 0 else None
+        try:
+            scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, steps)
+        except ValueError as error:
+            raise UserError(f"model.schedule {self.schedule!r} (with trainer.max_steps {steps}): {error}") from error
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore
+
+
+def refuse_low_precision(student: Student, lr: float, forced: bool) -> None:
+    """Refuse to train weights in a type that swallows the updates.
+
+    AdamW moves a weight by about ``lr`` a step; a bfloat16 weight of 0.02 has neighbours 6e-5 away, so steps of 1e-6
+    round to nothing.
+
+    Args:
+        student: The student about to be trained.
+        lr: Its learning rate.
+        forced: Train all the same.
+
+    Raises:
+        UserError: A trained weight is not float32 and ``forced`` is False.
+    """
+    low = next(((name, p.dtype) for name, p in student.trainable_parameters() if p.dtype != torch.float32), None)
+    if low is not None and not forced:
+        raise UserError(
+            f"{low[0]} is trained in {str(low[1]).removeprefix('torch.')}, where updates of {lr:g} are rounded away: "
+            "keep float32 weights (model.dtype float32 with trainer.precision bf16-mixed or 32), use LoRA, or set "
+            "model.allow_low_precision_weights"
+        )
