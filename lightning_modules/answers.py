@@ -68,16 +68,16 @@ def match_option(completion: str, options: Sequence[str]) -> int | None:
 
 def _letter(answer: str, count: int) -> int | None:
     """Index of the option letter that the answer states, if it states exactly one."""
-    for pattern in (_BARE_LETTER, _LEADING_LETTER, _SAID_LETTER, _BRACKETED_LETTER):
-        found = {
-            index
-            for match in pattern.finditer(answer)
-            for index in [ord(next(filter(None, match.groups())).upper()) - ord("A")]
-            if index < count
-        }
-        if found:
+
+    def stated(pattern: re.Pattern[str]) -> set[int]:
+        letters = (next(filter(None, match.groups())).upper() for match in pattern.finditer(answer))
+        return {index for letter in letters if (index := ord(letter) - ord("A")) < count}
+
+    for pattern in (_BARE_LETTER, _SAID_LETTER):
+        if found := stated(pattern):
             return found.pop() if len(found) == 1 else None
-    return None
+    found = stated(_LEADING_LETTER) | stated(_BRACKETED_LETTER)
+    return found.pop() if len(found) == 1 else None
 
 
 def _closest(answer: str, options: Sequence[str]) -> int | None:
@@ -94,8 +94,8 @@ def _closest(answer: str, options: Sequence[str]) -> int | None:
     if named:
         return named[0] if len(named) == 1 else None
     containing = [i for i, option in enumerate(options) if f" {answer} " in f" {option} "]
-    if len(containing) == 1:
-        return containing[0]
+    if containing:
+        return containing[0] if len(containing) == 1 else None
     scores = [difflib.SequenceMatcher(None, answer, option).ratio() for option in options]
     best = max(scores, default=0.0)
     if best < CLOSE_ENOUGH:

@@ -1,0 +1,111 @@
+"""What a careful reader would say to answers as models give them."""
+
+import pytest
+
+from lightning_modules.answers import extract_answer, match_option
+
+ANIMALS = ("dog", "cat", "a dog barking", "rain")
+COUNTS = ("one", "two", "three", "more than ten")
+NUMBERS = ("1", "2", "10", "12")
+YES_NO = ("yes", "no")
+VEHICLES = ("motorboat", "Yacht consignment", "Sailboat set sail", "Consignment car")
+LETTERS = ("A minor", "B flat major", "C major", "D")
+
+
+@pytest.mark.parametrize(
+    ("completion", "options", "choice"),
+    [
+        # letters
+        ("A", ANIMALS, 0),
+        ("b", ANIMALS, 1),
+        ("(C)", ANIMALS, 2),
+        ("D.", ANIMALS, 3),
+        ("B)", ANIMALS, 1),
+        ("B. cat", ANIMALS, 1),
+        ("(B) cat", ANIMALS, 1),
+        ("B: cat", ANIMALS, 1),
+        ("[B] cat", ANIMALS, 1),
+        ("The answer is (B)", ANIMALS, 1),
+        ("The answer is B.", ANIMALS, 1),
+        ("The correct answer is option C", ANIMALS, 2),
+        ("Answer: D", ANIMALS, 3),
+        ("I would go with (D), because water is heard.", ANIMALS, 3),
+        ("（Ｂ）", ANIMALS, 1),  # full-width brackets and letter
+        ("答案是（B）", ANIMALS, 1),
+        ("E", ANIMALS, None),
+        ("(Z)", ANIMALS, None),
+        ("(A) or (B)", ANIMALS, None),
+        # option texts
+        ("dog", ANIMALS, 0),
+        ("Dog.", ANIMALS, 0),
+        ("the dog", ANIMALS, 0),
+        ("a dog barking", ANIMALS, 2),
+        ("A dog barking.", ANIMALS, 2),
+        ("dog barking", ANIMALS, 2),
+        ("It is a dog barking loudly", ANIMALS, 2),
+        ("a cat", ANIMALS, 1),
+        ("It is rain", ANIMALS, 3),
+        ("heavy rain on a roof", ANIMALS, 3),
+        ("a whale", ANIMALS, None),
+        ("cat and rain", ANIMALS, None),
+        ("", ANIMALS, None),
+        ("motor boat", VEHICLES, 0),
+        ("Sailboat set sial", VEHICLES, 2),
+        ("yacht", VEHICLES, 1),
+        ("consignment", VEHICLES, None),
+        # tags
+        ("<think>a cat, or rain?</think><answer>dog</answer>", ANIMALS, 0),
+        ("<think>a cat</think><answer>(D) rain</answer>", ANIMALS, 3),
+        ("<think>a cat</think>\nrain", ANIMALS, 3),
+        ("<answer>rain", ANIMALS, 3),
+        ("<ANSWER> rain </ANSWER>", ANIMALS, 3),
+        ("<answer><answer>rain</answer></answer>", ANIMALS, 3),
+        ("<answer>dog</answer> no wait <answer>rain</answer>", ANIMALS, 3),
+        ("<answer></answer>", ANIMALS, None),
+        ("<think>dog", ANIMALS, 0),
+        # numbers
+        ("2", COUNTS, 1),
+        ("Two", COUNTS, 1),
+        ("three times", COUNTS, 2),
+        ("more than 10", COUNTS, 3),
+        ("1", NUMBERS, 0),
+        ("ten", NUMBERS, 2),
+        ("12", NUMBERS, 3),
+        ("3", NUMBERS, None),
+        ("yes", YES_NO, 0),
+        ("No.", YES_NO, 1),
+        ("Yes, there is.", YES_NO, 0),
+        ("yes and no", YES_NO, None),
+        # option texts that begin with letters
+        ("A minor", LETTERS, 0),
+        ("D", LETTERS, 3),
+        ("C major", LETTERS, 2),
+        ("(B) B flat major", LETTERS, 1),
+        ("B flat major", LETTERS, 1),
+    ],
+)
+def test_match(completion: str, options: tuple[str, ...], choice: int | None) -> None:
+    assert match_option(completion, options) == choice
+
+
+@pytest.mark.parametrize("options", [ANIMALS, COUNTS, NUMBERS, YES_NO, VEHICLES, LETTERS])
+def test_every_option_is_recognised_in_every_form(options: tuple[str, ...]) -> None:
+    for index, option in enumerate(options):
+        letter = chr(ord("A") + index)
+        for said in (
+            option,
+            option.lower(),
+            f"({letter}) {option}",
+            f"{letter}. {option}",
+            f"<think>hm</think><answer>{option}</answer>",
+            f"<answer>{option.lower()}</answer>",
+            f"The answer is ({letter})",
+            f"({letter})",
+        ):
+            assert match_option(said, options) == index, said
+
+
+def test_extract_answer() -> None:
+    assert extract_answer("<think>x</think> <answer> dog </answer>") == "dog"
+    assert extract_answer("just text") == "just text"
+    assert extract_answer("<think>x</think> so: rain") == "so: rain"
