@@ -1,0 +1,503 @@
+"""What the DataModules of all datasets have in common."""
+
+import hashlib
+import os
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.annotations import AnnotatedQuestion, RowError, check_options, check_text, read_rows
+from datamodules.audio import MediaError, WaveformCache, load_waveform, resolve_media
+from datamodules.collate import Collator, Example
+from datamodules.media_index import MediaIndex
+from datamodules.prompts import PROMPTS, Prompt, PromptName
+from datamodules.record_report import BadRecordPolicy, Finding, RecordReport
+from datamodules.records import Question, RecordError, UserError
+from datamodules.sampler import ResumableLoader, TrainBatchSampler, eval_share, training_position
+
+Role = Literal["train", "val", "test", "predict"]
+"""What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
+
+_ROLES_OF_STAGE: dict[str | None, tuple[Role, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+    None: ("train", "val", "test", "predict"),
+}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question with what is to be learned from it.
+
+    Attributes:
+        question: The question.
+        label: Text of the option that is rewarded, or None.
+        targets: Completions to learn (SFT).
+    """
+
+    question: Question
+    label: str | None = None
+    targets: tuple[str, ...] = ()
+
+
+class QuestionDataset(Dataset[Example]):
+    """Items whose clips are decoded when they are asked for, that is in the DataLoader's workers."""
+
+    def __init__(self, items: list[Item], load: Callable[[Question], np.ndarray]) -> None:
+        """Make the dataset.
+
+        Args:
+            items: The items.
+            load: Decodes a question's clip.
+        """
+        self.items = items
+        self.load = load
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Example:
+        """Return an item with its decoded clip.
+
+        Raises:
+            MediaError: The clip cannot be decoded.
+        """
+        item = self.items[index]
+        try:
+            waveform = self.load(item.question)
+        except MediaError as error:
+            raise MediaError(
+                f"{item.question.id}: {error}; with data.validate_media set to true such questions are found before "
+                "the start and left out"
+            ) from None
+        return Example(item.question, waveform, item.label, item.targets)
+
+
+class AudioQADataModule(LightningDataModule):
+    """Multiple-choice questions about clips.
+
+    Rows that cannot be used are named with file and row, counted, and written to a report; so are rows that were
+    repaired. Each clip is decoded once before the start to find those that cannot be, and the result is remembered.
+    """
+
+    dataset: str
+    number_repeated_ids = False
+
+    def __init__(
+        self,
+        root: str,
+        processor: str | None = None,
+        prompt: PromptName | Prompt = "think",
+        batch_size: int = 4,
+        eval_batch_size: int | None = None,
+        num_workers: int = 2,
+        max_seconds: float = 30.0,
+        on_bad_record: BadRecordPolicy = "skip",
+        validate_media: bool = True,
+        follow_links: bool = False,
+        cache_dir: str | None = None,
+        report_dir: str | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Describe the data; nothing is read before ``setup``.
+
+        Args:
+            root: Folder with the dataset as downloaded.
+            processor: Hub name or folder of the processor; null takes the one of the model that is trained.
+            prompt: Name of a prompt of ``datamodules.prompts``, or a prompt's own name and template.
+            batch_size: Questions in a training batch of one device.
+            eval_batch_size: Questions in a batch of validation, test and prediction; null takes ``batch_size``.
+            num_workers: Processes that decode clips and compute features for each loader; 0 does it in the main process.
+            max_seconds: Seconds of a clip that are used. What the feature extractor cannot hear is cut in any case.
+            on_bad_record: What to do with a row or clip that cannot be used: leave it out and report it, or stop.
+            validate_media: Before the start, look for missing clips and decode each clip once to find corrupt ones;
+                what was found is remembered in ``report_dir``. Without it, a bad clip stops the run when it is reached.
+            follow_links: Accept clips that are symbolic links to outside ``root``.
+            cache_dir: Folder that keeps decoded waveforms; null decodes each time.
+            report_dir: Folder of the report on bad records and of the index of checked clips; null is a folder beside
+                ``root`` whose name ends in ``-report``.
+            limit: Use only the first so many usable questions of each split.
+            seed: Seed of the order of training.
+        """
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("limit", limit)):
+            if value is not None and value < 1:
+                raise UserError(f"data.{name} must be 1 or more, found {value}")
+        if max_seconds <= 0:
+            raise UserError(f"data.max_seconds must be more than 0, found {max_seconds}")
+        if isinstance(prompt, str) and prompt not in PROMPTS:
+            raise UserError(f"data.prompt must be one of {', '.join(PROMPTS)}, found {prompt!r}")
+        self.root = Path(root)
+        self.processor = processor
+        self.prompt = PROMPTS[prompt] if isinstance(prompt, str) else prompt
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.max_seconds = max_seconds
+        self.on_bad_record: BadRecordPolicy = on_bad_record
+        self.validate_media = validate_media
+        self.follow_links = follow_links
+        self.cache_dir = cache_dir
+        self.report_dir = Path(report_dir) if report_dir else self.root.parent / f"{self.root.name}-report"
+        self.limit = limit
+        self.seed = seed
+        self._splits: dict[str, list[Question]] = {}
+        self._train_items: list[Item] | None = None
+        self._collator: Collator | None = None
+        self._restored: dict[str, Any] | None = None
+
+    # What a dataset defines
+
+    @abstractmethod
+    def split_of(self, role: Role) -> str | None:
+        """Return the split that serves a role, or None when the dataset has none for it."""
+
+    @abstractmethod
+    def annotation_file(self, split: str) -> Path:
+        """Return the annotation file of a split."""
+
+    @abstractmethod
+    def parse_row(self, row: dict[str, Any], split: str) -> AnnotatedQuestion | None:
+        """Return a row in the terms of all datasets, or None when it does not belong to the selected subset.
+
+        Raises:
+            RowError: The row lacks something or has something of a wrong type.
+        """
+
+    # Reading
+
+    def prepare_data(self) -> None:
+        """Check all clips of the stage on one process, so that the others find the index on disk."""
+        if self.trainer is not None:
+            stage = self.trainer.state.fn.value if self.trainer.state.fn is not None else None
+            self.setup(stage)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the questions of a stage.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test``, ``predict``, or None for all.
+
+        Raises:
+            UserError: A file cannot be read, no usable question remains, or the policy is to stop at bad records.
+        """
+        for role in _ROLES_OF_STAGE[stage]:
+            split = self.split_of(role)
+            if split is not None and split not in self._splits:
+                self._splits[split] = self._read(split)
+            if role == "train" and split is not None and self._train_items is None:
+                self._train_items = self.train_items(self._splits[split])
+
+    def questions(self, role: Role) -> list[Question]:
+        """Return the questions that serve a role, all ranks' together, in the file's order.
+
+        Raises:
+            UserError: The dataset has no split for the role.
+        """
+        split = self.split_of(role)
+        if split is None:
+            raise UserError(f"{type(self).__name__} has no questions for {role}")
+        if split not in self._splits:
+            self._splits[split] = self._read(split)
+        return self._splits[split]
+
+    def train_items(self, questions: list[Question]) -> list[Item]:
+        """Return what is trained on: here each question with its right option as label."""
+        return [Item(question, question.answer_text) for question in questions]
+
+    def media_path(self, question: Question) -> Path:
+        """Return the path of a question's clip.
+
+        Raises:
+            MediaError: The path leads out of the dataset's folder.
+        """
+        return resolve_media(self.root, question.media, self.follow_links)
+
+    def load(self, question: Question) -> np.ndarray:
+        """Return a question's clip, mono float32 at 16 kHz.
+
+        Raises:
+            MediaError: The clip cannot be decoded.
+        """
+        return _load(question, self.root, self.follow_links, self.max_seconds, self.cache_dir)
+
+    def _read(self, split: str) -> list[Question]:
+        file = self.annotation_file(split)
+        rows = read_rows(file)
+        report = RecordReport(self.on_bad_record)
+        parsed = self._parsed(rows, split, file, report)
+        if self.validate_media:
+            questions = self._with_good_media(list(parsed), file, report)
+        else:
+            questions = [question for _, question in parsed][: self.limit]
+        name = f"{self.dataset}-{split}"
+        if rank_zero_only.rank == 0:
+            report_file = self.report_dir / f"{name}.bad.jsonl"
+            report.write(report_file)
+            if report.findings:
+                say = rank_zero_warn if report.left_out else rank_zero_info
+                say(f"{name}: {len(questions)} questions; {report.counts()}; each row is named in {report_file}")
+            else:
+                rank_zero_info(f"{name}: {len(questions)} questions")
+        if not questions:
+            raise RecordError(f"{file}: no usable question remains of {len(rows)} rows: {report.counts() or 'none fits'}")
+        return questions
+
+    def _parsed(
+        self, rows: list[Any], split: str, file: Path, report: RecordReport
+    ) -> Iterator[tuple[int, Question]]:
+        seen: dict[str, tuple[int, Any]] = {}
+        repeats: Counter[str] = Counter()
+        for number, row in enumerate(rows, 1):
+            identity: str | None = None
+            try:
+                if not isinstance(row, dict):
+                    raise RowError("wrong type", f"expected an object, found {row!r:.60}")
+                raw_id = row.get("id", row.get("question_id"))
+                identity = None if raw_id is None else str(raw_id)
+                annotated = self.parse_row(row, split)
+                if annotated is None:
+                    continue
+                identity = f"{self.dataset}/{split}/{annotated.id}"
+                options, answer, repairs = check_options(annotated.options, annotated.answer)
+                text = check_text(annotated.text, "question")
+                if identity in seen:
+                    first, first_row = seen[identity]
+                    if not self.number_repeated_ids or row == first_row:
+                        raise RowError("duplicate id", f"the id {annotated.id} is also that of row {first}")
+                    repeats[identity] += 1
+                    repairs.append(f"the id {annotated.id} is also that of row {first} and was numbered")
+                    identity = f"{identity}/{repeats[identity] + 1}"
+                else:
+                    seen[identity] = (number, row)
+                media = self._media(annotated.media)
+            except RowError as error:
+                report.add(Finding(str(file), number, identity, error.kind, str(error)))
+                continue
+            except MediaError as error:
+                kind = "missing media" if "missing" in str(error) else "unsafe path"
+                report.add(Finding(str(file), number, identity, kind, str(error)))
+                continue
+            if repairs:
+                report.add(Finding(str(file), number, identity, _repair_kind(repairs), "; ".join(repairs), repaired=True))
+            yield (
+                number,
+                Question(
+                    id=identity,
+                    dataset=self.dataset,
+                    media=media,
+                    text=text,
+                    options=options,
+                    answer=answer,
+                    category=annotated.category,
+                    metadata=annotated.metadata,
+                ),
+            )
+
+    def _media(self, candidates: tuple[str, ...]) -> str:
+        """Return the first candidate that exists, as a plain relative path."""
+        for candidate in candidates:
+            path = resolve_media(self.root, candidate, self.follow_links)
+            if path.is_file() or not self.validate_media:
+                return path.relative_to(self.root).as_posix()
+        raise MediaError(f"the clip is missing: {' nor '.join(candidates)} in {self.root}")
+
+    def _with_good_media(
+        self, parsed: list[tuple[int, Question]], file: Path, report: RecordReport
+    ) -> list[Question]:
+        threads = max(self.num_workers, 1)
+        index = MediaIndex(self.report_dir / "checked-clips.jsonl", self._loader_of_paths(), threads)
+        good: list[Question] = []
+        step = len(parsed) if self.limit is None else max(2 * self.limit, 64)
+        for start in range(0, len(parsed), max(step, 1)):
+            part = parsed[start : start + step]
+            errors = index.check({self.media_path(question): None for _, question in part})
+            for number, question in part:
+                if error := errors[self.media_path(question)]:
+                    report.add(Finding(str(file), number, question.id, "corrupt media", error))
+                else:
+                    good.append(question)
+            if self.limit is not None and len(good) >= self.limit:
+                return good[: self.limit]
+        return good
+
+    def _loader_of_paths(self) -> Callable[[Path], np.ndarray]:
+        if self.cache_dir:
+            return partial(WaveformCache(self.cache_dir).load, max_seconds=self.max_seconds)
+        return partial(load_waveform, max_seconds=self.max_seconds)
+
+    # Loaders
+
+    @property
+    def collator(self) -> Collator:
+        """Makes batches; built with the processor when it is first asked for.
+
+        Raises:
+            UserError: The processor cannot be loaded.
+        """
+        if self._collator is None:
+            self._collator = Collator(self._load_processor(), self.prompt)
+        return self._collator
+
+    def _load_processor(self) -> Any:
+        if self.processor is not None:
+            from transformers import AutoProcessor
+
+            try:
+                return AutoProcessor.from_pretrained(self.processor)
+            except (OSError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"data.processor: no processor can be loaded from {self.processor} ({reason})") from None
+        student = getattr(getattr(self.trainer, "lightning_module", None), "student", None)
+        if student is None or getattr(student, "processor", None) is None:
+            raise UserError("data.processor is not set and the model has no processor of its own: set data.processor")
+        return student.processor
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the batches of training, from where training stands.
+
+        Raises:
+            UserError: There are fewer questions than a global batch has, or a checkpoint of other data is resumed.
+        """
+        if self._train_items is None:
+            self._train_items = self.train_items(self.questions("train"))
+        self._check_distributed()
+        trainer = self.trainer
+        world_size = trainer.world_size if trainer is not None else 1
+        items = self._train_items
+        if len(items) < self.batch_size * world_size:
+            raise UserError(
+                f"{len(items)} training questions do not fill one batch of {self.batch_size} on {world_size} device(s): "
+                "use more questions or lower data.batch_size"
+            )
+        self._check_restored()
+        sampler = TrainBatchSampler(
+            len(items),
+            self.batch_size,
+            self.seed,
+            rank=trainer.global_rank if trainer is not None else 0,
+            world_size=world_size,
+            position=partial(training_position, trainer),
+        )
+        return ResumableLoader(
+            self._dataset(items), batch_sampler=sampler, collate_fn=self.collator, **self._loader_settings()
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's share of the validation questions."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's share of the test questions."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's share of the questions of prediction."""
+        return self._eval_loader("predict")
+
+    def _eval_loader(self, role: Role) -> DataLoader[Any]:
+        self._check_distributed()
+        questions = self.questions(role)
+        trainer = self.trainer
+        world_size = trainer.world_size if trainer is not None else 1
+        if len(questions) < world_size:
+            raise UserError(f"{len(questions)} questions for {role} are fewer than the {world_size} devices")
+        share = eval_share(len(questions), trainer.global_rank if trainer is not None else 0, world_size)
+        items = [Item(questions[place], questions[place].answer_text) for place in share]
+        return DataLoader(
+            self._dataset(items), batch_size=self.eval_batch_size, collate_fn=self.collator, **self._loader_settings()
+        )
+
+    def _dataset(self, items: list[Item]) -> QuestionDataset:
+        load = partial(
+            _load,
+            root=self.root,
+            follow_links=self.follow_links,
+            max_seconds=self.max_seconds,
+            cache_dir=self.cache_dir,
+        )
+        return QuestionDataset(items, load)
+
+    def _loader_settings(self) -> dict[str, Any]:
+        if self.num_workers:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    def _check_distributed(self) -> None:
+        trainer = self.trainer
+        if trainer is None or trainer.world_size == 1:
+            return
+        if trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError(
+                "the DataModule shares the questions out over the devices itself: "
+                "set trainer.use_distributed_sampler to false"
+            )
+
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what training goes through and how far it is, for the checkpoint."""
+        if self._train_items is None or self.trainer is None:
+            return {}
+        position = training_position(self.trainer)
+        return {**self._fingerprint(), "epoch": position.epoch, "batch": position.batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what a checkpoint says, to be compared when training is resumed."""
+        self._restored = state_dict or None
+
+    def _fingerprint(self) -> dict[str, Any]:
+        items = self._train_items or []
+        ids = "\n".join(item.question.id for item in items)
+        return {
+            "seed": self.seed,
+            "global_batch_size": self.batch_size * (self.trainer.world_size if self.trainer is not None else 1),
+            "questions": len(items),
+            "question_ids": hashlib.sha256(ids.encode()).hexdigest()[:16],
+        }
+
+    def _check_restored(self) -> None:
+        if self._restored is None or training_position(self.trainer).batch == 0:
+            return
+        now = self._fingerprint()
+        changed = [f"{name} {self._restored.get(name)} -> {now[name]}" for name in now if self._restored.get(name) != now[name]]
+        if changed:
+            raise UserError(
+                "training cannot go on in the middle of an epoch with other data than it began with "
+                f"({', '.join(changed)}): restore these settings, or resume from a checkpoint of an epoch's end"
+            )
+
+
+def _load(
+    question: Question, root: Path, follow_links: bool, max_seconds: float, cache_dir: str | None
+) -> np.ndarray:
+    path = resolve_media(root, question.media, follow_links)
+    if cache_dir:
+        return WaveformCache(cache_dir).load(path, max_seconds)
+    return load_waveform(path, max_seconds)
+
+
+def _repair_kind(repairs: list[str]) -> str:
+    kinds = [
+        "repeated id" if "id " in text[:8] else "number as text" if "number" in text else "option listed twice"
+        for text in repairs
+    ]
+    return ", ".join(sorted(set(kinds)))

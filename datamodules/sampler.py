@@ -1,0 +1,112 @@
+"""Which question is trained on when: the same on every machine, at every number of ranks, after every restart."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, Sampler
+
+
+@dataclass(frozen=True)
+class Position:
+    """The next batch of training.
+
+    Attributes:
+        epoch: Passes over the data that are behind.
+        batch: Batches of this pass that are behind.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+
+
+def training_position(trainer: Trainer | None) -> Position:
+    """Return the next batch that a trainer will train on.
+
+    It is read from the trainer's own progress, which a checkpoint restores before the loaders are made, and never from
+    what a loader has handed out, which runs ahead of training.
+    """
+    if trainer is None or trainer.overfit_batches:
+        return Position()
+    loop = trainer.fit_loop
+    epochs_started = loop.epoch_progress.current.started
+    batches = loop.epoch_loop.batch_progress
+    if batches.is_last_batch and batches.current.processed:  # a checkpoint of an epoch's end
+        return Position(epochs_started, 0)
+    return Position(max(epochs_started - 1, 0), batches.current.processed)
+
+
+class TrainBatchSampler(Sampler[list[int]]):
+    """Batches of a permutation that depends on seed and epoch only.
+
+    Global batch k holds ``batch_size * world_size`` consecutive places of the permutation, of which each rank gets
+    ``batch_size`` consecutive ones: two ranks with B and one rank with 2 B see the same global batches. What does not
+    fill a global batch at the end is left out in this epoch.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Callable[[], Position] = Position,
+    ) -> None:
+        """Prepare the batches.
+
+        Args:
+            num_items: Number of items.
+            batch_size: Items in a batch of one rank.
+            seed: Seed of the permutations.
+            rank: This process.
+            world_size: Number of processes.
+            position: Asked, whenever an iteration begins, where it should begin.
+        """
+        self.num_items = num_items
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.position = position
+
+    def __len__(self) -> int:
+        """Return the batches of a whole epoch, wherever the iteration begins."""
+        return self.num_items // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches from the present position to the end of its epoch."""
+        position = self.position()
+        order = permutation(self.num_items, self.seed, position.epoch)
+        for batch in range(position.batch, len(self)):
+            start = (batch * self.world_size + self.rank) * self.batch_size
+            yield order[start : start + self.batch_size]
+
+
+def permutation(num_items: int, seed: int, epoch: int) -> list[int]:
+    """Return the order in which the items come in an epoch."""
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7]))
+    return torch.randperm(num_items, generator=generator).tolist()
+
+
+def eval_share(num_items: int, rank: int = 0, world_size: int = 1) -> range:
+    """Return the items that a rank evaluates: each item on exactly one rank, shares differ by one item at most."""
+    return range(rank, num_items, world_size)
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader that begins where training stopped.
+
+    Its position is the trainer's progress (see :func:`training_position`), so it keeps no state of its own; having the
+    two methods tells Lightning that a checkpoint in the middle of an epoch can be resumed.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the trainer's progress says it all."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignore what :meth:`state_dict` returned."""
