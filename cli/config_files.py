@@ -1,0 +1,114 @@
+"""Finding the configuration files named on the command line, and checking that they are readable YAML."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from datamodules.records import UserError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(UserError):
+    """The command line or a configuration file cannot be understood."""
+
+
+def find_config(name: str) -> str:
+    """Return the path of a configuration file: as given, else below ``configs/``.
+
+    Args:
+        name: A path, or a name below ``configs/`` such as ``grpo.yaml`` or ``mini/grpo.yaml``.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if os.path.isfile(name):
+        return name
+    if not os.path.isabs(name) and (CONFIG_FOLDER / name).is_file():
+        return os.path.relpath(CONFIG_FOLDER / name)
+    shipped = sorted(str(path.relative_to(CONFIG_FOLDER)) for path in CONFIG_FOLDER.rglob("*.yaml"))
+    raise ConfigError(
+        f"config file {name!r} exists neither at that path nor in {os.path.relpath(CONFIG_FOLDER)}/, which has: "
+        + ", ".join(shipped)
+    )
+
+
+def resolve_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Replace the configuration files among command-line arguments by their paths.
+
+    Args:
+        args: Arguments of ``train.py``.
+
+    Returns:
+        The arguments with full paths, and the paths alone in their order.
+    """
+    resolved: list[str] = []
+    paths: list[str] = []
+    names_file = False
+    for argument in args:
+        option, equals, value = argument.partition("=")
+        if names_file:
+            paths.append(find_config(argument))
+            argument = paths[-1]
+        elif option in ("--config", "-c") and equals:
+            paths.append(find_config(value))
+            argument = f"{option}={paths[-1]}"
+        names_file = not names_file and argument in ("--config", "-c")
+        resolved.append(argument)
+    for path in paths:
+        check_yaml(path)
+    return resolved, paths
+
+
+def check_yaml(path: str) -> None:
+    """Check that a file is a YAML mapping.
+
+    Args:
+        path: The configuration file.
+
+    Raises:
+        ConfigError: It is not; the message names the file and, where known, the line.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
+        raise ConfigError(f"{where}: not valid YAML ({error.problem})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(values, dict):
+        found = "an empty file" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: expected options such as 'model:' and 'data:', found {found}")
+
+
+class Place(NamedTuple):
+    """A line of a configuration file.
+
+    Attributes:
+        where: ``file:line``.
+        text: The line.
+    """
+
+    where: str
+    text: str
+
+
+def find_key(key: str, paths: Iterable[str]) -> Place | None:
+    """Return the last place where a key is written, or None.
+
+    Args:
+        key: A YAML key.
+        paths: Configuration files.
+    """
+    pattern = re.compile(rf"(^|[\s{{,\"'-]){re.escape(key)}[\"']?\s*:")
+    found = None
+    for path in paths:
+        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(line.partition(" #")[0]):
+                found = Place(f"{path}:{number}", line)
+    return found

@@ -1,0 +1,140 @@
+"""The LightningCLI of this project."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins import CheckpointIO
+from typing_extensions import override
+
+from callbacks.checkpointing import AtomicCheckpointIO
+from callbacks.progress import ProgressLines, bar_is_visible
+from callbacks.step_seed import StepSeed
+from cli.config_files import ConfigError
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs/unnamed",
+    "logger": False,
+    "use_distributed_sampler": False,  # the DataModules shard by themselves, without repeating a question
+}
+
+
+class SaveStageConfig(SaveConfigCallback):
+    """Writes the full configuration beside the run's results, one file of each subcommand, and to the loggers."""
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": self.config.as_dict()})
+
+
+class SightSoundCLI(LightningCLI):
+    """LightningCLI with any module and DataModule, cross-file interpolation and checkpoints only for resuming.
+
+    Args:
+        args: Command-line arguments.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+        parsing = {"parser_mode": "omegaconf+", "exit_on_error": False}
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveStageConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=42,
+            parser_kwargs={**parsing, **{name: dict(parsing) for name in SUBCOMMANDS}},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--debug", action="store_true", help="Show the traceback of errors in the configuration.")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Check ``ckpt_path`` instead of letting a checkpoint's hyper-parameters replace the configuration."""
+        subcommand = self.config["subcommand"]
+        options = self.config[subcommand]
+        ckpt_path = options.get("ckpt_path")
+        if ckpt_path is None or (subcommand == "fit" and ckpt_path == "last"):
+            return
+        if ckpt_path in ("last", "best", "hpc"):
+            raise ConfigError(
+                f"{subcommand} --ckpt_path {ckpt_path} is not possible in a new process: give the path of a .ckpt file "
+                "or the exported weights as --model.init_args.weights DIR"
+            )
+        if not Path(ckpt_path).is_file():
+            raise ConfigError(f"checkpoint {ckpt_path} does not exist")
+        check_checkpoint_class(ckpt_path, options["model"]["class_path"])
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
+        options["callbacks"] = _as_list(options.get("callbacks")) + self._standing_callbacks(options)
+        plugins = _as_list(options.get("plugins"))
+        sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed", "parallel"))
+        if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            options["plugins"] = [*plugins, AtomicCheckpointIO()]
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
+        callbacks = _as_list(options.get("callbacks"))
+        standing: list[Callback] = []
+        if not any(isinstance(callback, StepSeed) for callback in callbacks):
+            seed = self._get(self.config, "seed_everything")
+            standing.append(StepSeed(seed=int(seed) if isinstance(seed, int) else 0))
+        wanted = options.get("enable_progress_bar") is not False
+        if wanted and not bar_is_visible() and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            standing.append(ProgressLines())
+        return standing
+
+
+def check_checkpoint_class(path: str, class_path: str) -> None:
+    """Refuse a checkpoint that another module class wrote.
+
+    Args:
+        path: The checkpoint.
+        class_path: The module class of the configuration.
+
+    Raises:
+        ConfigError: The file is not a checkpoint, or one of another class.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        written_by = checkpoint.get("hyper_parameters", {}).get("_class_path")
+    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
+        raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
+    if written_by is not None and written_by != class_path:
+        raise ConfigError(
+            f"checkpoint {path} was written by {written_by}, the configuration names {class_path}: checkpoints are for "
+            "resuming the same stage, the next stage reads the exported weights (--model.init_args.weights DIR)"
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,42 @@
+"""The command line of every stage: ``python train.py {fit,validate,test,predict} --config NAME.yaml``."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cli.config_files import resolve_configs
+from cli.lightning_cli import SightSoundCLI
+from cli.sentences import user_sentence
+
+
+def main(args: Sequence[str] | None = None) -> SightSoundCLI:
+    """Run one stage.
+
+    Args:
+        args: Command-line arguments; those of the process when None.
+
+    Returns:
+        The CLI with its trainer, model and datamodule.
+
+    Raises:
+        SystemExit: After printing one sentence, when the configuration, a file or a server is at fault. Anything else
+            that is raised is an error of the program and keeps its traceback.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in args or bool(os.environ.get("SIGHTSOUND_DEBUG"))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # DataLoader workers fork
+    configs: list[str] = []
+    try:
+        args, configs = resolve_configs(args)
+        return SightSoundCLI(args)
+    except Exception as error:
+        found = user_sentence(error, configs)
+        if debug or found is None:
+            raise
+        sentence, status = found
+        print(f"train.py: {sentence}", file=sys.stderr, flush=True)
+        raise SystemExit(status) from error
+
+
+if __name__ == "__main__":
+    main()
