@@ -5,10 +5,13 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datamodules.prompts import LETTERS
 from datamodules.records import RecordError
+
+Repair: TypeAlias = tuple[str, str]
+"""What was repaired: its kind in a few words, and a sentence."""
 
 _CONTROL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
 
@@ -104,7 +107,7 @@ def check_text(text: str, what: str) -> str:
 
 def check_options(
     options: list[Any], answer: int | str | float | None
-) -> tuple[tuple[str, ...], int | None, list[str]]:
+) -> tuple[tuple[str, ...], int | None, list[Repair]]:
     """Check options and answer, and repair what can be repaired without guessing.
 
     Numbers become their text. An option that is listed twice (whatever its capitals) is kept once, at its first place,
@@ -121,7 +124,7 @@ def check_options(
         RowError: An option is null or neither text nor number, fewer than two or more than 26 different options remain,
             or the answer is not one of them.
     """
-    repaired = []
+    repaired: list[Repair] = []
     texts = []
     for place, option in enumerate(options):
         if option is None:
@@ -131,7 +134,7 @@ def check_options(
         if not isinstance(option, str):
             if not math.isfinite(option):
                 raise RowError("wrong type", f"option {place} is {option}")
-            repaired.append(f"option {place} is the number {option} and was turned into text")
+            repaired.append(("number as text", f"option {place} is the number {option} and was turned into text"))
         texts.append(check_text(str(option), f"option {place}"))
 
     right: str | None = None
@@ -147,7 +150,7 @@ def check_options(
     kept: dict[str, str] = {}
     for place, text in enumerate(texts):
         if text.casefold() in kept:
-            repaired.append(f"option {place} ({text!r}) is listed twice and was kept once")
+            repaired.append(("option listed twice", f"option {place} ({text!r}) is listed twice and was kept once"))
         kept.setdefault(text.casefold(), text)
     if len(kept) < 2:
         raise RowError("too few options", f"there must be two different options at least, found {list(kept.values())}")

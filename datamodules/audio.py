@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,46 @@ class WaveformCache:
         what = (_CACHE_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, max_seconds)
         key = hashlib.sha256(repr(what).encode()).hexdigest()
         return self.directory / key[:2] / f"{key[2:]}.npy"
+
+
+@dataclass(frozen=True)
+class ClipFolder:
+    """The clips of a dataset, and how they are read.
+
+    Attributes:
+        root: The dataset's folder.
+        max_seconds: Seconds of a clip that are used; None for all.
+        cache_dir: Folder that keeps decoded waveforms; None decodes each time.
+        follow_links: Accept symbolic links that lead out of ``root``.
+    """
+
+    root: Path
+    max_seconds: float | None = None
+    cache_dir: str | None = None
+    follow_links: bool = False
+
+    def path(self, media: str) -> Path:
+        """Return the path of a clip.
+
+        Raises:
+            MediaError: The path leads out of ``root``.
+        """
+        return resolve_media(self.root, media, self.follow_links)
+
+    def decode(self, path: Path) -> np.ndarray:
+        """Return the waveform of the clip at a path, from the cache where there is one.
+
+        Raises:
+            MediaError: The clip cannot be decoded.
+        """
+        if self.cache_dir:
+            return WaveformCache(self.cache_dir).load(path, self.max_seconds)
+        return load_waveform(path, self.max_seconds)
+
+    def load(self, media: str) -> np.ndarray:
+        """Return the waveform of a clip.
+
+        Raises:
+            MediaError: The clip cannot be decoded, or its path leads out of ``root``.
+        """
+        return self.decode(self.path(media))

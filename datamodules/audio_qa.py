@@ -4,7 +4,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.annotations import AnnotatedQuestion, RowError, check_options, check_text, read_rows
-from datamodules.audio import MediaError, WaveformCache, load_waveform, resolve_media
+from datamodules.audio import ClipFolder, MediaError
 from datamodules.collate import Collator, Example
 from datamodules.media_index import MediaIndex
 from datamodules.prompts import PROMPTS, Prompt, PromptName
@@ -55,15 +55,15 @@ class Item:
 class QuestionDataset(Dataset[Example]):
     """Items whose clips are decoded when they are asked for, that is in the DataLoader's workers."""
 
-    def __init__(self, items: list[Item], load: Callable[[Question], np.ndarray]) -> None:
+    def __init__(self, items: list[Item], clips: ClipFolder) -> None:
         """Make the dataset.
 
         Args:
             items: The items.
-            load: Decodes a question's clip.
+            clips: Where their clips are.
         """
         self.items = items
-        self.load = load
+        self.clips = clips
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -77,7 +77,7 @@ class QuestionDataset(Dataset[Example]):
         """
         item = self.items[index]
         try:
-            waveform = self.load(item.question)
+            waveform = self.clips.load(item.question.media)
         except MediaError as error:
             raise MediaError(
                 f"{item.question.id}: {error}; with data.validate_media set to true such questions are found before "
@@ -121,7 +121,7 @@ class AudioQADataModule(LightningDataModule):
             prompt: Name of a prompt of ``datamodules.prompts``, or a prompt's own name and template.
             batch_size: Questions in a training batch of one device.
             eval_batch_size: Questions in a batch of validation, test and prediction; null takes ``batch_size``.
-            num_workers: Processes that decode clips and compute features for each loader; 0 does it in the main process.
+            num_workers: Processes of each loader that decode clips and compute features; 0 uses the main process.
             max_seconds: Seconds of a clip that are used. What the feature extractor cannot hear is cut in any case.
             on_bad_record: What to do with a row or clip that cannot be used: leave it out and report it, or stop.
             validate_media: Before the start, look for missing clips and decode each clip once to find corrupt ones;
@@ -147,11 +147,9 @@ class AudioQADataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
-        self.max_seconds = max_seconds
         self.on_bad_record: BadRecordPolicy = on_bad_record
         self.validate_media = validate_media
-        self.follow_links = follow_links
-        self.cache_dir = cache_dir
+        self.clips = ClipFolder(self.root, max_seconds, cache_dir, follow_links)
         self.report_dir = Path(report_dir) if report_dir else self.root.parent / f"{self.root.name}-report"
         self.limit = limit
         self.seed = seed
@@ -225,7 +223,7 @@ class AudioQADataModule(LightningDataModule):
         Raises:
             MediaError: The path leads out of the dataset's folder.
         """
-        return resolve_media(self.root, question.media, self.follow_links)
+        return self.clips.path(question.media)
 
     def load(self, question: Question) -> np.ndarray:
         """Return a question's clip, mono float32 at 16 kHz.
@@ -233,7 +231,7 @@ class AudioQADataModule(LightningDataModule):
         Raises:
             MediaError: The clip cannot be decoded.
         """
-        return _load(question, self.root, self.follow_links, self.max_seconds, self.cache_dir)
+        return self.clips.load(question.media)
 
     def _read(self, split: str) -> list[Question]:
         file = self.annotation_file(split)
@@ -245,7 +243,7 @@ class AudioQADataModule(LightningDataModule):
         else:
             questions = [question for _, question in parsed][: self.limit]
         name = f"{self.dataset}-{split}"
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             report_file = self.report_dir / f"{name}.bad.jsonl"
             report.write(report_file)
             if report.findings:
@@ -254,12 +252,12 @@ class AudioQADataModule(LightningDataModule):
             else:
                 rank_zero_info(f"{name}: {len(questions)} questions")
         if not questions:
-            raise RecordError(f"{file}: no usable question remains of {len(rows)} rows: {report.counts() or 'none fits'}")
+            raise RecordError(
+                f"{file}: no usable question among {len(rows)} rows: {report.counts() or 'none selected'}"
+            )
         return questions
 
-    def _parsed(
-        self, rows: list[Any], split: str, file: Path, report: RecordReport
-    ) -> Iterator[tuple[int, Question]]:
+    def _parsed(self, rows: list[Any], split: str, file: Path, report: RecordReport) -> Iterator[tuple[int, Question]]:
         seen: dict[str, tuple[int, Any]] = {}
         repeats: Counter[str] = Counter()
         for number, row in enumerate(rows, 1):
@@ -280,7 +278,7 @@ class AudioQADataModule(LightningDataModule):
                     if not self.number_repeated_ids or row == first_row:
                         raise RowError("duplicate id", f"the id {annotated.id} is also that of row {first}")
                     repeats[identity] += 1
-                    repairs.append(f"the id {annotated.id} is also that of row {first} and was numbered")
+                    repairs.append(("repeated id", f"id {annotated.id} is also that of row {first} and was numbered"))
                     identity = f"{identity}/{repeats[identity] + 1}"
                 else:
                     seen[identity] = (number, row)
@@ -288,12 +286,10 @@ class AudioQADataModule(LightningDataModule):
             except RowError as error:
                 report.add(Finding(str(file), number, identity, error.kind, str(error)))
                 continue
-            except MediaError as error:
-                kind = "missing media" if "missing" in str(error) else "unsafe path"
-                report.add(Finding(str(file), number, identity, kind, str(error)))
-                continue
             if repairs:
-                report.add(Finding(str(file), number, identity, _repair_kind(repairs), "; ".join(repairs), repaired=True))
+                kinds = ", ".join(sorted({kind for kind, _ in repairs}))
+                reason = "; ".join(sentence for _, sentence in repairs)
+                report.add(Finding(str(file), number, identity, kinds, reason, repaired=True))
             yield (
                 number,
                 Question(
@@ -311,16 +307,17 @@ class AudioQADataModule(LightningDataModule):
     def _media(self, candidates: tuple[str, ...]) -> str:
         """Return the first candidate that exists, as a plain relative path."""
         for candidate in candidates:
-            path = resolve_media(self.root, candidate, self.follow_links)
+            try:
+                path = self.clips.path(candidate)
+            except MediaError as error:
+                raise RowError("unsafe path", str(error)) from None
             if path.is_file() or not self.validate_media:
                 return path.relative_to(self.root).as_posix()
-        raise MediaError(f"the clip is missing: {' nor '.join(candidates)} in {self.root}")
+        raise RowError("missing media", f"the clip {' or '.join(candidates)} is missing in {self.root}")
 
-    def _with_good_media(
-        self, parsed: list[tuple[int, Question]], file: Path, report: RecordReport
-    ) -> list[Question]:
+    def _with_good_media(self, parsed: list[tuple[int, Question]], file: Path, report: RecordReport) -> list[Question]:
         threads = max(self.num_workers, 1)
-        index = MediaIndex(self.report_dir / "checked-clips.jsonl", self._loader_of_paths(), threads)
+        index = MediaIndex(self.report_dir / "checked-clips.jsonl", self.clips.decode, threads)
         good: list[Question] = []
         step = len(parsed) if self.limit is None else max(2 * self.limit, 64)
         for start in range(0, len(parsed), max(step, 1)):
@@ -334,11 +331,6 @@ class AudioQADataModule(LightningDataModule):
             if self.limit is not None and len(good) >= self.limit:
                 return good[: self.limit]
         return good
-
-    def _loader_of_paths(self) -> Callable[[Path], np.ndarray]:
-        if self.cache_dir:
-            return partial(WaveformCache(self.cache_dir).load, max_seconds=self.max_seconds)
-        return partial(load_waveform, max_seconds=self.max_seconds)
 
     # Loaders
 
@@ -361,7 +353,7 @@ class AudioQADataModule(LightningDataModule):
                 return AutoProcessor.from_pretrained(self.processor)
             except (OSError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
-                raise UserError(f"data.processor: no processor can be loaded from {self.processor} ({reason})") from None
+                raise UserError(f"data.processor: {self.processor} has no processor to load ({reason})") from None
         student = getattr(getattr(self.trainer, "lightning_module", None), "student", None)
         if student is None or getattr(student, "processor", None) is None:
             raise UserError("data.processor is not set and the model has no processor of its own: set data.processor")
@@ -381,7 +373,7 @@ class AudioQADataModule(LightningDataModule):
         items = self._train_items
         if len(items) < self.batch_size * world_size:
             raise UserError(
-                f"{len(items)} training questions do not fill one batch of {self.batch_size} on {world_size} device(s): "
+                f"{len(items)} training questions do not fill a batch of {self.batch_size} on {world_size} devices: "
                 "use more questions or lower data.batch_size"
             )
         self._check_restored()
@@ -394,7 +386,10 @@ class AudioQADataModule(LightningDataModule):
             position=partial(training_position, trainer),
         )
         return ResumableLoader(
-            self._dataset(items), batch_sampler=sampler, collate_fn=self.collator, **self._loader_settings()
+            QuestionDataset(items, self.clips),
+            batch_sampler=sampler,
+            collate_fn=self.collator,
+            **self._loader_settings(),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -419,18 +414,11 @@ class AudioQADataModule(LightningDataModule):
         share = eval_share(len(questions), trainer.global_rank if trainer is not None else 0, world_size)
         items = [Item(questions[place], questions[place].answer_text) for place in share]
         return DataLoader(
-            self._dataset(items), batch_size=self.eval_batch_size, collate_fn=self.collator, **self._loader_settings()
+            QuestionDataset(items, self.clips),
+            batch_size=self.eval_batch_size,
+            collate_fn=self.collator,
+            **self._loader_settings(),
         )
-
-    def _dataset(self, items: list[Item]) -> QuestionDataset:
-        load = partial(
-            _load,
-            root=self.root,
-            follow_links=self.follow_links,
-            max_seconds=self.max_seconds,
-            cache_dir=self.cache_dir,
-        )
-        return QuestionDataset(items, load)
 
     def _loader_settings(self) -> dict[str, Any]:
         if self.num_workers:
@@ -478,26 +466,10 @@ class AudioQADataModule(LightningDataModule):
         if self._restored is None or training_position(self.trainer).batch == 0:
             return
         now = self._fingerprint()
-        changed = [f"{name} {self._restored.get(name)} -> {now[name]}" for name in now if self._restored.get(name) != now[name]]
+        then = {name: self._restored.get(name) for name in now}
+        changed = [f"{name} {then[name]} -> {now[name]}" for name in now if then[name] != now[name]]
         if changed:
             raise UserError(
                 "training cannot go on in the middle of an epoch with other data than it began with "
                 f"({', '.join(changed)}): restore these settings, or resume from a checkpoint of an epoch's end"
             )
-
-
-def _load(
-    question: Question, root: Path, follow_links: bool, max_seconds: float, cache_dir: str | None
-) -> np.ndarray:
-    path = resolve_media(root, question.media, follow_links)
-    if cache_dir:
-        return WaveformCache(cache_dir).load(path, max_seconds)
-    return load_waveform(path, max_seconds)
-
-
-def _repair_kind(repairs: list[str]) -> str:
-    kinds = [
-        "repeated id" if "id " in text[:8] else "number as text" if "number" in text else "option listed twice"
-        for text in repairs
-    ]
-    return ", ".join(sorted(set(kinds)))

@@ -111,7 +111,7 @@ class Collator:
         ids: list[int] = self.processor.tokenizer(self.text(question))["input_ids"]
         if (found := ids.count(self.audio_id)) != 1:
             raise UserError(
-                f"{question.id}: the prompt must have one audio placeholder {self.processor.audio_token}, found {found}; "
+                f"{question.id}: the prompt must have one {self.processor.audio_token}, found {found}; "
                 "check the processor's chat template and the question"
             )
         return ids

@@ -56,7 +56,7 @@ class MediaIndex:
     def _decode(self, paths: list[Path], keys: dict[Path, tuple[str, int, int]]) -> None:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            lines = open(self.file, "a", encoding="utf-8")
+            lines = self.file.open("a", encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"the index of checked clips cannot be written to {self.file} ({error.strerror}); "

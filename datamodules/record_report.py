@@ -82,7 +82,8 @@ class RecordReport:
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-            partial.write_text("".join(json.dumps(asdict(f), ensure_ascii=False) + "\n" for f in self.findings), "utf-8")
+            lines = (json.dumps(asdict(finding), ensure_ascii=False) + "\n" for finding in self.findings)
+            partial.write_text("".join(lines), encoding="utf-8")
             os.replace(partial, path)
         except OSError as error:
             raise UserError(

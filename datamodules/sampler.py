@@ -29,14 +29,15 @@ def training_position(trainer: Trainer | None) -> Position:
     It is read from the trainer's own progress, which a checkpoint restores before the loaders are made, and never from
     what a loader has handed out, which runs ahead of training.
     """
-    if trainer is None or trainer.overfit_batches:
+    if trainer is None or getattr(trainer, "overfit_batches", False):
         return Position()
-    loop = trainer.fit_loop
-    epochs_started = loop.epoch_progress.current.started
+    loop: Any = trainer.fit_loop
+    epochs_started = int(loop.epoch_progress.current.started)
     batches = loop.epoch_loop.batch_progress
-    if batches.is_last_batch and batches.current.processed:  # a checkpoint of an epoch's end
+    done = int(batches.current.processed)
+    if batches.is_last_batch and done:  # the end of an epoch
         return Position(epochs_started, 0)
-    return Position(max(epochs_started - 1, 0), batches.current.processed)
+    return Position(max(epochs_started - 1, 0), done)
 
 
 class TrainBatchSampler(Sampler[list[int]]):

@@ -1,0 +1,94 @@
+"""AVQA: what students are trained on (Yang et al., 2022)."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.annotations import AnnotatedQuestion, take
+from datamodules.audio_qa import AudioQADataModule, Role
+
+_VIDEO = re.compile(r"\b(video)(s?)\b", re.IGNORECASE)
+
+
+class AVQADataModule(AudioQADataModule):
+    """AVQA with the audio of its videos; validation and test both use the validation split, as the paper does.
+
+    Expected under ``root``, as downloaded::
+
+        train_qa.json
+        val_qa.json
+        videos/-HG3Omg_89c_000030.mp4    <video_name> + .mp4, clips of VGG-Sound
+
+    A row is ``{"id": 183, "video_name": "-HG3Omg_89c_000030", "video_id": 341, "question_text": "What happened in the
+    video?", "multi_choice": ["motorboat", ...], "answer": 1, "question_relation": "View", "question_type": "Which"}``.
+    Categories are the question types. Videos that no longer exist are reported and left out.
+    """
+
+    dataset = "avqa"
+
+    def __init__(
+        self,
+        root: str,
+        media_dir: str = "videos",
+        media_suffix: str = ".mp4",
+        audio_text: bool = True,
+        predict_split: Literal["train", "val"] = "train",
+        **settings: Any,
+    ) -> None:
+        """Describe the data; nothing is read before ``setup``.
+
+        Args:
+            root: Folder with the dataset as downloaded.
+            media_dir: Folder of the clips under ``root``.
+            media_suffix: What follows ``video_name`` in a clip's file name: ``.mp4``, or ``.wav`` for extracted audio.
+            audio_text: Ask about the "audio" wherever the question says "video".
+            predict_split: The split that ``predict`` goes through.
+            **settings: What all datasets have in common: see AudioQADataModule.
+        """
+        super().__init__(root=root, **settings)
+        self.media_dir = media_dir
+        self.media_suffix = media_suffix
+        self.audio_text = audio_text
+        self.predict_split = predict_split
+
+    def split_of(self, role: Role) -> str | None:
+        """Return ``train`` or ``val``."""
+        return {"train": "train", "val": "val", "test": "val", "predict": self.predict_split}[role]
+
+    def annotation_file(self, split: str) -> Path:
+        """Return ``train_qa.json`` or ``val_qa.json``."""
+        return self.root / f"{split}_qa.json"
+
+    def parse_row(self, row: dict[str, Any], split: str) -> AnnotatedQuestion:
+        """Return a row in the terms of all datasets.
+
+        Raises:
+            RowError: The row lacks something or has something of a wrong type.
+        """
+        text = take(row, "question_text", str)
+        kind = take(row, "question_type", str)
+        return AnnotatedQuestion(
+            id=str(take(row, "id", int, str)),
+            media=(f"{self.media_dir}/{take(row, 'video_name', str)}{self.media_suffix}",),
+            text=about_audio(text) if self.audio_text else text,
+            options=take(row, "multi_choice", list),
+            answer=take(row, "answer", int),
+            category=kind,
+            metadata={
+                "question_type": kind,
+                "question_relation": take(row, "question_relation", str),
+                "video_id": row.get("video_id"),
+            },
+        )
+
+
+def about_audio(text: str) -> str:
+    """Say "audio" for "video", as R1-AQA does, with the same capitals and in whole words only."""
+
+    def audio(found: re.Match[str]) -> str:
+        word, plural = found.groups()
+        if word.isupper():
+            return f"AUDIO{plural}"
+        return f"{'Audio' if word[0].isupper() else 'audio'}{plural}"
+
+    return _VIDEO.sub(audio, text)
