@@ -117,6 +117,7 @@ class Student(nn.Module):
                 self.model.enable_input_require_grads()
         else:
             self.model = model
+        self.model.train()  # from_pretrained leaves it in evaluation mode, in which gradients are never checkpointed
 
     @property
     def base(self) -> Qwen2AudioForConditionalGeneration:

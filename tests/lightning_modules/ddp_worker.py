@@ -1,0 +1,94 @@
+"""Runs a stage on one or two CPU ranks and writes what it logged: ``ddp_worker STAGE WEIGHTS RANKS OUTPUT``."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+from transformers import AutoProcessor
+
+from datamodules.batch import AudioQABatch
+from lightning_modules.grpo import GRPOModule
+from lightning_modules.sft import SFTModule
+from tests.lightning_modules.conftest import make_batch
+
+GLOBAL_BATCHES = 3
+
+
+class Shards(lightning.LightningDataModule):
+    """The same four questions for every global batch, split contiguously; five questions to validate on."""
+
+    def __init__(self, batch: AudioQABatch) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def train_dataloader(self) -> DataLoader:
+        size = len(self.batch) // self.trainer.world_size
+        start = size * self.trainer.global_rank
+        return DataLoader([self.batch[start : start + size]] * GLOBAL_BATCHES, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        questions = [dataclasses.replace(self.batch.questions[0], id=f"v/{i}", answer=i % 2) for i in range(5)]
+        mine = questions[self.trainer.global_rank :: self.trainer.world_size]
+        batches = []
+        for question in mine:
+            one = self.batch[0:1]
+            one.questions = [question]
+            one.completions.texts = [["dog"]]
+            batches.append(one)
+        return DataLoader(batches, batch_size=None)
+
+
+class Recorder(lightning.Callback):
+    losses: list[float]
+
+    def __init__(self) -> None:
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+
+
+def main(stage: str, weights: str, ranks: int, output: str) -> None:
+    lightning.seed_everything(0, verbose=False)
+    processor = AutoProcessor.from_pretrained(weights)
+    lengths = [[4, 7, 3, 6], [2, 5, 8, 1], [3, 3, 3, 3], [9, 2, 2, 7]]
+    batch = make_batch(processor, [2.0, 0.9, 1.4, 1.0], lengths)
+    if stage == "sft":
+        module: lightning.LightningModule = SFTModule(weights, lr=1e-3)
+    else:
+        module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, optimization_epochs=2)
+    before = torch.cat([p.detach().flatten().clone() for p in module.student.parameters()])
+    recorder = Recorder()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
+        use_distributed_sampler=False,
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[recorder],
+    )
+    trainer.fit(module, Shards(batch))
+    if trainer.is_global_zero:
+        after = torch.cat([p.detach().flatten() for p in module.student.parameters()])
+        result = {
+            "losses": recorder.losses,
+            "norm": float(after.norm()),
+            "moved": float((after - before).norm()),
+            "accuracy": float(trainer.callback_metrics["val/accuracy"]),
+            "questions": float(trainer.callback_metrics["val/questions"]),
+        }
+        Path(output).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

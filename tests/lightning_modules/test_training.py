@@ -1,0 +1,216 @@
+"""SFT and GRPO steps inside a real Trainer, on one rank and on two."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.batch import AudioQABatch
+from datamodules.records import UserError
+from lightning_modules.grpo import GRPOModule
+from lightning_modules.losses import sft_loss
+from lightning_modules.sft import SFTModule
+from lightning_modules.student import LoRASettings
+from tests.lightning_modules.conftest import make_batch
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Recorder(lightning.Callback):
+    """Keeps what was logged after each training batch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, module, *_) -> None:
+        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def fit(
+    module: lightning.LightningModule, batches: list[AudioQABatch], root: Path, **settings
+) -> list[dict[str, float]]:
+    recorder = Recorder()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        callbacks=[recorder],
+        default_root_dir=root,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return recorder.rows
+
+
+def weights_of(module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for _, p in module.student.trainable_parameters()])
+
+
+def on_policy(module: GRPOModule, batch: AudioQABatch) -> AudioQABatch:
+    """Give the batch the behaviour log-probabilities that its policy would report."""
+    with torch.no_grad():
+        batch.completions.logprobs = module.student.completion_logprobs(batch, module.temperature).logprobs
+    return batch
+
+
+@pytest.fixture
+def batch(processor) -> AudioQABatch:
+    return make_batch(processor, [2.0, 0.9, 1.4, 1.0], [[4, 7, 3, 6], [2, 5, 8, 1], [3, 3, 3, 3], [9, 2, 2, 7]])
+
+
+def test_sft_learns_its_targets(weights, batch, tmp_path: Path) -> None:
+    module = SFTModule(weights, lr=3e-3)
+    with torch.no_grad():
+        before = sft_loss(module.student.completion_logprobs(batch).logprobs, batch.completions.mask)
+    rows = fit(module, [batch] * 30, tmp_path)
+    assert rows[0]["train/loss"] == pytest.approx(before.item(), rel=1e-5)
+    assert rows[-1]["train/loss"] < 0.5 * rows[0]["train/loss"]
+
+
+def test_first_grpo_step_is_on_policy(weights, batch, tmp_path: Path) -> None:
+    module = GRPOModule(weights, lr=1e-4)
+    rows = fit(module, [on_policy(module, batch)], tmp_path)
+    assert rows[0]["train/clip_fraction"] == 0
+    assert rows[0]["train/kl"] == pytest.approx(0, abs=1e-7)
+    assert rows[0]["train/logprob_gap"] == pytest.approx(0, abs=1e-5)
+    # every group holds two perfect completions (2) and two that are nothing (0): mean 1, deviation 1
+    assert rows[0]["train/reward"] == 1
+    assert rows[0]["train/reward/accuracy"] == 0.5
+    assert rows[0]["train/reward_std"] == 1
+    assert rows[0]["train/zero_variance_groups"] == 0
+    assert rows[0]["train/truncated"] == 0
+    assert rows[0]["train/completion_length"] == pytest.approx(68 / 16)
+    assert rows[0]["train/grad_norm"] > 0
+
+
+@pytest.mark.parametrize("lora", [None, LoRASettings()], ids=["full", "lora"])
+def test_grpo_makes_rewarded_completions_likelier(weights, batch, tmp_path: Path, lora) -> None:
+    module = GRPOModule(weights, lr=1e-3, lora=lora, optimization_epochs=2)
+    with torch.no_grad():
+        before = module.student.completion_logprobs(batch).logprobs.sum(-1)
+    rows = fit(module, [on_policy(module, batch)] * 5, tmp_path)
+    with torch.no_grad():
+        after = module.student.completion_logprobs(batch).logprobs.sum(-1)
+    change = (after - before).mean(0)
+    assert change[1::2].mean() > change[0::2].mean() + 0.1
+    assert rows[-1]["train/kl"] > 1e-6  # the policy moved away from the reference
+
+
+def test_reference_stays_the_sft_policy(weights, batch, tmp_path: Path) -> None:
+    module = GRPOModule(weights, lr=1e-3)
+    before = [p.clone() for p in module.reference.parameters()]
+    trained = weights_of(module)
+    fit(module, [on_policy(module, batch)], tmp_path)
+    assert all(torch.equal(p, q) for p, q in zip(module.reference.parameters(), before, strict=True))
+    assert not torch.equal(weights_of(module), trained)
+    assert not module.reference.training
+
+
+def test_micro_batches_take_the_same_step(weights, batch, tmp_path: Path) -> None:
+    results = []
+    for rows in (None, 1, 3):
+        module = GRPOModule(weights, lr=1e-5, micro_batch_size=rows)
+        logged = fit(module, [on_policy(module, copy.copy(batch))] * 2, tmp_path)
+        results.append((weights_of(module), logged[-1]["train/loss"], logged[-1]["train/grad_norm"]))
+    for weight, loss, norm in results[1:]:
+        torch.testing.assert_close(weight, results[0][0], atol=1e-5, rtol=1e-4)
+        assert loss == pytest.approx(results[0][1], abs=1e-5)
+        assert norm == pytest.approx(results[0][2], rel=1e-4)
+
+
+def test_groups_without_variance_do_not_move_the_policy(weights, batch, tmp_path: Path) -> None:
+    batch.completions.texts = [["cat"] * 4 for _ in range(4)]
+    module = GRPOModule(weights, lr=1e-2, beta=0.0)
+    before = weights_of(module)
+    rows = fit(module, [on_policy(module, batch)], tmp_path)
+    assert rows[0]["train/zero_variance_groups"] == 1
+    assert torch.equal(weights_of(module), before)
+
+
+def test_several_epochs_keep_the_old_policy(weights, batch, tmp_path: Path) -> None:
+    module = GRPOModule(weights, lr=3e-2, optimization_epochs=4, beta=0.0)
+    rows = fit(module, [on_policy(module, batch)], tmp_path)
+    assert rows[0]["train/clip_fraction"] > 0  # from the second epoch on the ratio leaves 1
+
+
+@pytest.mark.parametrize("lora", [None, LoRASettings()], ids=["full", "lora"])
+def test_low_precision_weights_are_refused(weights, batch, tmp_path: Path, lora) -> None:
+    module = GRPOModule(weights, dtype="bfloat16", lora=lora)
+    if lora is not None:
+        fit(module, [on_policy(module, batch)], tmp_path)  # adapters are float32
+        return
+    with pytest.raises(UserError, match=r"bfloat16, where updates of 1e-06 are rounded away.*bf16-mixed"):
+        fit(module, [batch], tmp_path)
+    forced = GRPOModule(weights, dtype="bfloat16", allow_low_precision_weights=True)
+    fit(forced, [on_policy(forced, batch)], tmp_path)
+
+
+def test_bf16_true_is_refused(weights, batch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rounded away"):
+        fit(GRPOModule(weights), [batch], tmp_path, precision="bf16-true")
+
+
+def test_bf16_mixed_keeps_float32_weights(weights, batch, tmp_path: Path) -> None:
+    module = GRPOModule(weights, lr=1e-3)
+    rows = fit(module, [on_policy(module, batch)], tmp_path, precision="bf16-mixed")
+    assert all(p.dtype == torch.float32 for _, p in module.student.trainable_parameters())
+    assert 0 < rows[0]["train/logprob_gap"] < 0.5  # measured: bf16 against float32
+
+
+@pytest.mark.parametrize("module", [SFTModule, GRPOModule])
+def test_a_batch_without_completions_is_named(weights, batch, tmp_path: Path, module) -> None:
+    batch.completions = None
+    with pytest.raises(UserError, match="TracesDataModule|LocalRollout"):
+        fit(module(weights), [batch], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_completions": 1}, "model.num_completions is 1"),
+        ({"temperature": 0.0}, "must be above 0"),
+        ({"optimization_epochs": 0}, "model.optimization_epochs is 0"),
+        ({"micro_batch_size": 0}, "model.micro_batch_size is 0"),
+    ],
+)
+def test_impossible_settings_are_refused(weights, settings, message) -> None:
+    with pytest.raises(UserError, match=message):
+        GRPOModule(weights, **settings)
+
+
+def test_checkpoints_hold_the_trained_weights_only(weights) -> None:
+    for module in (GRPOModule(weights), SFTModule(weights, lora=LoRASettings())):
+        checkpoint = {"state_dict": module.state_dict()}
+        module.on_save_checkpoint(checkpoint)
+        assert checkpoint["state_dict"].keys() == {n for n, p in module.named_parameters() if p.requires_grad}
+        assert not any(name.startswith("reference") for name in checkpoint["state_dict"])
+        module.on_load_checkpoint(checkpoint)
+        with pytest.raises(UserError, match="does not fit this model"):
+            module.on_load_checkpoint({"state_dict": {"elsewhere": torch.zeros(1)}})
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> None:
+    """The same global batch on one process and split over two (gloo) gives the same losses and weights."""
+    results = {}
+    for ranks in (1, 2):
+        output = tmp_path / f"{stage}-{ranks}.json"
+        command = [sys.executable, "-m", "tests.lightning_modules.ddp_worker", stage, weights, str(ranks), str(output)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        results[ranks] = json.loads(output.read_text())
+    one, two = results[1], results[2]
+    assert one["losses"] == pytest.approx(two["losses"], abs=1e-5, rel=1e-5)
+    assert one["norm"] == pytest.approx(two["norm"], rel=1e-6)
+    assert one["moved"] == pytest.approx(two["moved"], rel=1e-3)
+    assert one["accuracy"] == pytest.approx(two["accuracy"])
+    assert one["questions"] == two["questions"] == 5
