@@ -54,7 +54,7 @@ class AudioQABatch:
         request_ids: Prompt token ids with ONE audio placeholder, as a rollout server wants them.
         prompt_ids: Prompt token ids with expanded audio placeholders ``[B, P]``, right-padded.
         prompt_lengths: Real tokens of each prompt ``[B]``.
-        features: Log-mel features ``[B, M, F]`` of the heard part and at least one frame more.
+        features: Log-mel features ``[B, M, F]`` of the heard part and two frames more where there is room.
         feature_lengths: Heard mel frames ``[B]``.
         labels: Text of the option that is rewarded (GRPO) or None where there is none.
         completions: Targets (SFT), or what the rollout callback sampled; None before it has.

@@ -17,6 +17,9 @@ _FRAMES_OF_SILENCE = 4
 """Frames computed beyond the heard ones, so that the end of the shortened signal cannot be seen in those that are kept:
 a window reaches 1.25 frames beyond its own place, and as much is mirrored at the signal's end."""
 
+_EDGE_FRAMES = 2
+"""Frames kept beyond the heard ones: as far as the encoder's two convolutions see from a clip of odd length."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -48,7 +51,7 @@ class Collator:
     """Makes a batch of examples.
 
     Token ids and features are those that the processor would return for the same text and audio, except that features
-    end one frame after the longest clip (that frame is needed, the silence behind it is not). Clips longer than the
+    end two frames after the longest clip (those are needed, the silence behind them is not). Clips longer than the
     feature extractor's chunk are cut, and ``batch.waveforms`` with them.
     """
 
@@ -133,7 +136,7 @@ class Collator:
             return_tensors="pt",
         )
         lengths = extracted["attention_mask"].sum(-1).long()
-        return extracted["input_features"][..., : heard + 1].contiguous(), lengths
+        return extracted["input_features"][..., : heard + _EDGE_FRAMES].contiguous(), lengths
 
     def completions(self, targets: Sequence[Sequence[str]]) -> Completions:
         """Return targets as completions ``[B, G, C]``, each with its end token; G is the longest list's length.
