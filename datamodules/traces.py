@@ -1,0 +1,226 @@
+"""The teacher's traces as targets of SFT and labels of GRPO.
+
+The filters of the paper are switches here: the files keep the raw traces.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from datamodules.audio_qa import Item
+from datamodules.avqa import AVQADataModule
+from datamodules.records import Question, RecordError, Trace, UserError, Verdict, read_jsonl
+
+Target = Literal["cot", "teacher_label", "ground_truth_label"]
+Label = Literal["teacher", "ground_truth"]
+
+
+@dataclass(frozen=True)
+class TraceFilter:
+    """Which traces are used.
+
+    Attributes:
+        unanimous: Use only questions whose traces all chose the same option (self-consistency, section 3.1).
+        verified: Use only traces that the checker accepted (AGFV, section 3.2).
+        max_traces: Use so many traces of a question at most, lowest sample numbers first; None for all.
+    """
+
+    unanimous: bool = True
+    verified: bool = False
+    max_traces: int | None = None
+
+
+@dataclass(frozen=True)
+class TracedQuestion:
+    """A question with the traces that passed.
+
+    Attributes:
+        question: The question.
+        traces: The traces, by sample number.
+        teacher_label: The option that most of the question's traces chose before any were filtered.
+    """
+
+    question: Question
+    traces: tuple[Trace, ...]
+    teacher_label: str
+
+
+class TracesDataModule(AVQADataModule):
+    """AVQA whose training questions are those with traces of the teacher; validation and test are plain AVQA.
+
+    Reads traces and verdicts as JSON lines (``datamodules.records.Trace``, ``Verdict``), and AVQA as AVQADataModule
+    describes. For SFT one item is one question with its traces as targets.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        traces: str | list[str],
+        verdicts: str | list[str] | None = None,
+        unanimous: bool = True,
+        verified: bool = False,
+        max_traces_per_question: int | None = None,
+        use: Literal["sft", "prompts"] = "sft",
+        target: Target = "cot",
+        label: Label = "teacher",
+        **settings: Any,
+    ) -> None:
+        """Describe the data; nothing is read before ``setup``.
+
+        Args:
+            root: Folder with AVQA as downloaded.
+            traces: A file of traces, a folder of such files, or a list of files and folders.
+            verdicts: The checker's verdicts on the traces, in the same ways; needed for ``verified``.
+            unanimous: Use only questions whose traces all chose the same option (self-consistency).
+            verified: Use only traces that the checker accepted.
+            max_traces_per_question: Use so many traces of a question at most; null for all.
+            use: ``sft`` puts targets into the batches; ``prompts`` leaves completions to be sampled (GRPO).
+            target: What SFT learns: the trace and its answer, the teacher's label alone, or the true label alone.
+            label: What GRPO rewards: the option that the teacher chose (the majority of its traces), or the true one.
+            **settings: As for AVQADataModule, for example ``media_dir`` and ``batch_size``.
+        """
+        super().__init__(root=root, **settings)
+        if verified and not verdicts:
+            raise UserError("data.verified needs the checker's verdicts: set data.verdicts, or data.verified to false")
+        if max_traces_per_question is not None and max_traces_per_question < 1:
+            raise UserError(f"data.max_traces_per_question must be 1 or more, found {max_traces_per_question}")
+        self.traces = [traces] if isinstance(traces, str) else list(traces)
+        self.verdicts = [verdicts] if isinstance(verdicts, str) else list(verdicts or ())
+        self.filter = TraceFilter(unanimous, verified, max_traces_per_question)
+        self.use = use
+        self.target: Target = target
+        self.label: Label = label
+
+    def train_items(self, questions: list[Question]) -> list[Item]:
+        """Return the questions whose traces pass, each with its label and targets.
+
+        Raises:
+            UserError: A file is missing or malformed, or nothing passes the filters.
+        """
+        traces = [record for file in record_files(self.traces) for record in read_jsonl(file, Trace)]
+        verdicts = [record for file in record_files(self.verdicts) for record in read_jsonl(file, Verdict)]
+        counts: Counter[str] = Counter()
+        traced = select_traces(questions, traces, verdicts, self.filter, counts)
+        unlabelled = 0
+        items = []
+        for one in traced:
+            label = one.teacher_label if self.label == "teacher" else one.question.answer_text
+            targets = sft_targets(one, self.target) if self.use == "sft" else ()
+            if label is None or (self.use == "sft" and not targets):
+                unlabelled += 1
+                continue
+            items.append(Item(one.question, label, targets))
+        if unlabelled:
+            counts["questions without a true label"] = unlabelled
+        used = sum(len(one.traces) for one in traced)
+        removed = ", ".join(f"{count} {what}" for what, count in counts.items()) or "none"
+        summary = f"{len(traces)} traces; {used} of them on {len(items)} questions are used; left out: {removed}"
+        if not items:
+            raise UserError(f"no question with traces remains ({summary}): relax the filters or check data.traces")
+        say = rank_zero_warn if any("unknown" in what or "unreadable" in what for what in counts) else rank_zero_info
+        say(f"{self.dataset} traces: {summary}")
+        return items
+
+
+def select_traces(
+    questions: Iterable[Question],
+    traces: Iterable[Trace],
+    verdicts: Iterable[Verdict],
+    chosen: TraceFilter,
+    counts: Counter[str],
+) -> list[TracedQuestion]:
+    """Return the questions with the traces that pass, in the questions' order.
+
+    Unanimity is asked of all traces of a question, before the checker's verdicts are applied. A trace whose answer is
+    none of the options cannot be learned from, and its question is not unanimous.
+
+    Args:
+        questions: The questions.
+        traces: The teacher's traces.
+        verdicts: The checker's verdicts.
+        chosen: The filters.
+        counts: Gets the number of traces that each filter left out.
+    """
+    by_question: dict[str, dict[int, Trace]] = defaultdict(dict)
+    for trace in traces:
+        if trace.sample in by_question[trace.question_id]:
+            counts["traces with the same question and sample as another"] += 1
+        by_question[trace.question_id].setdefault(trace.sample, trace)
+    accepted = {(verdict.question_id, verdict.sample): verdict.accepted for verdict in verdicts}
+
+    selected = []
+    for question in questions:
+        samples = by_question.pop(question.id, None)
+        if not samples:
+            counts["questions without traces"] += 1
+            continue
+        in_order = [samples[sample] for sample in sorted(samples)]
+        readable = [trace for trace in in_order if answered_option(trace, question) is not None]
+        answers = Counter(answered_option(trace, question) for trace in readable)
+        if chosen.unanimous and (len(answers) != 1 or len(readable) < len(in_order)):
+            counts["traces of questions that are not unanimous"] += len(in_order)
+            continue
+        counts["traces with an unreadable answer"] += len(in_order) - len(readable)
+        passed = []
+        for trace in readable:
+            verdict = accepted.get((trace.question_id, trace.sample))
+            if chosen.verified and verdict is not True:
+                counts["traces that the checker rejected" if verdict is False else "traces without a verdict"] += 1
+                continue
+            passed.append(trace)
+        if not passed:
+            continue
+        if chosen.max_traces is not None and len(passed) > chosen.max_traces:
+            counts["traces beyond max_traces_per_question"] += len(passed) - chosen.max_traces
+            passed = passed[: chosen.max_traces]
+        label = answers.most_common(1)[0][0]
+        assert label is not None
+        selected.append(TracedQuestion(question, tuple(passed), label))
+    if unknown := sum(len(samples) for samples in by_question.values()):
+        counts["traces of unknown questions"] = unknown
+    for what in [what for what, count in counts.items() if not count]:
+        del counts[what]
+    return selected
+
+
+def answered_option(trace: Trace, question: Question) -> str | None:
+    """Return the option that a trace chose, or None when its answer is none of the options."""
+    if trace.answer is None:
+        return None
+    answer = trace.answer.strip().casefold()
+    return next((option for option in question.options if option.casefold() == answer), None)
+
+
+def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
+    """Return the completions that SFT learns for a question; none where the true label is asked for and unknown."""
+    if target == "cot":
+        return tuple(
+            f"<think>{trace.reasoning.strip()}</think><answer>{answered_option(trace, traced.question)}</answer>"
+            for trace in traced.traces
+        )
+    label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
+    return () if label is None else (f"<answer>{label}</answer>",)
+
+
+def record_files(paths: Iterable[str]) -> list[Path]:
+    """Return the JSONL files that are named or lie in the named folders, folders' files by name.
+
+    Raises:
+        RecordError: A path does not exist, or a folder has no such file.
+    """
+    files = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            shards = sorted(path.glob("*.jsonl"))
+            if not shards:
+                raise RecordError(f"{path}: there is no .jsonl file in this folder")
+            files.extend(shards)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise RecordError(f"{path}: the file is missing")
+    return files
