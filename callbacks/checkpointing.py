@@ -1,15 +1,20 @@
-"""Checkpoints that are whole or absent."""
+"""Checkpoints that are whole or absent, the best and the last, at the moments from which a run can go on unchanged."""
 
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from datamodules.records import UserError
+
+WRITTEN_BY = "written_by"
+"""Key of a checkpoint under which the module's class is kept."""
 
 
 class CheckpointError(UserError):
@@ -50,6 +55,122 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"checkpoint {path} cannot be read ({str(error).splitlines()[0][:200]}): "
                 "it is torn, of another program, or holds more than tensors and plain values; remove it to start afresh"
             ) from error
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoints of the best validations.
+
+    Args:
+        dirpath: Folder; ``checkpoints`` below ``trainer.default_root_dir`` unless given, whatever the logger.
+        monitor: The metric that decides.
+        mode: Whether the highest (``max``) or the lowest (``min``) is the best.
+        save_top_k: How many to keep; -1 keeps all.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        monitor: str = "val/accuracy",
+        mode: Literal["max", "min"] = "max",
+        save_top_k: int = 1,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="best-{step}",
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=False,
+            every_n_epochs=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,  # a resumed run writes the same names again
+        )
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[WRITTEN_BY] = class_path(pl_module)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``, from which ``fit --ckpt_path last`` goes on as if it had not been interrupted.
+
+    It is written every so many training batches and at the end of training, whether or not anything has been validated,
+    with automatic and manual optimization alike. Where a validation follows the batch, it is written after the
+    validation: Lightning does not repeat a validation that was interrupted after a checkpoint.
+
+    Args:
+        every_n_batches: Training batches (of GRPO: rollout batches) between two writes.
+        dirpath: Folder; ``checkpoints`` below ``trainer.default_root_dir`` unless given, whatever the logger.
+    """
+
+    def __init__(self, every_n_batches: int = 50, dirpath: str | None = None) -> None:
+        if every_n_batches < 1:
+            raise UserError(f"every_n_batches is {every_n_batches}: at least 1 is needed")
+        super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, enable_version_counter=False)
+        self.every_n_batches = every_n_batches
+        self._due = False
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return type(self).__qualname__
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    @override
+    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
+        """Find ``last.ckpt`` where :meth:`setup` puts it; Lightning asks before that."""
+        path = Path(self.dirpath or Path(trainer.default_root_dir).resolve() / "checkpoints") / "last.ckpt"
+        return {str(path)} if path.is_file() else set()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loop: Any = trainer.fit_loop
+        self._due = self._due or loop.epoch_loop.total_batch_idx % self.every_n_batches == self.every_n_batches - 1
+        if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            self._write(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._due and not trainer.sanity_checking:
+            self._write(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing: batches decide."""
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._last_global_step_saved != trainer.global_step:
+            self._write(trainer)
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[WRITTEN_BY] = class_path(pl_module)
+
+    def _write(self, trainer: Trainer) -> None:
+        self._due = False
+        if not getattr(trainer, "fast_dev_run", False):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def class_path(instance: object) -> str:
+    """Return the import path of an object's class.
+
+    Args:
+        instance: The object.
+    """
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.plugins import CheckpointIO
 from typing_extensions import override
 
-from callbacks.checkpointing import AtomicCheckpointIO
+from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli.config_files import ConfigError
@@ -124,7 +124,7 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        written_by = checkpoint.get("hyper_parameters", {}).get("_class_path")
+        written_by = checkpoint.get(WRITTEN_BY)
     except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
     if written_by is not None and written_by != class_path:

@@ -1,0 +1,200 @@
+"""Predictions on disk, one JSON object a line, while they are made."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from callbacks.wandb_logging import of_all_ranks
+from datamodules.batch import AudioQABatch, Completions
+from datamodules.records import Prediction, RecordError, UserError, read_jsonl, write_jsonl
+
+RECORDED = "recorded"
+"""``weight_version`` of completions that were read from disk: rollout callbacks leave such batches alone."""
+
+
+class PredictionWriter(Callback):
+    """Writes the module's predictions of ``validate``, ``test`` and ``predict`` to a JSONL file.
+
+    Each rank appends to ``<path>.rank<N>`` after each batch; at the end rank 0 merges these files into ``path``, each
+    question once, and removes them. A run that was interrupted can be continued with ``resume``: questions that were
+    answered are not asked again, and accuracy covers them too. It must come before the rollout callback in
+    ``trainer.callbacks``.
+
+    Args:
+        path: The file to write.
+        resume: Use what an interrupted run of the same weights and data left beside ``path``; else it is removed.
+    """
+
+    def __init__(self, path: str, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.resume = resume
+        self._done: dict[str, Prediction] = {}
+        self._written = 0
+
+    def _shard(self, rank: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.rank{rank}")
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.path.parent.glob(self.path.name + ".rank*"))
+
+    def _begin(self, trainer: Trainer) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            return
+        self._written = 0
+        self._done = {}
+        if self.resume:
+            for shard in self._shards():
+                _cut_torn_line(shard, trainer.is_global_zero)
+            trainer.strategy.barrier("predictions")
+            for shard in self._shards():
+                self._done |= {p.question_id: p for p in read_jsonl(shard, Prediction)}
+            rank_zero_info(f"{self.path}: {len(self._done)} questions were answered before")
+        elif trainer.is_global_zero:
+            for shard in self._shards():
+                shard.unlink()
+        trainer.strategy.barrier("predictions")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._shard(trainer.global_rank).touch()
+        except OSError as error:
+            raise UserError(f"predictions cannot be written to {self.path}: {error.strerror}") from error
+
+    def _recall(self, pl_module: Any, batch: AudioQABatch) -> None:
+        """Fill in a batch all of whose questions were answered before."""
+        known = [self._done.get(question.id) for question in batch.questions]
+        if not known or any(prediction is None for prediction in known):
+            return
+        done = [prediction for prediction in known if prediction is not None]
+        shape = (len(done), 1, 1)
+        batch.completions = Completions(
+            ids=torch.zeros(shape, dtype=torch.long),
+            mask=torch.zeros(shape, dtype=torch.bool),
+            texts=[[prediction.completion] for prediction in done],
+            finished=torch.tensor([[prediction.finished] for prediction in done]),
+            weight_version=RECORDED,
+        ).to(batch.prompt_ids.device)
+
+    def _append(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            return
+        fresh = pl_module.predictions[self._written :]
+        self._written = len(pl_module.predictions)
+        lines = [p.to_json() + "\n" for p in fresh if p.question_id not in self._done]
+        if lines:
+            with open(self._shard(trainer.global_rank), "a", encoding="utf-8") as shard:
+                shard.writelines(lines)
+                shard.flush()
+                os.fsync(shard.fileno())
+
+    def _merge(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            return
+        answered = of_all_ranks(trainer, [prediction.question_id for prediction in pl_module.predictions])
+        trainer.strategy.barrier("predictions")
+        if trainer.is_global_zero:
+            found = {p.question_id: p for shard in self._shards() for p in read_jsonl(shard, Prediction)}
+            kept = [found[question_id] for question_id in dict.fromkeys(answered)]
+            write_jsonl(self.path, kept)
+            for shard in self._shards():
+                shard.unlink()
+            rank_zero_info(f"{len(kept)} predictions were written to {self.path}")
+        trainer.strategy.barrier("predictions")
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    @override
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    @override
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    @override
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._recall(pl_module, batch)
+
+    @override
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._recall(pl_module, batch)
+
+    @override
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._recall(pl_module, batch)
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._append(trainer, pl_module)
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._append(trainer, pl_module)
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._append(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._merge(trainer, pl_module)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._merge(trainer, pl_module)
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._merge(trainer, pl_module)
+
+
+def _cut_torn_line(shard: Path, responsible: bool) -> None:
+    """Remove the beginning of a line that a killed process did not finish writing."""
+    if not responsible:
+        return
+    content = shard.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        shard.write_bytes(whole)
+    try:
+        for _ in read_jsonl(shard, Prediction):
+            pass
+    except RecordError as error:
+        raise UserError(f"{error}; without resume the file is removed") from error

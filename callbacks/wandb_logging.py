@@ -1,0 +1,55 @@
+"""What the Weights & Biases callbacks have in common: the run, the step and the rows of all ranks.
+
+With any other logger, or none, there is no run and the callbacks log nothing.
+"""
+
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+T = TypeVar("T")
+
+
+def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
+    """Return the trainer's Weights & Biases loggers; the same on all ranks.
+
+    Args:
+        trainer: The trainer.
+    """
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def log_to_wandb(trainer: Trainer, values: dict[str, Any]) -> None:
+    """Log media at the step under which Lightning logs this batch's scalars; rank 0 only, as the loggers are.
+
+    Args:
+        trainer: The trainer.
+        values: Tables, histograms, plots or numbers under their keys.
+    """
+    for logger in wandb_loggers(trainer):
+        logger.log_metrics(values, step=logger_step(trainer))
+
+
+def logger_step(trainer: Trainer) -> int:
+    """Return Lightning's step of logged values: batches, not optimizer steps, of which a GRPO batch may take several.
+
+    Args:
+        trainer: The trainer.
+    """
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def of_all_ranks(trainer: Trainer, rows: list[T]) -> list[T]:
+    """Return the rows of all ranks in the order of the ranks; every rank must call it.
+
+    Args:
+        trainer: The trainer.
+        rows: This rank's rows.
+    """
+    if trainer.world_size == 1:
+        return rows
+    shards: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(shards, rows)
+    return [row for shard in shards for row in shard]
