@@ -1,0 +1,39 @@
+"""How completions are asked for and what comes back, whoever samples."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions of one prompt are drawn.
+
+    Attributes:
+        n: Completions of the prompt.
+        max_tokens: Longest completion.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        seed: Seed of the first completion; the i-th has ``seed + i``.
+        stop_token_ids: Tokens that end a completion.
+    """
+
+    n: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    stop_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion.
+
+    Attributes:
+        token_ids: Its tokens, the end token included.
+        logprobs: Their log-probabilities under the policy that drew them, at its temperature.
+        finished: False when it was cut at the token limit.
+        weight_versions: Versions of the weights that drew it; more than one when they changed on the way.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    finished: bool
+    weight_versions: tuple[str, ...] = ()

@@ -1,0 +1,252 @@
+"""HTTP client of a vLLM server: token ids and a clip in, token ids and their log-probabilities out."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import requests
+
+from callbacks.sampling import Sample, Sampling
+from datamodules.audio import wav_bytes
+from datamodules.records import UserError
+
+NOT_A_NUMBER = -9999.0
+"""What vLLM sends in place of NaN and minus infinity."""
+
+
+class ServerError(UserError):
+    """A rollout server did not do what it was asked; the message names its address."""
+
+
+class ServerUnreachable(ServerError):
+    """The server does not answer, or its engine has died: asking again later may help."""
+
+
+class ServerFailed(ServerUnreachable):
+    """The server answered with an error of its own."""
+
+
+class ServerRefused(ServerError):
+    """The server answered with an error of ours: asking again does not help."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The server's answer to one prompt.
+
+    Attributes:
+        prompt_token_ids: The prompt with audio placeholders expanded, as the server's model saw it.
+        samples: The n completions.
+    """
+
+    prompt_token_ids: list[int]
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """How a server was started.
+
+    Attributes:
+        model: Directory or Hub name of the checkpoint that it was started with.
+        max_model_len: Longest prompt and completion together.
+        max_num_seqs: Completions that it computes at once; None where it does not say.
+        dtype: Type of its weights, for example ``float32``.
+        logprobs_mode: Which log-probabilities it reports.
+        generation_config: Where its default sampling parameters come from.
+    """
+
+    model: str
+    max_model_len: int
+    max_num_seqs: int | None
+    dtype: str
+    logprobs_mode: str
+    generation_config: str
+
+    def refusal(self) -> str | None:
+        """Say what is wrong with the way in which the server was started, or None."""
+        if self.logprobs_mode != "processed_logprobs":
+            return (
+                f"it reports {self.logprobs_mode}, not the log-probabilities at the sampling temperature: "
+                "start it with --logprobs-mode processed_logprobs"
+            )
+        if self.generation_config != "vllm":
+            return (
+                "it samples with the model's own top-k, top-p and repetition penalty: "
+                "start it with --generation-config vllm"
+            )
+        return None
+
+
+def audio_url(waveform: np.ndarray) -> str:
+    """Return a clip as a data URL of a float32 WAV: the server decodes it to the very same samples."""
+    return "data:audio/wav;base64," + base64.b64encode(wav_bytes(waveform)).decode("ascii")
+
+
+class VLLMClient:
+    """Speaks with one vLLM server; safe to use from many threads."""
+
+    def __init__(self, url: str, request_seconds: float = 600.0, connections: int = 64) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: Address of the server, for example ``http://127.0.0.1:8000``.
+            request_seconds: Give up a request after this time.
+            connections: Requests that may be under way at once.
+        """
+        self.url = url.rstrip("/")
+        self.request_seconds = request_seconds
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy between trainer and rollout server helps nobody
+        adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=connections)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._session.close()
+
+    def healthy(self) -> bool:
+        """True when the server answers and its engine lives; a paused server is healthy too."""
+        try:
+            return self._session.get(f"{self.url}/health", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def info(self) -> ServerInfo:
+        """Ask how the server was started.
+
+        Raises:
+            ServerRefused: It lacks the routes that rollouts need.
+        """
+        models = self._call("GET", "/v1/models", 30)
+        config = self._call("GET", "/server_info?config_format=json", 30)["vllm_config"]
+        model, scheduler = config["model_config"], config["scheduler_config"]
+        return ServerInfo(
+            model=str(models["data"][0]["root"]),
+            max_model_len=int(models["data"][0]["max_model_len"]),
+            max_num_seqs=scheduler.get("max_num_seqs"),
+            dtype=str(model["dtype"]).removeprefix("torch."),
+            logprobs_mode=str(model["logprobs_mode"]),
+            generation_config=str(model["generation_config"]),
+        )
+
+    def generate(self, token_ids: list[int], audio: str, sampling: Sampling) -> Generation:
+        """Draw completions of one prompt.
+
+        Args:
+            token_ids: The prompt with ONE audio placeholder.
+            audio: The clip as a data URL, see :func:`audio_url`.
+            sampling: How to draw.
+
+        Returns:
+            The completions with log-probabilities.
+        """
+        parameters = {
+            "n": sampling.n,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "seed": sampling.seed,
+            "stop_token_ids": list(sampling.stop_token_ids),
+            "logprobs": 0,
+        }
+        answer = self._generate(token_ids, audio, parameters)
+        samples = [self._sample(choice) for choice in sorted(answer["choices"], key=lambda choice: choice["index"])]
+        if len(samples) != sampling.n:
+            raise ServerRefused(f"{self.url} was asked for {sampling.n} completions and sent {len(samples)}")
+        return Generation(answer["prompt_token_ids"], samples)
+
+    def score(self, token_ids: list[int], audio: str, completion_ids: list[int]) -> list[float]:
+        """Return the log-probabilities, at temperature 1, of given completion tokens after a prompt and a clip.
+
+        Args:
+            token_ids: The prompt with ONE audio placeholder.
+            audio: The clip as a data URL.
+            completion_ids: The tokens to score.
+        """
+        parameters = {"n": 1, "max_tokens": 1, "temperature": 0.0, "logprobs": 0, "prompt_logprobs": 0}
+        answer = self._generate([*token_ids, *completion_ids], audio, parameters)
+        rows = answer["prompt_logprobs"][-len(completion_ids) :]
+        return [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
+
+    def pause(self) -> None:
+        """Let requests under way finish, hold new ones back and clear all caches."""
+        self._call("POST", "/pause?mode=wait", self.request_seconds)
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._call("POST", "/resume", 60)
+
+    def is_paused(self) -> bool:
+        """True while requests are held back, though ``/health`` says that all is well."""
+        return bool(self._call("GET", "/is_paused", 30)["is_paused"])
+
+    def reload_weights(self, directory: str) -> None:
+        """Make a paused server load the safetensors files in ``directory``, which it must be able to read."""
+        body = {"method": "reload_weights", "kwargs": {"weights_path": directory}}
+        self._call("POST", "/collective_rpc", self.request_seconds, body)
+
+    def set_weight_version(self, version: str) -> None:
+        """Name the weights that the server has."""
+        self._call("POST", "/update_weight_version", 30, {"new_version": version})
+
+    def weight_version(self) -> str:
+        """Return the name of the weights that the server has; ``default`` since its start."""
+        return str(self._call("GET", "/weight_info", 30)["weight_version"])
+
+    def _generate(self, token_ids: list[int], audio: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        body = {
+            "token_ids": token_ids,
+            "content_parts": [{"type": "audio_url", "url": audio}],
+            "return_token_ids": True,
+            "sampling_params": parameters,
+        }
+        return self._call("POST", "/inference/v1/generate", self.request_seconds, body)
+
+    def _sample(self, choice: dict[str, Any]) -> Sample:
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise ServerUnreachable(f"{self.url} gave up a request ({choice['finish_reason']})")
+        rows = choice["logprobs"]["content"]
+        if [row["token_id"] for row in rows] != choice["token_ids"]:
+            raise ServerRefused(f"{self.url} sent log-probabilities of other tokens than it sampled")
+        if any(row["logprob"] <= NOT_A_NUMBER for row in rows):
+            raise ServerRefused(f"{self.url} computes log-probabilities that are no numbers: its weights are broken")
+        return Sample(
+            token_ids=choice["token_ids"],
+            logprobs=[row["logprob"] for row in rows],
+            finished=choice["finish_reason"] == "stop",
+            weight_versions=tuple(span["version"] for span in choice["weight_versions"] or ()),
+        )
+
+    def _call(self, verb: str, path: str, seconds: float, body: Any = None) -> Any:
+        try:
+            answer = self._session.request(verb, self.url + path, json=body, timeout=(10, seconds))
+        except requests.Timeout:
+            raise ServerUnreachable(f"{self.url}{path} did not answer within {seconds:.0f} s") from None
+        except requests.exceptions.InvalidURL as error:
+            raise ServerRefused(f"{self.url!r} is no address of a server: {error}") from None
+        except requests.RequestException as error:
+            raise ServerUnreachable(f"{self.url} cannot be reached ({type(error).__name__})") from None
+        if answer.status_code in (404, 405):
+            raise ServerRefused(
+                f"{self.url} has no route {path.partition('?')[0]}: start it with VLLM_SERVER_DEV_MODE=1 and "
+                "--enable-scale-out, as `python -m callbacks.vllm_server` does"
+            )
+        if answer.status_code >= 500:
+            raise ServerFailed(f"{self.url}{path} failed ({answer.status_code}): {_message(answer)}")
+        if answer.status_code != 200:
+            raise ServerRefused(f"{self.url}{path} refused ({answer.status_code}): {_message(answer)}")
+        return answer.json()
+
+
+def _message(answer: requests.Response) -> str:
+    """Return the server's own words, shortened."""
+    try:
+        found = answer.json()
+    except ValueError:
+        return answer.text[:300]
+    error = found.get("error", found.get("detail", found)) if isinstance(found, dict) else found
+    if isinstance(error, dict):
+        error = error.get("message", error)
+    return str(error)[:300]

@@ -1,0 +1,34 @@
+"""One real vLLM server for all integration tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from callbacks.vllm_client import VLLMClient
+from callbacks.vllm_server import VLLMServer
+from callbacks.weight_sync import push
+from tests.rollouts.tiny_model import build
+
+
+@pytest.fixture(scope="session")
+def server_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint that the shared server is started with: a tiny random Qwen2-Audio."""
+    return build(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def shared_vllm_server(server_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
+    """The server as the last test has left it; use ``vllm_server``."""
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    with VLLMServer(server_weights, max_num_seqs=32, max_model_len=768, log_file=log) as server:
+        yield server
+
+
+@pytest.fixture
+def vllm_server(shared_vllm_server: VLLMServer, server_weights: Path) -> VLLMServer:
+    """A real vLLM server with the weights of ``server_weights``."""
+    client = VLLMClient(shared_vllm_server.url)
+    push(client, server_weights, "default")
+    client.close()
+    return shared_vllm_server

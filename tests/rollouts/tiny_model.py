@@ -1,0 +1,98 @@
+"""A tiny random Qwen2-Audio with its processor, for tests: a 30 s window (vLLM takes no other), a vocabulary of bytes and special tokens."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
+CHAT = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'audio' %}"
+    "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def hub_name(name: str) -> str:
+    """Return the Hub's name of a parameter of transformers' in-memory Qwen2-Audio."""
+    name = name.removeprefix("model.")
+    if name.startswith("language_model."):
+        return "language_model.model." + name.removeprefix("language_model.")
+    return "language_model.lm_head.weight" if name == "lm_head.weight" else name
+
+
+def build_processor(seconds: int = 30) -> Qwen2AudioProcessor:
+    """Return a processor whose tokens are bytes."""
+    symbols = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT,
+        additional_special_tokens=SPECIAL[3:],
+    )
+    extractor = WhisperFeatureExtractor(feature_size=128, sampling_rate=16000, chunk_length=seconds)
+    return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=fast, chat_template=CHAT)
+
+
+def build(directory: Path, seed: int = 0, seconds: int = 30) -> Path:
+    """Write the model to ``directory`` under Hub names, as vLLM and ``from_pretrained`` read it."""
+    processor = build_processor(seconds)
+    tokenizer = processor.tokenizer
+    audio = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": 128,
+            "d_model": 64,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 128,
+            "max_source_positions": 50 * seconds,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 1024,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+            "tie_word_embeddings": False,
+        },
+        audio_token_index=audio,
+    )
+    torch.manual_seed(seed)
+    model = Qwen2AudioForConditionalGeneration(config)
+    state = {}
+    for name, value in model.state_dict().items():
+        spread = 40.0 if name == "lm_head.weight" else 4.0 if value.ndim >= 2 and "embed_positions" not in name else 1.0
+        state[hub_name(name)] = (value.detach() * spread).contiguous()
+    directory.mkdir(parents=True, exist_ok=True)
+    processor.save_pretrained(directory)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    fields = config.to_dict()
+    fields.update(architectures=["Qwen2AudioForConditionalGeneration"], audio_token_index=audio, dtype="float32")
+    (directory / "config.json").write_text(json.dumps(fields, indent=1, default=str))
+    return directory
