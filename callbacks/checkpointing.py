@@ -52,7 +52,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location, True if weights_only is None else weights_only)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"checkpoint {path} cannot be read ({str(error).splitlines()[0][:200]}): "
+                f"checkpoint {path} cannot be read ({(str(error) or 'it is empty').splitlines()[0][:200]}): "
                 "it is torn, of another program, or holds more than tensors and plain values; remove it to start afresh"
             ) from error
 
