@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from datamodules.media_index import MediaIndex
 from datamodules.prompts import PROMPTS, Prompt, PromptName
 from datamodules.record_report import BadRecordPolicy, Finding, RecordReport
 from datamodules.records import Question, RecordError, UserError
-from datamodules.sampler import ResumableLoader, TrainBatchSampler, eval_share, training_position
+from datamodules.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -156,6 +155,7 @@ class AudioQADataModule(LightningDataModule):
         self._splits: dict[str, list[Question]] = {}
         self._train_items: list[Item] | None = None
         self._collator: Collator | None = None
+        self._train_sampler: TrainBatchSampler | None = None
         self._restored: dict[str, Any] | None = None
 
     # What a dataset defines
@@ -377,17 +377,17 @@ class AudioQADataModule(LightningDataModule):
                 "use more questions or lower data.batch_size"
             )
         self._check_restored()
-        sampler = TrainBatchSampler(
+        self._train_sampler = TrainBatchSampler(
             len(items),
             self.batch_size,
             self.seed,
             rank=trainer.global_rank if trainer is not None else 0,
             world_size=world_size,
-            position=partial(training_position, trainer),
+            position=self._position,
         )
         return ResumableLoader(
             QuestionDataset(items, self.clips),
-            batch_sampler=sampler,
+            batch_sampler=self._train_sampler,
             collate_fn=self.collator,
             **self._loader_settings(),
         )
@@ -442,15 +442,31 @@ class AudioQADataModule(LightningDataModule):
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what training goes through and how far it is, for the checkpoint."""
-        if self._train_items is None or self.trainer is None:
+        """Return what training goes through and which batch is the next, for the checkpoint."""
+        if self._train_sampler is None or self.trainer is None:
             return {}
-        position = training_position(self.trainer)
-        return {**self._fingerprint(), "epoch": position.epoch, "batch": position.batch}
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        epoch, batch = self._train_sampler.epoch, progress.current.processed
+        if progress.is_last_batch:
+            epoch, batch = epoch + 1, 0
+        return {**self._fingerprint(), "epoch": epoch, "batch": batch, "trained_batches": progress.total.processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what a checkpoint says, to be compared when training is resumed."""
+        """Keep where a checkpoint was, until training is resumed."""
         self._restored = state_dict or None
+
+    def _position(self) -> Position:
+        """Return the next batch of training: that of the checkpoint, or else the beginning of the present epoch."""
+        trainer = self.trainer
+        if trainer is None or getattr(trainer, "overfit_batches", False):
+            return Position()
+        if (restored := self._restored) and self._trained_batches() == restored["trained_batches"]:
+            return Position(restored["epoch"], restored["batch"])
+        return Position(trainer.current_epoch, 0)
+
+    def _trained_batches(self) -> int:
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer is not None else None
+        return progress.total.processed if progress is not None else 0
 
     def _fingerprint(self) -> dict[str, Any]:
         items = self._train_items or []
@@ -463,7 +479,15 @@ class AudioQADataModule(LightningDataModule):
         }
 
     def _check_restored(self) -> None:
-        if self._restored is None or training_position(self.trainer).batch == 0:
+        """Refuse to go on within an epoch of other data: its remaining questions would not be those that are left."""
+        if self._restored is None:
+            if self._trained_batches() and self._train_sampler is None:
+                rank_zero_warn(
+                    f"the checkpoint has no position of a {type(self).__name__}: training begins with a new pass over "
+                    "the questions"
+                )
+            return
+        if self._restored["batch"] == 0:
             return
         now = self._fingerprint()
         then = {name: self._restored.get(name) for name in now}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Sampler
 
 
@@ -21,23 +20,6 @@ class Position:
 
     epoch: int = 0
     batch: int = 0
-
-
-def training_position(trainer: Trainer | None) -> Position:
-    """Return the next batch that a trainer will train on.
-
-    It is read from the trainer's own progress, which a checkpoint restores before the loaders are made, and never from
-    what a loader has handed out, which runs ahead of training.
-    """
-    if trainer is None or getattr(trainer, "overfit_batches", False):
-        return Position()
-    loop: Any = trainer.fit_loop
-    epochs_started = int(loop.epoch_progress.current.started)
-    batches = loop.epoch_loop.batch_progress
-    done = int(batches.current.processed)
-    if batches.is_last_batch and done:  # the end of an epoch
-        return Position(epochs_started, 0)
-    return Position(max(epochs_started - 1, 0), done)
 
 
 class TrainBatchSampler(Sampler[list[int]]):
@@ -65,7 +47,8 @@ class TrainBatchSampler(Sampler[list[int]]):
             seed: Seed of the permutations.
             rank: This process.
             world_size: Number of processes.
-            position: Asked, whenever an iteration begins, where it should begin.
+            position: Asked, whenever an iteration begins, where it should begin. Several iterations of the same epoch
+                do no harm.
         """
         self.num_items = num_items
         self.batch_size = batch_size
@@ -73,18 +56,19 @@ class TrainBatchSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.position = position
+        self.epoch = 0
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch, wherever the iteration begins."""
         return self.num_items // (self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the batches from the present position to the end of its epoch."""
-        position = self.position()
+        """Return the batches from the present position to the end of its epoch."""
+        position = self.position()  # asked now, not when the first batch is needed
+        self.epoch = position.epoch
         order = permutation(self.num_items, self.seed, position.epoch)
-        for batch in range(position.batch, len(self)):
-            start = (batch * self.world_size + self.rank) * self.batch_size
-            yield order[start : start + self.batch_size]
+        starts = ((batch * self.world_size + self.rank) * self.batch_size for batch in range(position.batch, len(self)))
+        return iter([order[start : start + self.batch_size] for start in starts])
 
 
 def permutation(num_items: int, seed: int, epoch: int) -> list[int]:
@@ -101,12 +85,12 @@ def eval_share(num_items: int, rank: int = 0, world_size: int = 1) -> range:
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader that begins where training stopped.
 
-    Its position is the trainer's progress (see :func:`training_position`), so it keeps no state of its own; having the
-    two methods tells Lightning that a checkpoint in the middle of an epoch can be resumed.
+    Its position is kept by the DataModule, which follows the trainer's progress and not the loader's, whose workers run
+    ahead of training. Having the two methods tells Lightning that a checkpoint within an epoch can be resumed.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the trainer's progress says it all."""
+        """Return nothing: the DataModule keeps the position."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -99,5 +99,5 @@ def test_a_question_cannot_bring_a_second_placeholder(processor: Qwen2AudioProce
 
 
 def test_other_tokenizers_are_refused(processor: Qwen2AudioProcessor) -> None:
-    with pytest.raises(UserError, match="the tokenizer has no token <|stop|>"):
+    with pytest.raises(UserError, match=r"the tokenizer has no token <\|stop\|>"):
         Collator(processor, THINK, end_token="<|stop|>")
