@@ -38,6 +38,16 @@ class AudioQAModule(lightning.LightningModule):
         self._format = FormatReward()
         self._formatted: dict[str, float] = {}
 
+    def configure_model(self) -> None:
+        """Under ``ModelParallelStrategy`` spread the weights over the data-parallel ranks."""
+        if self.device_mesh is None or self.student.sharded:
+            return
+        if self.device_mesh["tensor_parallel"].size() > 1:
+            raise UserError("set trainer.strategy.init_args.tensor_parallel_size to 1: weights are sharded, not split")
+        for student in self.modules():
+            if isinstance(student, Student):
+                student.shard(self.device_mesh["data_parallel"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out of the checkpoint; they are in ``weights``."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
@@ -178,6 +179,7 @@ class GRPOModule(StudentTraining):
         """Scale the gradients down to ``max_grad_norm`` and return the norm they had."""
         limit = self.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.student.trainable_parameters()], limit)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient norm is {float(norm)} at step {self.global_step}: look at train/kl and train/logprob_gap"

@@ -15,6 +15,9 @@ from huggingface_hub import save_torch_state_dict
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from datamodules.batch import AudioQABatch
@@ -94,6 +97,7 @@ class Student(nn.Module):
         if dtype not in DTYPES:
             raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
         self.weights = weights
+        self.sharded = False
         self.processor = load_processor(weights)
         model = _load_model(weights, DTYPES[dtype], attn_implementation)
         if freeze_audio_tower or lora is not None:
@@ -137,8 +141,24 @@ class Student(nn.Module):
         """The token that ends a completion, ``<|im_end|>``."""
         return int(self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"))
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
+
+        Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_state_dict` are collective: all ranks
+        call them together.
+        """
+        for layer in [*self.base.model.audio_tower.layers, *self.base.model.language_model.layers]:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self, mesh=mesh)
+        self.sharded = True
+        for method in ("encode_audio", "completion_logprobs"):
+            register_fsdp_forward_method(self, method)
+
     def encode_audio(self, batch: AudioQABatch) -> Tensor:
         """Encode the batch's clips, once each: the embeddings of all audio tokens ``[sum of tokens, H]``."""
+        return self._encode_audio(batch)
+
+    def _encode_audio(self, batch: AudioQABatch) -> Tensor:
         inner = self.base.model
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
             return encode_audio(inner.audio_tower, inner.multi_modal_projector, batch.features, batch.feature_lengths)
@@ -170,10 +190,10 @@ class Student(nn.Module):
         if reference and self.lora is None:
             raise ValueError("a student without adapters has no reference inside: keep a frozen copy")
         with self.model.disable_adapter() if reference else contextlib.nullcontext():
-            audio = self.encode_audio(batch) if audio is None else audio
+            audio = self._encode_audio(batch) if audio is None else audio
             packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids)
             hidden = self.base.model.language_model(
-                inputs_embeds=self._embed(packed.ids, batch, audio),
+                inputs_embeds=self.embed(packed.ids, batch, audio),
                 position_ids=packed.positions,
                 attention_mask={"full_attention": None},
                 use_cache=False,
@@ -188,7 +208,7 @@ class Student(nn.Module):
             blank.masked_scatter(completions.mask, logprobs), blank.masked_scatter(completions.mask, entropy)
         )
 
-    def _embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor) -> Tensor:
         """Embed tokens and put the audio where the prompts have placeholders."""
         prompt = batch.prompt_ids.shape[1]
         places = torch.zeros_like(ids, dtype=torch.bool)
@@ -203,7 +223,11 @@ class Student(nn.Module):
         return embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
 
     def hub_state_dict(self) -> dict[str, Tensor]:
-        """Return all weights under the Hub's names, adapters folded in; tensors are shared where nothing changed."""
+        """Return all weights under the Hub's names, adapters folded in; tensors are shared where nothing changed.
+
+        Sharded weights are gathered in main memory: all ranks call this together, and rank 0 gets them, the others
+        get an empty dictionary.
+        """
         updates = {}
         if self.lora is not None:
             for name, module in self.base.named_modules():
@@ -216,20 +240,27 @@ class Student(nn.Module):
             if ".lora_" in name:
                 continue
             plain = name.replace(".base_layer.", ".")
-            weights[hub_name(plain)] = updates.get(plain, value.detach())
+            value = updates.get(plain, value.detach())
+            weights[hub_name(plain)] = value.full_tensor().cpu() if isinstance(value, DTensor) else value
+            if self.sharded and torch.distributed.get_rank() > 0:
+                weights.clear()
         return weights
 
     def save_hub(self, directory: str | os.PathLike[str]) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
 
+        Where the weights are sharded all ranks call this together and rank 0 writes.
+
         Args:
             directory: Where to write; it appears complete or not at all.
         """
+        weights = {name: value.cpu().contiguous() for name, value in self.hub_state_dict().items()}
+        if not weights:
+            return
         target = Path(directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         partial.chmod(0o755)
-        weights = {name: value.cpu().contiguous() for name, value in self.hub_state_dict().items()}
         save_torch_state_dict(weights, partial)
         config = self.base.config.to_dict()
         config["architectures"] = ["Qwen2AudioForConditionalGeneration"]

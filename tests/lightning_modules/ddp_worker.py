@@ -1,4 +1,4 @@
-"""Runs a stage on one or two CPU ranks and writes what it logged: ``ddp_worker STAGE WEIGHTS RANKS OUTPUT``."""
+"""Runs a stage on one CPU rank or two and writes what it logged: ``ddp_worker STAGE WEIGHTS STRATEGY OUTPUT``."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
@@ -53,7 +53,16 @@ class Recorder(lightning.Callback):
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
 
 
-def main(stage: str, weights: str, ranks: int, output: str) -> None:
+STRATEGIES = {
+    "auto": lambda: "auto",
+    "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
+    "fsdp": lambda: ModelParallelStrategy(
+        data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False, process_group_backend="gloo"
+    ),
+}
+
+
+def main(stage: str, weights: str, strategy: str, output: str) -> None:
     lightning.seed_everything(0, verbose=False)
     processor = AutoProcessor.from_pretrained(weights)
     lengths = [[4, 7, 3, 6], [2, 5, 8, 1], [3, 3, 3, 3], [9, 2, 2, 7]]
@@ -62,12 +71,12 @@ def main(stage: str, weights: str, ranks: int, output: str) -> None:
         module: lightning.LightningModule = SFTModule(weights, lr=1e-3)
     else:
         module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, optimization_epochs=2)
-    before = torch.cat([p.detach().flatten().clone() for p in module.student.parameters()])
+    before = {name: value.clone() for name, value in module.student.hub_state_dict().items()}
     recorder = Recorder()
     trainer = lightning.Trainer(
         accelerator="cpu",
-        devices=ranks,
-        strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
+        devices=1 if strategy == "auto" else 2,
+        strategy=STRATEGIES[strategy](),
         use_distributed_sampler=False,
         max_epochs=1,
         num_sanity_val_steps=0,
@@ -78,12 +87,13 @@ def main(stage: str, weights: str, ranks: int, output: str) -> None:
         callbacks=[recorder],
     )
     trainer.fit(module, Shards(batch))
+    after = module.student.hub_state_dict()
+    module.student.save_hub(Path(output).with_suffix(""))
     if trainer.is_global_zero:
-        after = torch.cat([p.detach().flatten() for p in module.student.parameters()])
         result = {
             "losses": recorder.losses,
-            "norm": float(after.norm()),
-            "moved": float((after - before).norm()),
+            "norm": float(torch.stack([value.norm() for value in after.values()]).norm()),
+            "moved": float(torch.stack([(after[name] - before[name]).norm() for name in after]).norm()),
             "accuracy": float(trainer.callback_metrics["val/accuracy"]),
             "questions": float(trainer.callback_metrics["val/questions"]),
         }
@@ -91,4 +101,4 @@ def main(stage: str, weights: str, ranks: int, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])
