@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+import wandb
+
 from cli.config_files import resolve_configs
 from cli.lightning_cli import SightSoundCLI
 from cli.sentences import user_sentence
@@ -26,9 +28,12 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
     debug = "--debug" in args or bool(os.environ.get("SIGHTSOUND_DEBUG"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # DataLoader workers fork
     configs: list[str] = []
+    earlier_run, status = wandb.run, 1
     try:
         args, configs = resolve_configs(args)
-        return SightSoundCLI(args)
+        cli = SightSoundCLI(args)
+        status = 0
+        return cli
     except Exception as error:
         found = user_sentence(error, configs)
         if debug or found is None:
@@ -36,6 +41,9 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
         sentence, status = found
         print(f"train.py: {sentence}", file=sys.stderr, flush=True)
         raise SystemExit(status) from error
+    finally:
+        if wandb.run is not None and wandb.run is not earlier_run:
+            wandb.finish(exit_code=status)  # otherwise the next stage in this process would log into the same run
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from datamodules.records import UserError
@@ -136,13 +137,16 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loop: Any = trainer.fit_loop
-        self._due = self._due or loop.epoch_loop.total_batch_idx % self.every_n_batches == self.every_n_batches - 1
+        batches = loop.epoch_loop.total_batch_idx + 1
+        ends = trainer.should_stop or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+        ends |= loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        self._due = self._due or ends or batches % self.every_n_batches == 0
         if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             self._write(trainer)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._due and not trainer.sanity_checking:
+        if (self._due or trainer.should_stop) and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._write(trainer)
 
     @override
@@ -151,8 +155,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._last_global_step_saved != trainer.global_step:
-            self._write(trainer)
+        """Do nothing: by now Lightning counts an unfinished epoch as done, and a longer run could not go on from it."""
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

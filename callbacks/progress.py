@@ -58,7 +58,7 @@ class ProgressLines(ProgressBar):
     ) -> None:
         stage = f"step {trainer.global_step}" + (f"/{trainer.max_steps}" if trainer.max_steps > 0 else "")
         self._line(
-            trainer, pl_module, f"{stage}, epoch {trainer.current_epoch}", batch_idx + 1, self.total_train_batches
+            trainer, pl_module, f"{stage}, epoch {trainer.current_epoch}", batch_idx + 1, trainer.num_training_batches
         )
 
     @override

@@ -1,6 +1,8 @@
 """The LightningCLI of this project."""
 
+import os
 import pickle
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
@@ -86,6 +89,15 @@ class SightSoundCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         self.save_config_kwargs["config_filename"] = f"{self.subcommand}.yaml"
+        options = self.config[self.subcommand]
+        root = Path(options["trainer"]["default_root_dir"])
+        try:
+            root.mkdir(parents=True, exist_ok=True)  # Weights & Biases falls back to /tmp without it
+        except OSError as error:
+            raise ConfigError(f"trainer.default_root_dir {root} cannot be made: {error.strerror}") from error
+        if self.subcommand == "fit":
+            for logger in _as_list(options["trainer"].get("logger")):
+                name_wandb_run(logger, root / "wandb_run_id", resumes=options.get("ckpt_path") == "last")
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -132,6 +144,24 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
             f"checkpoint {path} was written by {written_by}, the configuration names {class_path}: checkpoints are for "
             "resuming the same stage, the next stage reads the exported weights (--model.init_args.weights DIR)"
         )
+
+
+def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
+    """Let a resumed run go on in the Weights & Biases run of the interrupted one.
+
+    Args:
+        logger: A logger's configuration; changed in place when it is Weights & Biases' and names no run.
+        file: Where the run's id is kept.
+        resumes: False where a new run begins.
+    """
+    if not str(getattr(logger, "class_path", "")).endswith(".WandbLogger") or os.environ.get("WANDB_RUN_ID"):
+        return
+    if logger.init_args.get("id") or logger.init_args.get("version"):
+        return
+    if getattr(rank_zero_only, "rank", 0) == 0 and not (resumes and file.is_file()):
+        file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+    if file.is_file():
+        logger.init_args["id"] = file.read_text(encoding="utf-8").strip()
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -9,20 +9,32 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, CheckpointError, LastCheckpoint
 from callbacks.step_seed import StepSeed
-from datamodules.sampler import ResumableLoader, TrainBatchSampler, training_position
+from datamodules.audio_qa import AudioQADataModule
+from datamodules.sampler import ResumableLoader, TrainBatchSampler
 
 ITEMS, BATCH, MAX_BATCHES = 14, 2, 17  # epochs of 7 batches
 
 
-class Numbers(LightningDataModule):
+class Numbers(AudioQADataModule):
+    """Numbers in place of questions; order and position are the real DataModule's."""
+
+    def __init__(self) -> None:
+        super().__init__(root="nowhere", seed=3)
+
+    def prepare_data(self) -> None:
+        pass
+
+    def setup(self, stage: str | None = None) -> None:
+        pass
+
     def train_dataloader(self):
-        sampler = TrainBatchSampler(ITEMS, BATCH, seed=3, position=lambda: training_position(self.trainer))
-        return ResumableLoader(torch.arange(ITEMS), batch_sampler=sampler)
+        self._train_sampler = TrainBatchSampler(ITEMS, BATCH, self.seed, position=self._position)
+        return ResumableLoader(torch.arange(ITEMS), batch_sampler=self._train_sampler)
 
     def val_dataloader(self):
         return torch.utils.data.DataLoader(torch.arange(3))
@@ -88,11 +100,19 @@ class KillAt(Callback):
         self._tick()
 
 
-def run(root: Path, module: Recorder, *callbacks: Callback, every: int = 3, resume: bool = False, **options) -> Trainer:
+def run(
+    root: Path,
+    module: Recorder,
+    *callbacks: Callback,
+    every: int = 3,
+    resume: bool = False,
+    batches: int = MAX_BATCHES,
+    **options,
+) -> Trainer:
     trainer = Trainer(
         default_root_dir=root,
         accelerator="cpu",
-        max_steps=MAX_BATCHES * module.steps_of_batch,
+        max_steps=batches * module.steps_of_batch,
         num_sanity_val_steps=0,
         logger=False,
         enable_progress_bar=False,
@@ -137,6 +157,17 @@ def test_killed_anywhere_and_resumed(tmp_path: Path, steps_of_batch: int, valida
         assert Path(resumed_best.best_model_path).name == Path(best.best_model_path).name
         assert resumed_best.best_model_score == best.best_model_score
         assert trainer.global_step == reference.global_step
+
+
+@pytest.mark.parametrize("steps_of_batch", [1, 2], ids=["automatic", "manual"])
+@pytest.mark.parametrize("batches", [4, 5, 7, 8, 14])
+def test_a_finished_run_can_be_made_longer(tmp_path: Path, steps_of_batch: int, batches: int) -> None:
+    validation = {"val_check_interval": 5, "check_val_every_n_epoch": None}
+    whole, first, second = (Recorder(steps_of_batch) for _ in range(3))
+    run(tmp_path / "whole", whole, **validation)
+    run(tmp_path / "parts", first, batches=batches, every=100, **validation)
+    run(tmp_path / "parts", second, resume=True, **validation)
+    assert first.events + second.events == whole.events
 
 
 def test_last_is_written_without_any_validation_and_at_the_end(tmp_path: Path) -> None:
