@@ -91,17 +91,22 @@ def take(row: dict[str, Any], key: str, *types: type) -> Any:
     return value
 
 
-def check_text(text: str, what: str) -> str:
+def check_text(text: str, what: str, place: str = "") -> str:
     """Return the text without space around it.
+
+    Args:
+        text: The text.
+        what: What it is, for the error.
+        place: Which one of several it is, for the error.
 
     Raises:
         RowError: Nothing remains, or the text contains a control token such as ``<|im_end|>``.
     """
     text = text.strip()
     if not text:
-        raise RowError(f"empty {what}", f"the {what} is empty")
+        raise RowError(f"empty {what}", f"the {what}{place} is empty")
     if token := _CONTROL_TOKEN.search(text):
-        raise RowError("control token", f"the {what} contains the control token {token.group()}")
+        raise RowError("control token", f"the {what}{place} contains the control token {token.group()}")
     return text
 
 
@@ -135,7 +140,7 @@ def check_options(
             if not math.isfinite(option):
                 raise RowError("wrong type", f"option {place} is {option}")
             repaired.append(("number as text", f"option {place} is the number {option} and was turned into text"))
-        texts.append(check_text(str(option), f"option {place}"))
+        texts.append(check_text(str(option), "option", f" {place}"))
 
     right: str | None = None
     if isinstance(answer, str):
