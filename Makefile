@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 	@command -v uv > /dev/null || [ -x .tools/bin/uv ] || $(PYTHON) -m pip install --quiet --target .tools uv
 	@echo "installing the environment with extra $(EXTRA) into .venv"
 	@set -e; \
-	(while sleep 20; do echo "installing: $$(du -sm .venv 2> /dev/null | cut -f1) MB in .venv"; done) & beat=$$!; \
+	(while sleep 20 > /dev/null 2>&1; do echo "installing: $$(du -sm .venv 2> /dev/null | cut -f1) MB in .venv"; done) & beat=$$!; \
 	trap "kill $$beat" EXIT; \
 	PATH="$$PATH:$$PWD/.tools/bin" uv sync --extra $(EXTRA) --extra dev
 	@rm -f .venv/.synced-*
