@@ -1,0 +1,113 @@
+"""Every shipped configuration is accepted by the command line, says what it is for, and is not misspelt."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from cli.config_files import CONFIG_FOLDER
+from train import main
+
+CONFIGS = sorted(path.relative_to(CONFIG_FOLDER) for path in CONFIG_FOLDER.rglob("*.yaml"))
+SWEEP = Path("sweep.yaml")
+
+
+def subcommand(config: Path) -> str:
+    launch = [line for line in header(config) if "train.py" in line]
+    return launch[0].split("train.py ")[1].split()[0]
+
+
+def header(config: Path) -> list[str]:
+    lines = (CONFIG_FOLDER / config).read_text(encoding="utf-8").splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+
+
+def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
+    with pytest.raises(SystemExit) as end:
+        main([*args, "--print_config"])
+    out = capsys.readouterr()
+    assert end.value.code == 0, out.err
+    return yaml.safe_load(out.out)
+
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c != SWEEP], ids=str)
+def test_accepted_by_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = printed([subcommand(config), "--config", str(config)], capsys)
+    assert "${" not in str(values), "an interpolation was left open"
+    root = values["trainer"]["default_root_dir"]
+    assert root.startswith("runs/") and root != "runs/unnamed"
+    if values["trainer"]["logger"]:
+        assert values["trainer"]["logger"]["init_args"]["save_dir"] == root
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_opens_with_purpose_input_output_launch(config: Path) -> None:
+    text = "\n".join(header(config))
+    assert all(f"# {word}:" in text for word in ("Input", "Output", "Launch")), text
+
+
+def test_paper_hyper_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    grpo = printed(["fit", "--config", "grpo.yaml"], capsys)
+    policy = grpo["model"]["init_args"]
+    assert (policy["num_completions"], policy["lr"], policy["temperature"], policy["beta"]) == (8, 1e-6, 1.0, 0.04)
+    assert grpo["trainer"]["max_steps"] == 1000
+    assert grpo["data"]["init_args"]["batch_size"] * policy["num_completions"] * 6 == 192  # candidates on 6 devices
+    sft = printed(["fit", "--config", "sft.yaml"], capsys)
+    lora = sft["model"]["init_args"]["lora"]
+    assert (lora["rank"], lora["alpha"], sft["model"]["init_args"]["lr"]) == (8, 16, 5e-5)
+    assert (sft["data"]["init_args"]["batch_size"], sft["trainer"]["max_steps"]) == (8, 2000)
+
+
+def test_stages_hand_over_to_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    sft = printed(["fit", "--config", "sft.yaml"], capsys)
+    grpo = printed(["fit", "--config", "grpo.yaml"], capsys)
+    assert grpo["model"]["init_args"]["weights"] == sft["trainer"]["default_root_dir"] + "/best"
+    test = printed(["test", "--config", "benchmark/mmau.yaml"], capsys)
+    assert test["model"]["init_args"]["weights"] == grpo["trainer"]["default_root_dir"] + "/best"
+
+
+def test_sweep_command_is_accepted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Build the command as wandb's agent does, once with each parameter's first and once with its last value."""
+    sweep = yaml.safe_load((CONFIG_FOLDER / SWEEP).read_text(encoding="utf-8"))
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    for end in (0, -1):
+        chosen = {
+            name: {"value": spec.get("value", (spec.get("values") or [spec.get("min"), spec.get("max")])[end])}
+            for name, spec in sweep["parameters"].items()
+        }
+        command = create_sweep_command(list(sweep["command"]))
+        flags = create_sweep_command_args({"args": chosen})["args"]
+        assert command[:3] == ["${env}", "python", "${program}"] and command[-1] == "${args}"
+        values = printed([*command[3:-1], *flags], capsys)
+        assert values["trainer"]["default_root_dir"] == "runs/sweep/abc123"
+        assert values["trainer"]["logger"]["init_args"]["offline"] is False
+        for name, spec in chosen.items():
+            found = values
+            for key in name.split("."):
+                found = found[key]
+            assert found == spec["value"], name
+
+
+def test_command_line_wins_in_interpolations(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    values = printed(["fit", "--config", "grpo.yaml", "--model.init_args.weights=elsewhere"], capsys)
+    assert values["data"]["init_args"]["processor"] == "elsewhere"
+    monkeypatch.setenv("SIGHTSOUND_DATA", "/somewhere")
+    values = printed(["fit", "--config", "grpo.yaml"], capsys)
+    assert values["data"]["init_args"]["root"] == "/somewhere/avqa"
+
+
+def test_a_later_file_wins_in_interpolations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model: {init_args: {weights: overlay}}\ntrainer: {default_root_dir: runs/other}\n")
+    values = printed(["fit", "--config", "grpo.yaml", "--config", str(overlay)], capsys)
+    assert values["data"]["init_args"]["processor"] == "overlay"
+    assert values["trainer"]["logger"]["init_args"]["save_dir"] == "runs/other"
+
+
+def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert printed(["fit", "-c", "grpo.yaml"], capsys)["trainer"]["max_steps"] == 1000
+    assert printed(["test", "--config=benchmark/avqa.yaml"], capsys)["trainer"]["default_root_dir"]
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,61 @@
+"""Every argument of every class that a configuration can name has help text."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
+import pytest
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+
+from cli.lightning_cli import SUBCOMMANDS
+from train import main
+
+PACKAGES = ("datamodules", "lightning_modules", "callbacks")
+
+
+def configurable_classes() -> Iterator[type]:
+    for package in PACKAGES:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+            for _, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+                bases = (Callback, LightningDataModule, LightningModule)
+                reward = hasattr(found, "name") and found.__module__ == "lightning_modules.rewards"
+                own = found.__module__ == module.name and not getattr(found, "_is_protocol", False)
+                if own and (issubclass(found, bases) or reward):
+                    yield found
+
+
+CLASSES = sorted(set(configurable_classes()), key=lambda c: f"{c.__module__}.{c.__qualname__}")
+
+
+@pytest.mark.parametrize("found", CLASSES, ids=lambda c: f"{c.__module__}.{c.__qualname__}")
+def test_every_argument_has_help(found: type) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(found, "x", fail_untyped=True)
+    assert (found.__doc__ or "").strip()
+    silent = [
+        action.dest for action in parser._actions if action.dest.startswith("x.") and not (action.help or "").strip()
+    ]
+    assert not silent
+
+
+def test_classes_were_found() -> None:
+    names = {found.__name__ for found in CLASSES}
+    assert {"GRPOModule", "SFTModule", "AVQADataModule", "VLLMRollout", "WeightsExport", "AccuracyReward"} <= names
+
+
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_subcommand_help(subcommand: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([subcommand, "--help"])
+    assert end.value.code == 0
+    assert "--debug" in capsys.readouterr().out
+
+
+def test_help_of_a_class_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "lightning_modules.grpo.GRPOModule"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Clip range of the probability ratio. (type: float, default: 0.2)" in text
+    assert "--model.lora LORA" in text  # arguments of the student that the module passes on
