@@ -43,6 +43,10 @@ class Completions:
         """Return a copy with all tensors on ``device``."""
         return _moved(self, device, non_blocking)
 
+    def pin_memory(self) -> Self:
+        """Return a copy with all tensors in pinned memory."""
+        return _pinned(self)
+
 
 @dataclass
 class AudioQABatch:
@@ -80,8 +84,7 @@ class AudioQABatch:
 
     def pin_memory(self) -> Self:
         """Return a copy with all tensors in pinned memory."""
-        moved: dict[str, Any] = {name: v.pin_memory() for name, v in vars(self).items() if isinstance(v, Tensor)}
-        return dataclasses.replace(self, **moved)
+        return _pinned(self)
 
     def __getitem__(self, rows: slice) -> Self:
         """Return the questions in ``rows`` with everything that belongs to them, for micro-batches."""
@@ -100,3 +103,8 @@ def _moved(item: T, device: torch.device | str, non_blocking: bool) -> T:
         if isinstance(value, (Tensor, Completions))
     }
     return dataclasses.replace(item, **moved)
+
+
+def _pinned(item: T) -> T:
+    pinned = {name: v.pin_memory() for name, v in vars(item).items() if isinstance(v, (Tensor, Completions))}
+    return dataclasses.replace(item, **pinned)

@@ -70,7 +70,7 @@ class MediaIndex:
                 self._known[key] = error_text
                 bad += error_text is not None
                 entry = {"path": key[0], "size": key[1], "mtime_ns": key[2], "error": error_text}
-                lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                lines.write(json.dumps(entry) + "\n")
                 now = time.monotonic()
                 if now - spoken > _SECONDS_BETWEEN_LINES:
                     spoken = now

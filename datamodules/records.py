@@ -59,7 +59,7 @@ class Record:
             raise RecordError(f"{where}: expected schema {cls.schema!r}, found {found!r}")
         hints = typing.get_type_hints(cls)
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        for name in values.keys() - fields.keys():
+        for name in sorted(values.keys() - fields.keys()):
             raise RecordError(f"{where}: unknown field {name!r}")
         for name, item in fields.items():
             if name not in values:
@@ -225,12 +225,18 @@ def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> Iterator[R]:
     """Yield the records of a JSONL file; empty lines are skipped.
 
     Raises:
-        RecordError: A line is malformed; the message names file and line.
+        RecordError: The file is missing, or a line is malformed; the message names file and line.
     """
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield record.from_json(line, where=f"{path}:{number}")
+    number = 0
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield record.from_json(line.rstrip("\n"), where=f"{path}:{number}")
+    except FileNotFoundError:
+        raise RecordError(f"{path}: the file is missing") from None
+    except UnicodeDecodeError:
+        raise RecordError(f"{path}: not UTF-8 text after line {number}") from None
 
 
 def write_jsonl(path: str | os.PathLike[str], records: Iterable[Record]) -> None:

@@ -18,6 +18,9 @@ from datamodules.records import Question, RecordError, Trace, UserError, Verdict
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
 Label = Literal["teacher", "ground_truth"]
 
+NOT_IN_DATA = "traces of questions that are not in the data"
+UNREADABLE = "traces with an unreadable answer"
+
 
 @dataclass(frozen=True)
 class TraceFilter:
@@ -121,7 +124,8 @@ class TracesDataModule(AVQADataModule):
         summary = f"{len(traces)} traces; {used} of them on {len(items)} questions are used; left out: {removed}"
         if not items:
             raise UserError(f"no question with traces remains ({summary}): relax the filters or check data.traces")
-        say = rank_zero_warn if any("unknown" in what or "unreadable" in what for what in counts) else rank_zero_info
+        strange = any(what in counts for what in (NOT_IN_DATA, UNREADABLE))
+        say = rank_zero_warn if strange and self.limit is None else rank_zero_info
         say(f"{self.dataset} traces: {summary}")
         return items
 
@@ -164,7 +168,7 @@ def select_traces(
         if chosen.unanimous and (len(answers) != 1 or len(readable) < len(in_order)):
             counts["traces of questions that are not unanimous"] += len(in_order)
             continue
-        counts["traces with an unreadable answer"] += len(in_order) - len(readable)
+        counts[UNREADABLE] += len(in_order) - len(readable)
         passed = []
         for trace in readable:
             verdict = accepted.get((trace.question_id, trace.sample))
@@ -181,7 +185,7 @@ def select_traces(
         assert label is not None
         selected.append(TracedQuestion(question, tuple(passed), label))
     if unknown := sum(len(samples) for samples in by_question.values()):
-        counts["traces of unknown questions"] = unknown
+        counts[NOT_IN_DATA] = unknown
     for what in [what for what, count in counts.items() if not count]:
         del counts[what]
     return selected

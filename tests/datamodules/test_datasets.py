@@ -23,6 +23,7 @@ from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import INSTRUMENTS, NUMBERS, MusicAVQADataModule, answers_of, fill_template
 from datamodules.prompts import Prompt
 from datamodules.records import UserError
+from datamodules.traces import TracesDataModule
 
 
 class TestAVQA:
@@ -218,7 +219,7 @@ class TestMusicAVQA:
         assert len(answers) == (41 if subset == "all" else 39)  # all but indoor and outdoor
 
 
-@pytest.mark.parametrize("kind", [AVQADataModule, MMAUDataModule, MusicAVQADataModule])
+@pytest.mark.parametrize("kind", [AVQADataModule, MMAUDataModule, MusicAVQADataModule, TracesDataModule])
 def test_every_setting_has_help_and_is_checked(kind: type[AudioQADataModule]) -> None:
     def run(*args: str) -> str:
         out = io.StringIO()
