@@ -109,4 +109,3 @@ def _left_padded_prompts(student: Any, batch: AudioQABatch) -> tuple[Tensor, Ten
     mask = source >= 0
     index = source.clamp(min=0)[..., None].expand_as(embedded)
     return embedded.gather(1, index) * mask[..., None], mask.long()
-

@@ -282,9 +282,7 @@ class ServerPool:
                 if isinstance(error, ServerFailed) and server.client.healthy():
                     survived += 1
                     if survived > MOST_SURVIVED_FAILURES:
-                        raise ServerRefused(
-                            f"{error} (the server itself is well: it is this request)"
-                        ) from None
+                        raise ServerRefused(f"{error} (the server itself is well: it is this request)") from None
                 self._failed(server, error)
                 now = time.monotonic()
                 lost_since = lost_since or now

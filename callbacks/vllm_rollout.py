@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import torch
 from lightning import LightningModule, Trainer
+from torch import Tensor
 
 from callbacks.parity import check_prompt, judge_parity, measure_parity
 from callbacks.rollout import RolloutCallback
@@ -105,6 +106,7 @@ class VLLMRollout(RolloutCallback):
         self._owner: IO[str] | None = None
         self._specs: dict[str, TensorSpec] | None = None
         self._version: str | None = None
+        self._gate_passed = False
 
     @property
     def weight_version(self) -> str | None:
@@ -196,10 +198,12 @@ class VLLMRollout(RolloutCallback):
             return False
         problem: UserError | None = None
         root, run_id = None, self.run_id
+        student = pl_module.student  # all ranks gather its weights where they are sharded
+        weights = student.hub_state_dict() if trainer.is_global_zero or student.sharded else {}
         if trainer.is_global_zero:
             try:
                 run_id = self.run_id or secrets.token_hex(4)
-                self._push(trainer, pl_module, f"{run_id}:{trainer.global_step}")
+                self._push(trainer, weights, f"{run_id}:{trainer.global_step}")
                 root = self._directory and self._directory.root
             except UserError as error:
                 problem = error
@@ -214,9 +218,8 @@ class VLLMRollout(RolloutCallback):
             self._pool.expect(self._directory, self._version)
         return True
 
-    def _push(self, trainer: Trainer, pl_module: Any, version: str) -> None:
+    def _push(self, trainer: Trainer, weights: Mapping[str, Tensor], version: str) -> None:
         assert self._pool is not None
-        weights = pl_module.student.hub_state_dict()
         if self._specs is None:
             info = self._pool.servers[0].info
             assert info is not None
@@ -259,6 +262,7 @@ class VLLMRollout(RolloutCallback):
             self._owner.close()
             atexit.unregister(self._release)
         self._pool = self._directory = self._owner = self._specs = self._version = None
+        self._gate_passed = False
 
     def _check_lengths(self, pool: ServerPool, batch: AudioQABatch, sampling: list[Sampling]) -> None:
         longest = int(batch.prompt_lengths.max())
@@ -277,6 +281,8 @@ class VLLMRollout(RolloutCallback):
         for server in self._pool.servers:
             if not self.parity_gate or not server.gate_due or server.suspect:
                 continue
+            if pl_module.student.sharded and self._gate_passed:
+                continue  # scoring is a common act of all ranks then, but only this one has met a new server
             temperature = getattr(pl_module, "temperature", 1.0)
             try:
                 with trainer.precision_plugin.forward_context():
@@ -296,6 +302,7 @@ class VLLMRollout(RolloutCallback):
             server.gate_due = False
             measured = ", ".join(f"{name} {value:.2g}" for name, value in dataclasses.asdict(parity).items())
             log.info(f"Parity with {server.url}: {measured}")
+        self._gate_passed = True
 
 
 def _on_this_machine(url: str) -> bool:

@@ -4,7 +4,6 @@ import argparse
 import atexit
 import contextlib
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -19,10 +18,10 @@ from typing import Self
 
 import requests
 
+from callbacks import vllm_short_audio
 from datamodules.records import UserError
 
-log = logging.getLogger(__name__)
-
+ROOT = Path(__file__).parents[1]
 PROGRESS_SECONDS = 10.0
 
 
@@ -123,6 +122,10 @@ class VLLMServer:
             "OMP_NUM_THREADS": str(self.threads),
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if vllm_short_audio.has_short_window(self.model):
+            plugin = vllm_short_audio.install(self.log_file.parent / "vllm-plugin")
+            paths = [str(plugin), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ours["PYTHONPATH"] = os.pathsep.join(paths)
         return {**os.environ, **ours}
 
     def start(self, wait: bool = True) -> Self:
@@ -134,6 +137,8 @@ class VLLMServer:
         Raises:
             ServerStartError: It ended or did not become ready in time.
         """
+        if not _is_free(self.host, self.port):
+            raise ServerStartError(f"port {self.port} of {self.host} is in use already: choose another port")
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "ab") as output:
             self.process = subprocess.Popen(
@@ -231,6 +236,17 @@ def _free_port(host: str) -> int:
     with socket.socket(family) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a stopped server do not count
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,8 +13,8 @@ from tests.rollouts.tiny_model import build
 
 @pytest.fixture(scope="session")
 def server_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoint that the shared server is started with: a tiny random Qwen2-Audio."""
-    return build(tmp_path_factory.mktemp("weights") / "tiny")
+    """Checkpoint that the shared server is started with: a tiny random Qwen2-Audio that hears two seconds."""
+    return build(tmp_path_factory.mktemp("weights") / "tiny", seconds=2)
 
 
 @pytest.fixture(scope="session")

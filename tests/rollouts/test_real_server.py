@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from callbacks.parity import measure_parity
 from callbacks.vllm_client import VLLMClient

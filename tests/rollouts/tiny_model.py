@@ -1,4 +1,4 @@
-"""A tiny random Qwen2-Audio with its processor, for tests: a 30 s window (vLLM takes no other), a vocabulary of bytes and special tokens."""
+"""A tiny random Qwen2-Audio with its processor, for tests: its tokens are bytes."""
 
 import json
 from pathlib import Path

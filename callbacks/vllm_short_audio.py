@@ -1,0 +1,46 @@
+"""A vLLM plugin for students that hear less than 30 s.
+
+vLLM 0.32 takes Qwen2-Audio's mel features at the released model's length of 3,000 frames only: a checkpoint with a
+shorter window loads, and its first request ends the engine. Nothing else in vLLM depends on the length. The server
+starts with this plugin when the checkpoint's window is another one.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+RELEASED_FRAMES = 3_000
+NAME = "sightsound_short_audio"
+
+
+def register() -> None:
+    """Let the number of mel frames be what the checkpoint says; vLLM calls this in each of its processes."""
+    import torch
+    from vllm.model_executor.models.qwen2_audio import Qwen2AudioFeatureInputs
+    from vllm.utils.tensor_schema import TensorShape
+
+    Qwen2AudioFeatureInputs.__annotations__.update(
+        input_features=Annotated[torch.Tensor | list[torch.Tensor], TensorShape("na", "nmb", "nmf")],
+        feature_attention_mask=Annotated[torch.Tensor, TensorShape("na", "nmf")],
+    )
+
+
+def has_short_window(model: str | Path) -> bool:
+    """True when a checkpoint directory names another window than the released model's."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        file = Path(model) / name
+        if file.is_file():
+            config = json.loads(file.read_text(encoding="utf-8"))
+            frames = config.get("feature_extractor", config).get("nb_max_frames")
+            if frames is not None:
+                return int(frames) != RELEASED_FRAMES
+    return False
+
+
+def install(directory: Path) -> Path:
+    """Write the metadata by which vLLM finds the plugin; the result belongs on the server's ``PYTHONPATH``."""
+    metadata = directory / f"{NAME}-1.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{NAME} = {__name__}:register\n")
+    return directory

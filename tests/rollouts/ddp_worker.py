@@ -1,0 +1,63 @@
+"""Trains on one CPU rank or two with a rollout server, as ``rollouts.ddp_worker WEIGHTS URL DEVICES OUTPUT``."""
+
+import json
+import sys
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
+
+from callbacks.vllm_rollout import VLLMRollout
+from datamodules.batch import AudioQABatch
+from tests.rollouts.questions import Learner, Questions
+
+GLOBAL_BATCH = 4
+
+
+class Shards(Questions):
+    """Global batches of four questions, split contiguously over the ranks."""
+
+    def train_dataloader(self) -> DataLoader[AudioQABatch]:
+        """This rank's part of each global batch."""
+        size = GLOBAL_BATCH // self.trainer.world_size
+        first = size * self.trainer.global_rank
+        mine = [
+            example
+            for start in range(first, len(self.examples), GLOBAL_BATCH)
+            for example in self.examples[start : start + size]
+        ]
+        return DataLoader(mine, size, collate_fn=self.collate)  # type: ignore[arg-type]
+
+
+def main(weights: str, url: str, devices: int, output: str) -> None:
+    """Train for three steps."""
+    module = Learner(weights)
+    rollouts = VLLMRollout([url], max_new_tokens=6, parity_gate=False, retry_seconds=20, seed=7, run_id="run")
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
+        use_distributed_sampler=False,
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[rollouts],
+    )
+    trainer.fit(module, Shards(module.student.processor, 12, GLOBAL_BATCH))
+    result = [
+        {
+            "questions": [question.id for question in batch.questions],
+            "ids": batch.completions.ids.tolist(),  # type: ignore[union-attr]
+            "version": batch.completions.weight_version,  # type: ignore[union-attr]
+        }
+        for batch in module.train_batches
+    ]
+    Path(f"{output}.{trainer.global_rank}").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

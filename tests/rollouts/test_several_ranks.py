@@ -1,0 +1,68 @@
+"""Two ranks on the CPU: nobody samples before the weights have arrived, and both see what one rank would see."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.rollouts.ddp_worker import main
+from tests.rollouts.fake_server import FakeServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(server: FakeServer, devices: int, output: Path) -> list[list[dict]]:
+    command = [sys.executable, "-m", "tests.rollouts.ddp_worker"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(server.checkpoint), server.url, str(devices), str(output)],
+        cwd=ROOT,
+        env=environment,
+        timeout=180,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return read(output, devices)
+
+
+def read(output: Path, devices: int) -> list[list[dict]]:
+    return [json.loads(Path(f"{output}.{rank}").read_text()) for rank in range(devices)]
+
+
+def test_two_ranks(tmp_path: Path, server_weights: Path):
+    with FakeServer(server_weights) as server:
+        main(str(server_weights), server.url, 1, str(tmp_path / "one"))
+    (one_rank,) = read(tmp_path / "one", 1)
+    with FakeServer(server_weights) as server:
+        forgot = []
+
+        def behave(route, body) -> None:
+            if route == "/collective_rpc":
+                time.sleep(0.5)  # a rank that did not wait for the push would sample meanwhile
+            if route.endswith("generate") and server.version == "run:1" and not forgot:
+                forgot.append(True)
+                server.version = "default"  # as if it had been restarted between two requests
+
+        server.behave = behave
+        ranks = run(server, 2, tmp_path / "two")
+    # rank 0 alone pushes; whichever rank finds that the server has forgotten its weights pushes them again
+    assert server.pushes() == ["run:0", "run:1", "run:1", "run:2", "run:3"]
+    versions = [one["version"] for one in server.generated]
+    assert [v for v in versions if v != "default"] == [f"run:{step}" for step in (0, 1, 2) for _ in range(4)]
+    for whole, first, second in zip(one_rank, *ranks, strict=True):
+        assert whole["questions"] == first["questions"] + second["questions"]
+        assert whole["version"] == first["version"] == second["version"]
+    # the first batch is drawn with the same weights and seeds: the completions are the same
+    assert one_rank[0]["ids"] == ranks[0][0]["ids"] + ranks[1][0]["ids"]
+
+
+def test_a_failed_push_ends_all_ranks(tmp_path: Path, server_weights: Path):
+    with FakeServer(server_weights) as server:
+        server.behave = lambda route, body: (400, "no such method") if route == "/collective_rpc" else None
+        with pytest.raises(AssertionError, match="the server stays paused until a push succeeds"):
+            run(server, 2, tmp_path / "out")
