@@ -349,6 +349,8 @@ class AudioQADataModule(LightningDataModule):
         if self.processor is not None:
             from transformers import AutoProcessor
 
+            if self.processor.startswith((".", "/", "~")) and not Path(self.processor).is_dir():
+                raise UserError(f"data.processor: the folder {self.processor} does not exist")
             try:
                 return AutoProcessor.from_pretrained(self.processor)
             except (OSError, ValueError) as error:

@@ -109,7 +109,7 @@ class Question(Record):
     Attributes:
         id: Stable and unique over datasets and splits, for example ``avqa/train/183``.
         dataset: ``avqa``, ``mmau`` or ``music_avqa``.
-        media: Path of the clip relative to the dataset's media folder.
+        media: Path of the clip relative to the dataset's folder, its DataModule's ``root``.
         text: The question as asked.
         options: The option texts in the order in which they are shown.
         answer: Index of the right option, or None where there is no label.

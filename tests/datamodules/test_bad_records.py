@@ -210,8 +210,10 @@ def test_settings_that_are_wrong_only_later(root: Path, tmp_path: Path) -> None:
         AVQADataModule(str(root)).train_dataloader()
     with pytest.raises(UserError, match=r"data\.processor is not set and the model has no processor"):
         AVQADataModule(str(root), batch_size=2).train_dataloader()
-    with pytest.raises(UserError, match=r"data\.processor: .*nowhere has no processor to load"):
+    with pytest.raises(UserError, match=r"data\.processor: the folder .*nowhere does not exist"):
         AVQADataModule(str(root), batch_size=2, processor=str(tmp_path / "nowhere")).train_dataloader()
+    with pytest.raises(UserError, match=r"data\.processor: .* has no processor to load"):
+        AVQADataModule(str(root), batch_size=2, processor=str(root)).train_dataloader()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"checked-clips\.jsonl .*; set data\.report_dir to a folder"):
         AVQADataModule(str(root), report_dir=str(tmp_path / "file")).setup("fit")
