@@ -3,9 +3,6 @@
 import hashlib
 import os
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +10,16 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.annotations import AnnotatedQuestion, RowError, check_options, check_text, read_rows
-from datamodules.audio import ClipFolder, MediaError
-from datamodules.collate import Collator, Example
+from datamodules.annotations import AnnotatedQuestion
+from datamodules.audio import ClipFolder
+from datamodules.collate import Collator
 from datamodules.media_index import MediaIndex
 from datamodules.prompts import PROMPTS, Prompt, PromptName
-from datamodules.record_report import BadRecordPolicy, Finding, RecordReport
+from datamodules.question_dataset import Item, QuestionDataset
+from datamodules.question_reader import QuestionReader
+from datamodules.record_report import BadRecordPolicy, RecordReport
 from datamodules.records import Question, RecordError, UserError
 from datamodules.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
 
@@ -34,55 +33,6 @@ _ROLES_OF_STAGE: dict[str | None, tuple[Role, ...]] = {
     "predict": ("predict",),
     None: ("train", "val", "test", "predict"),
 }
-
-
-@dataclass(frozen=True)
-class Item:
-    """A question with what is to be learned from it.
-
-    Attributes:
-        question: The question.
-        label: Text of the option that is rewarded, or None.
-        targets: Completions to learn (SFT).
-    """
-
-    question: Question
-    label: str | None = None
-    targets: tuple[str, ...] = ()
-
-
-class QuestionDataset(Dataset[Example]):
-    """Items whose clips are decoded when they are asked for, that is in the DataLoader's workers."""
-
-    def __init__(self, items: list[Item], clips: ClipFolder) -> None:
-        """Make the dataset.
-
-        Args:
-            items: The items.
-            clips: Where their clips are.
-        """
-        self.items = items
-        self.clips = clips
-
-    def __len__(self) -> int:
-        """Return the number of items."""
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Example:
-        """Return an item with its decoded clip.
-
-        Raises:
-            MediaError: The clip cannot be decoded.
-        """
-        item = self.items[index]
-        try:
-            waveform = self.clips.load(item.question.media)
-        except MediaError as error:
-            raise MediaError(
-                f"{item.question.id}: {error}; with data.validate_media set to true such questions are found before "
-                "the start and left out"
-            ) from None
-        return Example(item.question, waveform, item.label, item.targets)
 
 
 class AudioQADataModule(LightningDataModule):
@@ -235,13 +185,19 @@ class AudioQADataModule(LightningDataModule):
 
     def _read(self, split: str) -> list[Question]:
         file = self.annotation_file(split)
-        rows = read_rows(file)
         report = RecordReport(self.on_bad_record)
-        parsed = self._parsed(rows, split, file, report)
+        reader = QuestionReader(
+            dataset=self.dataset,
+            split=split,
+            parse_row=self.parse_row,
+            clips=self.clips,
+            number_repeated_ids=self.number_repeated_ids,
+            report=report,
+        )
+        index = None
         if self.validate_media:
-            questions = self._with_good_media(list(parsed), file, report)
-        else:
-            questions = [question for _, question in parsed][: self.limit]
+            index = MediaIndex(self.report_dir / "checked-clips.jsonl", self.clips.decode, max(self.num_workers, 1))
+        questions = reader.read(file, index, self.limit)
         name = f"{self.dataset}-{split}"
         if getattr(rank_zero_only, "rank", 0) == 0:
             report_file = self.report_dir / f"{name}.bad.jsonl"
@@ -252,85 +208,8 @@ class AudioQADataModule(LightningDataModule):
             else:
                 rank_zero_info(f"{name}: {len(questions)} questions")
         if not questions:
-            raise RecordError(
-                f"{file}: no usable question among {len(rows)} rows: {report.counts() or 'none selected'}"
-            )
+            raise RecordError(f"{file}: no usable question remains: {report.counts() or 'none is in the subset'}")
         return questions
-
-    def _parsed(self, rows: list[Any], split: str, file: Path, report: RecordReport) -> Iterator[tuple[int, Question]]:
-        seen: dict[str, tuple[int, Any]] = {}
-        repeats: Counter[str] = Counter()
-        for number, row in enumerate(rows, 1):
-            identity: str | None = None
-            try:
-                if not isinstance(row, dict):
-                    raise RowError("wrong type", f"expected an object, found {row!r:.60}")
-                raw_id = row.get("id", row.get("question_id"))
-                identity = None if raw_id is None else str(raw_id)
-                annotated = self.parse_row(row, split)
-                if annotated is None:
-                    continue
-                identity = f"{self.dataset}/{split}/{annotated.id}"
-                options, answer, repairs = check_options(annotated.options, annotated.answer)
-                text = check_text(annotated.text, "question")
-                if identity in seen:
-                    first, first_row = seen[identity]
-                    if not self.number_repeated_ids or row == first_row:
-                        raise RowError("duplicate id", f"the id {annotated.id} is also that of row {first}")
-                    repeats[identity] += 1
-                    repairs.append(("repeated id", f"id {annotated.id} is also that of row {first} and was numbered"))
-                    identity = f"{identity}/{repeats[identity] + 1}"
-                else:
-                    seen[identity] = (number, row)
-                media = self._media(annotated.media)
-            except RowError as error:
-                report.add(Finding(str(file), number, identity, error.kind, str(error)))
-                continue
-            if repairs:
-                kinds = ", ".join(sorted({kind for kind, _ in repairs}))
-                reason = "; ".join(sentence for _, sentence in repairs)
-                report.add(Finding(str(file), number, identity, kinds, reason, repaired=True))
-            yield (
-                number,
-                Question(
-                    id=identity,
-                    dataset=self.dataset,
-                    media=media,
-                    text=text,
-                    options=options,
-                    answer=answer,
-                    category=annotated.category,
-                    metadata=annotated.metadata,
-                ),
-            )
-
-    def _media(self, candidates: tuple[str, ...]) -> str:
-        """Return the first candidate that exists, as a plain relative path."""
-        for candidate in candidates:
-            try:
-                path = self.clips.path(candidate)
-            except MediaError as error:
-                raise RowError("unsafe path", str(error)) from None
-            if path.is_file() or not self.validate_media:
-                return path.relative_to(self.root).as_posix()
-        raise RowError("missing media", f"the clip {' or '.join(candidates)} is missing in {self.root}")
-
-    def _with_good_media(self, parsed: list[tuple[int, Question]], file: Path, report: RecordReport) -> list[Question]:
-        threads = max(self.num_workers, 1)
-        index = MediaIndex(self.report_dir / "checked-clips.jsonl", self.clips.decode, threads)
-        good: list[Question] = []
-        step = len(parsed) if self.limit is None else max(2 * self.limit, 64)
-        for start in range(0, len(parsed), max(step, 1)):
-            part = parsed[start : start + step]
-            errors = index.check({self.media_path(question): None for _, question in part})
-            for number, question in part:
-                if error := errors[self.media_path(question)]:
-                    report.add(Finding(str(file), number, question.id, "corrupt media", error))
-                else:
-                    good.append(question)
-            if self.limit is not None and len(good) >= self.limit:
-                return good[: self.limit]
-        return good
 
     # Loaders
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.audio_qa import Item
 from datamodules.avqa import AVQADataModule
+from datamodules.question_dataset import Item
 from datamodules.records import Question, RecordError, Trace, UserError, Verdict, read_jsonl
 
 Target = Literal["cot", "teacher_label", "ground_truth_label"]

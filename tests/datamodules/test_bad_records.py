@@ -90,7 +90,7 @@ def test_a_bad_row_is_left_out_and_reported_or_raised(root: Path, row: Any, kind
         ("", r"val_qa\.json:1:1: not JSON \(Expecting value\)"),
         ('{"id": 1}', "expected a JSON list of questions, found an object"),
         ("[]", "there is no question in the file"),
-        ("[1, 2]", r"no usable question among 2 rows: 2 left out \(2 wrong type\)"),
+        ("[1, 2]", r"no usable question remains: 2 left out \(2 wrong type\)"),
         (b"\xff\xfe[]", r"not UTF-8 text \(byte 0\)"),
         (None, "the annotation file is missing"),
     ],

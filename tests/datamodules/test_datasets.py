@@ -171,8 +171,11 @@ class TestMusicAVQA:
         assert first.options == NUMBERS
         assert (first.answer_text, second.answer_text) == ("three", "more than ten")
         assert (first.category, first.metadata["modality"]) == ("Counting", "Audio-Visual")
-        everything = MusicAVQADataModule(str(tmp_path), subset="all", report_dir=str(tmp_path / "report"))
-        assert everything.questions("test")[2].media == "MUSIC-AVQA-videos-Synthetic/sa00000001.mp4"
+        for validate in (True, False):
+            everything = MusicAVQADataModule(
+                str(tmp_path), subset="all", validate_media=validate, report_dir=str(tmp_path / "report")
+            )
+            assert everything.questions("test")[2].media == "MUSIC-AVQA-videos-Synthetic/sa00000001.mp4"
 
     @pytest.mark.parametrize(
         ("template", "answers"),
