@@ -100,6 +100,16 @@ class SightSoundCLI(LightningCLI):
                 name_wandb_run(logger, root / "wandb_run_id", resumes=options.get("ckpt_path") == "last")
 
     @override
+    def instantiate_classes(self) -> None:
+        wrapped = None
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            wrapped = error
+        if wrapped is not None:  # outside of the handler, so that the traceback shows the class's own error alone
+            raise what_the_class_raised(wrapped)
+
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
         options["callbacks"] = _as_list(options.get("callbacks")) + self._standing_callbacks(options)
@@ -144,6 +154,17 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
             f"checkpoint {path} was written by {written_by}, the configuration names {class_path}: checkpoints are for "
             "resuming the same stage, the next stage reads the exported weights (--model.init_args.weights DIR)"
         )
+
+
+def what_the_class_raised(error: Exception) -> Exception:
+    """Return what a class's ``__init__`` raised, which jsonargparse reports as a value of no accepted type.
+
+    Args:
+        error: What jsonargparse raised.
+    """
+    while str(error).startswith("Does not validate against any") and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
 
 
 def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
