@@ -76,7 +76,7 @@ FILES = [
     ("text", "just words", r"text\.yaml: expected options .* found str"),
     ("list", "- a\n- b\n", r"list\.yaml: expected options .* found list"),
     ("latin1", b"# caf\xe9\nmodel: x\n", r"latin1\.yaml: not valid YAML"),
-    ("unknown_group", "trainner: {max_steps: 1}\n", r"not accept option 'trainner\.max_steps' \(.*unknown_group\.yaml:1\)"),
+    ("no_group", "trainner: {max_steps: 1}\n", r"not accept option 'trainner\.max_steps' \(.*no_group\.yaml:1\)"),
     ("unknown_key", "trainer: {max_step: 1}\n", r"max_step' \(.*unknown_key\.yaml:1\)"),
     (
         "unknown_model_key",
@@ -148,7 +148,7 @@ def test_place_is_not_named_when_the_command_line_is_at_fault(capsys) -> None:
 
 
 RUNS = [
-    (["--model.init_args.weights=/no/such/weights"], "/no/such/weights"),
+    (["--model.init_args.weights=runs/no/best"], "weights: there is no folder 'runs/no/best'"),
     (["--data.init_args.root=/no/such/data"], "/no/such/data"),
     (["--trainer.strategy=quantum"], "trainer: You selected an invalid strategy name: `strategy='quantum'`"),
     (["--trainer.accelerator=abacus"], "trainer: "),
