@@ -116,3 +116,11 @@ def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch, capsys: 
     assert printed(["fit", "-c", "grpo.yaml"], capsys)["trainer"]["max_steps"] == 1000
     assert printed(["test", "--config=benchmark/avqa.yaml"], capsys)["trainer"]["default_root_dir"]
     assert os.listdir(tmp_path) == []
+
+
+def test_servers_come_from_the_environment(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SIGHTSOUND_SERVERS", "[http://127.0.0.1:8000,http://127.0.0.1:8001]")
+    for stage, config in (("fit", "grpo.yaml"), ("fit", "sft.yaml"), ("test", "benchmark/mmau.yaml")):
+        callbacks = printed([stage, "--config", config], capsys)["trainer"]["callbacks"]
+        urls = [callback["init_args"].get("server_urls") for callback in callbacks if "init_args" in callback]
+        assert ["http://127.0.0.1:8000", "http://127.0.0.1:8001"] in urls
