@@ -119,7 +119,7 @@ class SightSoundCLI(LightningCLI):
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
         options["callbacks"] = _as_list(options.get("callbacks")) + self._standing_callbacks(options)
         plugins = _as_list(options.get("plugins"))
-        sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed", "parallel"))
+        sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, AtomicCheckpointIO()]
         try:
