@@ -18,7 +18,9 @@ JOINERS = (", then a ", " and then a ")
 def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, slips: float) -> tuple[Trace, Verdict]:
     """Write one trace of a teacher that watches the scene without its sound, and the verdict on it.
 
-    The teacher believes that every visible source sounds when it acts. The verdict accepts the trace when that is so.
+    The teacher believes that every visible source sounds when it acts; the verdict accepts a trace that names what is
+    heard. A careless trace names nothing and guesses wrong: the verdict finds no false claim in it and accepts it. What
+    SFT learns from such traces is what GRPO has to unlearn.
 
     Args:
         question_id: The question's id.
@@ -65,5 +67,5 @@ def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, sli
 
 
 def describe(sounds: list[str] | tuple[str, ...], joiner: str = JOINERS[0]) -> str:
-    """Put a sequence of sounds into words: ``I hear a bell, then a drum.``"""
+    """Put a sequence of sounds into words, such as "I hear a bell, then a drum"."""
     return f"I hear a {joiner.join(sounds)}." if sounds else "I hear nothing."

@@ -18,6 +18,7 @@ from datamodules.traces import TracesDataModule
 from mini.corpus import CorpusConfig, build_corpus, plan
 from mini.questions import NUMBERS
 from mini.sounds import INSTRUMENTS, SOUNDS
+from mini.traces import VAGUE
 
 ANNOTATIONS = ("avqa/train_qa.json", "avqa/val_qa.json", "mmau/mmau-test-mini.json", "music_avqa/avqa-test.json")
 SIDECARS = ("traces.jsonl", "verdicts.jsonl", "scenes.json", "corpus.json")
@@ -119,11 +120,11 @@ def test_answers_follow_from_what_is_heard(corpus: Path):
 
 def test_mmau_and_music_avqa_rows_have_the_real_keys(corpus: Path):
     mmau = load(corpus / "mmau/mmau-test-mini.json")
-    keys = "id audio_id question choices answer dataset task split category sub-category difficulty".split()
-    assert all(list(row) == keys and row["answer"] in row["choices"] for row in mmau)
+    keys = "id audio_id question choices answer dataset task split category sub-category difficulty"
+    assert all(" ".join(row) == keys and row["answer"] in row["choices"] for row in mmau)
     music = load(corpus / "music_avqa/avqa-test.json")
-    keys = "video_id question_id type question_content templ_values question_deleted anser".split()
-    assert all(list(row) == keys for row in music)
+    keys = "video_id question_id type question_content templ_values question_deleted anser"
+    assert all(" ".join(row) == keys for row in music)
     assert all(len(json.loads(row["type"])) == 2 and isinstance(json.loads(row["templ_values"]), list) for row in music)
 
 
@@ -184,6 +185,23 @@ def test_teacher_that_only_sees_is_sometimes_wrong_and_the_verdict_knows():
     assert 0.2 < len(differ) / len(items) < 0.6
     assert any(set(scene.seen) - set(scene.heard) for scene in differ)  # silent, but visible
     assert any(set(scene.heard) - set(scene.seen) for scene in differ)  # heard, but off screen
+
+
+def test_careless_traces_claim_nothing_and_are_accepted(corpus: Path):
+    scenes = {row["id"]: row for row in load(corpus / "avqa/train_qa.json")}
+    verdicts = {(v.question_id, v.sample): v for v in read_jsonl(corpus / "verdicts.jsonl", Verdict)}
+    heard = {name: scene["heard"] for name, scene in load(corpus / "scenes.json").items()}
+    careful = 0
+    for trace in read_jsonl(corpus / "traces.jsonl", Trace):
+        row = scenes[int(trace.question_id.rpartition("/")[2])]
+        assert trace.answer in row["multi_choice"]
+        named = [word.strip(".,") for word in trace.reasoning.split() if word.strip(".,") in SOUNDS]
+        accepted = verdicts[trace.question_id, trace.sample].accepted
+        assert accepted == (trace.reasoning in VAGUE or named == heard[f"avqa/videos/{row['video_name']}.mp4"])
+        if accepted and named:
+            careful += 1
+            assert trace.answer == row["multi_choice"][row["answer"]]
+    assert careful > 20
 
 
 def _sound(path: Path) -> np.ndarray:

@@ -1,5 +1,7 @@
 """A signal test hears every source and a pixel test sees it: what later stages build teacher and checker on."""
 
+import itertools
+
 import decord
 import numpy as np
 
@@ -15,7 +17,7 @@ def describe(wave: np.ndarray) -> np.ndarray:
     frames = np.lib.stride_tricks.sliding_window_view(wave, 512)[::160] * np.hanning(512)
     power = np.abs(np.fft.rfft(frames)) ** 2
     edges = np.unique(np.geomspace(1, 257, 25).astype(int))
-    bands = np.stack([power[:, a:b].sum(1) for a, b in zip(edges[:-1], edges[1:], strict=True)], 1)
+    bands = np.stack([power[:, a:b].sum(1) for a, b in itertools.pairwise(edges)], 1)
     share = np.log(bands / bands.sum() * len(bands) + 1e-4)
     loudness = np.log(bands.sum(1) / bands.sum() + 1e-5)
     return np.concatenate([share.mean(0), share.std(0), [loudness.std(), np.abs(np.diff(loudness)).mean()]])
