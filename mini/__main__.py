@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -173,6 +174,7 @@ def show(accuracies: dict[str, dict[str, float]], guessing: dict[str, float], re
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that server and stage are stopped too
     try:
         main()
     except UserError as error:
