@@ -52,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     with timed("corpus and student"):
         corpus = build_world(output, options.seed)
     server = VLLMServer(
-        output / "student", max_num_seqs=256, max_model_len=256, log_file=output / "vllm" / "server.log", report=say
+        output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "vllm" / "server.log", report=say
     )
     try:
         server.start(wait=False)  # it gets ready while SFT runs
