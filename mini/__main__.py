@@ -28,6 +28,7 @@ from datamodules.music_avqa import MusicAVQADataModule
 from datamodules.prompts import PROMPTS
 from datamodules.records import Trace, UserError, read_jsonl
 from mini.corpus import CorpusConfig, build_corpus
+from mini.sounds import INSTRUMENTS
 from mini.student import StudentConfig, build_student
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +148,9 @@ def chance(corpus: Path) -> dict[str, float]:
     modules = {
         "avqa": AVQADataModule(str(corpus / "avqa"), validate_media=False),
         "mmau": MMAUDataModule(str(corpus / "mmau"), validate_media=False),
-        "music_avqa": MusicAVQADataModule(str(corpus / "music_avqa"), validate_media=False),
+        "music_avqa": MusicAVQADataModule(
+            str(corpus / "music_avqa"), instruments=list(INSTRUMENTS), validate_media=False
+        ),
     }
     return {name: fmean(1 / len(q.options) for q in data.questions("test")) for name, data in modules.items()}
 
