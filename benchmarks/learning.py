@@ -48,7 +48,7 @@ def measure(seed: int, output: Path, control: bool) -> dict[str, Any]:
     """Run one seed and return its figures."""
     os.environ["SIGHTSOUND_MINI"] = str(output)
     build_world(output, seed)
-    with VLLMServer(output / "student", max_num_seqs=256, max_model_len=256, log_file=output / "server.log") as server:
+    with VLLMServer(output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "server.log") as server:
         os.environ["SIGHTSOUND_SERVER"] = server.url
         train("sft", seed)
         train("grpo", seed)
