@@ -1,16 +1,36 @@
 """Against a real vLLM server."""
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
+import lightning
+import numpy as np
+import psutil
 import pytest
+import soundfile
+import torch
 
-from callbacks.parity import measure_parity
-from callbacks.vllm_client import VLLMClient
+from callbacks import parity
+from callbacks.local_rollout import generate
+from callbacks.parity import ParityError, judge_parity, measure_parity
+from callbacks.rollout import end_token_ids
+from callbacks.sampling import Sampling
+from callbacks.server_pool import ServerPool
+from callbacks.vllm_client import ServerFailed, ServerRefused, VLLMClient, audio_url
+from callbacks.vllm_rollout import VLLMRollout
 from callbacks.vllm_server import VLLMServer
+from callbacks.weight_sync import push
+from datamodules.audio import load_waveform
+from datamodules.batch import AudioQABatch
 from datamodules.collate import Collator
 from datamodules.prompts import THINK_SHORT
-from lightning_modules.student import Student
-from tests.rollouts.questions import example
+from lightning_modules.student import LoRASettings, Student
+from tests.datamodules.dataset_files import write_mp4
+from tests.rollouts.questions import Learner, Questions, clip, example
+from tests.rollouts.tiny_model import build
 
 pytestmark = pytest.mark.server
 
@@ -20,14 +40,202 @@ def student(server_weights: Path) -> Student:
     return Student(str(server_weights)).eval()
 
 
+@pytest.fixture(scope="module")
+def batch(student: Student) -> AudioQABatch:
+    return Collator(student.processor, THINK_SHORT)([example(number) for number in range(4)])
+
+
 @pytest.fixture
 def client(vllm_server: VLLMServer) -> VLLMClient:
     return VLLMClient(vllm_server.url, request_seconds=60)
 
 
-def test_parity(client: VLLMClient, student: Student):
-    batch = Collator(student.processor, THINK_SHORT)([example(i) for i in range(4)])
-    for temperature in (1.0, 0.7):
-        parity = measure_parity(client, student, batch, temperature)
-        print(parity)
-        assert parity.largest_gap < 1e-3
+class Measured(Learner):
+    """Notes how far the server's log-probabilities are from those of the weights that are trained."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.gaps: list[float] = []
+
+    def training_step(self, batch: AudioQABatch, batch_idx: int) -> torch.Tensor:
+        with torch.no_grad():
+            scores = self.student.completion_logprobs(batch, self.temperature).logprobs
+        self.gaps.append(float((scores - batch.completions.logprobs)[batch.completions.mask].abs().max()))
+        return super().training_step(batch, batch_idx)
+
+
+def fit(tmp_path: Path, module: Learner, count: int, *callbacks: lightning.Callback, **settings) -> lightning.Trainer:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=list(callbacks),
+        **{"limit_val_batches": 0, **settings},
+    )
+    trainer.fit(module, Questions(module.student.processor, count, 2))
+    return trainer
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp4"])
+def test_log_probabilities_are_the_trainers(client: VLLMClient, student: Student, tmp_path: Path, suffix: str):
+    rate = 44_100
+    time = np.arange(round(1.3 * rate)) / rate
+    sound = (0.4 * np.sin(2 * np.pi * 523.0 * time * (1 + 0.1 * time))).astype(np.float32)
+    file = tmp_path / f"clip.{suffix}"
+    if suffix == "mp4":
+        write_mp4(file, sound, rate)
+    else:
+        soundfile.write(file, sound, rate)
+    questions = Collator(student.processor, THINK_SHORT)([example(0, load_waveform(file)), example(1)])
+    for temperature in (1.0, 0.6):
+        found = measure_parity(client, student, questions, temperature, seed=3)
+        assert found.largest_gap < 1e-3 and found.silent_gap < 1e-3
+        assert found.tokens > 20
+        assert found.server_change == pytest.approx(found.trainer_change, abs=1e-3)
+        judge_parity(found, client.url, 1e-3, 1e-3)
+
+
+def test_gate_refuses_other_weights(client: VLLMClient, batch: AudioQABatch, tmp_path: Path):
+    other = Student(str(build(tmp_path / "other", seed=1, seconds=2))).eval()
+    with pytest.raises(
+        ParityError, match=r"parity of log-probabilities failed.*disagree on silence too.*other weights"
+    ):
+        judge_parity(measure_parity(client, other, batch, 1.0), client.url, 1e-3, 1e-3)
+
+
+def test_gate_refuses_a_server_that_decodes_otherwise(client, student, batch, monkeypatch):
+    monkeypatch.setattr(parity, "audio_url", lambda waveform: audio_url(waveform * 32768))
+    with pytest.raises(ParityError, match=r"parity of log-probabilities failed.*both agree on silence.*soundfile"):
+        judge_parity(measure_parity(client, student, batch, 1.0), client.url, 1e-3, 1e-3)
+
+
+def test_gate_refuses_a_server_that_ignores_the_audio(client, student, batch, monkeypatch):
+    monkeypatch.setattr(parity, "audio_url", lambda waveform: audio_url(np.zeros_like(waveform)))
+    with pytest.raises(ParityError, match=r"parity of hearing failed.*ignores the audio"):
+        judge_parity(measure_parity(client, student, batch, 1.0), client.url, 1e-3, 1e-3)
+
+
+def test_gate_refuses_a_server_with_other_prompts(client, student, batch):
+    longer = Collator(student.processor, THINK_SHORT)([example(number, clip(1.9)) for number in range(4)])
+    longer.waveforms = batch.waveforms
+    with pytest.raises(ParityError, match=r"parity of prompts failed: for test/\d the trainer has \d+ prompt tokens"):
+        measure_parity(client, student, longer, 1.0)
+
+
+def test_local_rollouts_are_the_servers(client: VLLMClient, student: Student, batch: AudioQABatch):
+    stop = end_token_ids(student.processor.tokenizer)
+    sampling = [Sampling(1, 24, 0.0, 0, stop)] * len(batch)
+    with torch.no_grad():
+        local = generate(student, batch, sampling)
+    for row, (mine,) in enumerate(local):
+        answer = client.generate(batch.request_ids[row], audio_url(batch.waveforms[row]), sampling[row])
+        assert mine.token_ids == answer.samples[0].token_ids
+        assert mine.finished == answer.samples[0].finished
+        assert mine.logprobs == pytest.approx(answer.samples[0].logprobs, abs=1e-4)
+
+
+def test_completions_repeat_with_their_seed(client: VLLMClient, student: Student, batch: AudioQABatch):
+    stop = end_token_ids(student.processor.tokenizer)
+
+    def draw(seed: int) -> list[list[int]]:
+        sampling = Sampling(3, 16, 1.0, seed, stop)
+        answer = client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), sampling)
+        return [sample.token_ids for sample in answer.samples]
+
+    first = draw(5)
+    assert draw(5) == first
+    assert draw(6)[:2] == first[1:]  # completion i has seed + i
+    assert len({tuple(ids) for ids in first}) == 3
+
+
+@pytest.mark.parametrize("lora", [None, LoRASettings(rank=4)])
+def test_weights_follow_the_trainer(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path, lora):
+    lightning.seed_everything(1, verbose=False)
+    module = Measured(str(server_weights), num_completions=4, lora=lora)
+    rollouts = VLLMRollout([vllm_server.url], max_new_tokens=16, run_id="run")
+    trainer = fit(tmp_path, module, 6, rollouts, limit_val_batches=1)
+    assert [one.completions.weight_version for one in module.train_batches] == ["run:0", "run:1", "run:2"]
+    assert max(module.gaps) < 1e-3  # of weights that have moved:
+    moved = Student(str(server_weights)).completion_logprobs(module.train_batches[2]).logprobs
+    assert (moved - module.train_batches[2].completions.logprobs).abs().max() > 0.01
+    assert VLLMClient(vllm_server.url).weight_version() == "run:3"
+    assert module.val_batches[0].completions.weight_version == "run:3"
+    assert trainer.callback_metrics["rollout/tokens_per_s"] > 0
+    assert {"time/rollout", "time/sync"} <= trainer.callback_metrics.keys()
+
+
+def test_a_failed_load_is_repaired_before_the_server_goes_on(
+    client: VLLMClient, student, batch, server_weights, tmp_path
+):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    data = (server_weights / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ServerFailed, match="failed"):
+        push(client, broken, "broken")
+    assert client.is_paused() and client.healthy()
+    push(client, server_weights, "repaired")
+    assert client.weight_version() == "repaired"
+    assert measure_parity(client, student, batch, 1.0).largest_gap < 1e-3
+
+
+def test_a_paused_server_is_woken(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(VLLMRollout, "_new_pool", lambda self: ServerPool(self.server_urls, watch_seconds=1.0))
+
+    class Pause(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            VLLMClient(vllm_server.url).pause()
+
+    module = Measured(str(server_weights))
+    fit(tmp_path, module, 2, VLLMRollout([vllm_server.url], max_new_tokens=8, parity_gate=False), Pause())
+    # the gate is off because it asks one request after the other, each until its own time limit
+    assert len(module.train_batches) == 1 and max(module.gaps) < 1e-3
+
+
+def test_refuses_what_the_server_refuses(client: VLLMClient, student: Student, batch: AudioQABatch):
+    stop = end_token_ids(student.processor.tokenizer)
+    with pytest.raises(ServerRefused, match="refused"):
+        client.generate(batch.request_ids[0] * 20, audio_url(batch.waveforms[0]), Sampling(1, 700, 1.0, 0, stop))
+    with pytest.raises(ServerRefused, match="max_num_seqs"):
+        client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(99, 4, 1.0, 0, stop))
+
+
+def test_a_killed_engine_loses_no_batch(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path):
+    """The engine is killed under running requests; the server is started again, and the run goes on."""
+    restarted = []
+
+    class Crash(lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 1:
+                threading.Thread(target=self.crash).start()
+
+        def crash(self) -> None:
+            time.sleep(0.1)
+            for child in psutil.Process(vllm_server.process.pid).children(recursive=True):
+                if "EngineCore" in " ".join(child.cmdline()):
+                    os.kill(child.pid, signal.SIGKILL)
+            vllm_server.process.wait(60)  # the API process notices and ends
+            vllm_server.stop()
+            vllm_server.start()
+            restarted.append(True)
+
+    module = Measured(str(server_weights), num_completions=8)
+    rollouts = VLLMRollout(
+        [vllm_server.url], max_new_tokens=400, run_id="run", retry_seconds=240, parity_tolerance=1e-3
+    )
+    try:
+        fit(tmp_path, module, 6, Crash(), rollouts)
+    finally:
+        vllm_server.start() if vllm_server.process is None else None
+    assert restarted
+    assert [one.completions.weight_version for one in module.train_batches] == ["run:0", "run:1", "run:2"]
+    assert [question.id for one in module.train_batches for question in one.questions] == [
+        f"test/{i}" for i in range(6)
+    ]
+    assert max(module.gaps) < 1e-3
+    assert VLLMClient(vllm_server.url).weight_version() == "run:3"

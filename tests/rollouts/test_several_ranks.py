@@ -22,7 +22,7 @@ def run(server: FakeServer, devices: int, output: Path) -> list[list[dict]]:
         [*command, str(server.checkpoint), server.url, str(devices), str(output)],
         cwd=ROOT,
         env=environment,
-        timeout=180,
+        timeout=400,  # imports alone take a minute on a loaded machine
         capture_output=True,
         text=True,
     )
