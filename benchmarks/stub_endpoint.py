@@ -117,7 +117,7 @@ class StubEndpoint:
             self._send(writer, self.status, {"error": {"message": f"the stub says {self.status}", "code": None}})
             return True
         if self.fault_rate and self._random.random() < self.fault_rate:
-            fault = self.faults[self._random.randrange(len(self.faults))]
+            fault = self.faults[sum(self.counts[name] for name in self.faults) % len(self.faults)]
             self.counts[fault] += 1
             if fault == "429":
                 self._send(writer, 429, {"error": {"message": "slow down"}}, "Retry-After: 0.05\r\n")
