@@ -10,13 +10,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from callbacks.rollout import RECORDED
 from callbacks.shards import cut_torn_line
 from callbacks.wandb_logging import of_all_ranks
 from datamodules.batch import AudioQABatch, Completions
 from datamodules.records import Prediction, UserError, read_jsonl, write_jsonl
-
-RECORDED = "recorded"
-"""``weight_version`` of completions that were read from disk: rollout callbacks leave such batches alone."""
 
 
 class PredictionWriter(Callback):

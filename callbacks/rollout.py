@@ -15,6 +15,9 @@ from callbacks.sampling import Sample, Sampling
 from datamodules.batch import AudioQABatch, Completions
 from datamodules.records import UserError
 
+RECORDED = "recorded"
+"""``weight_version`` of completions read back from an interrupted evaluation: these are not asked for again."""
+
 
 class RolloutCallback(Callback):
     """Samples completions: G at the module's temperature in training, the likeliest one in evaluation.
@@ -114,6 +117,8 @@ class RolloutCallback(Callback):
         self._evaluate(trainer, pl_module, batch)
 
     def _evaluate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch) -> None:
+        if batch.completions is not None and batch.completions.weight_version == RECORDED:
+            return
         stop = end_token_ids(pl_module.student.processor.tokenizer)
         self._fill(trainer, pl_module, batch, [Sampling(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
@@ -57,7 +58,8 @@ class WeightsExport(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.training or getattr(trainer, "fast_dev_run", False):
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if trainer.sanity_checking or not fitting or getattr(trainer, "fast_dev_run", False):
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
@@ -82,12 +84,13 @@ class WeightsExport(Callback):
             raise UserError(f"{self.target(trainer)}, the export of step {self.best_step}, was removed during the run")
 
     def _export(self, trainer: Trainer, pl_module: Any) -> None:
+        target = self.target(trainer)
+        fresh = target.with_name(target.name + ".partial")
         if trainer.is_global_zero:
-            target = self.target(trainer)
-            fresh = target.with_name(target.name + ".partial")
             shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
+        if trainer.is_global_zero or pl_module.student.sharded:
             pl_module.student.save_hub(fresh)
+        if trainer.is_global_zero:
             notes = {"module": type(pl_module).__qualname__, "step": trainer.global_step, self.monitor: self.best}
             (fresh / "training.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
             replace_folder(fresh, target)

@@ -74,6 +74,7 @@ def parser_sentence(report: str, configs: Sequence[str] = ()) -> str:
             points.append(text.removeprefix("- "))
     point = " ".join(points) or " ".join(report.split())
     point = re.sub(r"[Ee]xpected a <class '([\w.]+)'>", r"expected \1", point).replace(". Got value:", ", found")
+    point = re.sub(r"[Ee]xpected a typing\.Literal\[([^\]]+)\]", r"expected one of \1", point)
     point = point[0].lower() + point[1:] if point.startswith(("Option", "Subcommand")) else point
     sentence = ": ".join([*keys, point])
     named = re.search(r"[Oo]ption '([\w.]+)'", point) or re.search(r"^([\w.]+)$", keys[-1] if keys else "")
@@ -97,7 +98,7 @@ def interpolation_sentence(error: OmegaConfBaseException, configs: Sequence[str]
         error: OmegaConf's complaint.
         configs: The configuration files in use, to name the one at fault.
     """
-    point = str(error).splitlines()[0].split(" (resolved to")[0]
+    point = re.sub(r"'\.+", "'", str(error).splitlines()[0].split(" (resolved to")[0])  # '..x' is our absolute 'x'
     key = re.sub(r"^(fit|validate|test|predict)\.", "", str(error.full_key or ""))
     place = find_key(key.rpartition(".")[2], configs) if key else None
     return (f"{key}: " if key else "") + point + (f" ({place.where})" if place else "")

@@ -282,6 +282,8 @@ def load_processor(weights: str) -> Any:
     Raises:
         WeightsError: There is none.
     """
+    if not Path(weights).is_dir() and (weights.startswith((".", "/", "~")) or weights.count("/") > 1):
+        raise WeightsError(f"weights: there is no folder {weights!r}, and it is no name on the Hub either")
     try:
         return AutoProcessor.from_pretrained(weights)
     except (OSError, ValueError) as error:
