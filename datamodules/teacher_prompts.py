@@ -74,8 +74,9 @@ CHECK_TRACE = CheckPrompt(
     name="check-trace",
     template=(
         "Listen to the audio. Someone who could not hear it was asked: {question}\n"
-        "This is the reasoning:\n{reasoning}\n"
-        "Does everything that the reasoning says about sounds fit what you hear? Answer with yes or no only."
+        "This is the reasoning:\n{reasoning}\nThe answer was: {answer}\n"
+        "Does everything that the reasoning and the answer say about sounds fit what you hear? Answer with yes or no "
+        "only."
     ),
 )
 """AGFV of the paper: one question about the whole trace."""
