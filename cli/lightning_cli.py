@@ -99,6 +99,11 @@ class SightSoundCLI(LightningCLI):
             for logger in _as_list(options["trainer"].get("logger")):
                 name_wandb_run(logger, root / "wandb_run_id", resumes=options.get("ckpt_path") == "last")
 
+    def before_predict(self) -> None:
+        """Do not gather predictions in memory: callbacks write them as they are made."""
+        options = self.config_init["predict"]
+        options["return_predictions"] = bool(options.get("return_predictions"))
+
     @override
     def instantiate_classes(self) -> None:
         wrapped = None

@@ -1,5 +1,6 @@
 """Every shipped configuration is accepted by the command line, says what it is for, and is not misspelt."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -14,9 +15,12 @@ CONFIGS = sorted(path.relative_to(CONFIG_FOLDER) for path in CONFIG_FOLDER.rglob
 SWEEP = Path("sweep.yaml")
 
 
-def subcommand(config: Path) -> str:
-    launch = [line for line in header(config) if "train.py" in line]
-    return launch[0].split("train.py ")[1].split()[0]
+def launch(config: Path) -> list[str]:
+    """Subcommand and configurations of the command that the file's own header gives."""
+    command = next(line for line in header(config) if "train.py" in line).split("train.py ")[1].split()
+    files = [name for flag, name in itertools.pairwise(command) if flag == "--config"]
+    assert str(config) in files
+    return [command[0], *itertools.chain.from_iterable(("--config", name) for name in files)]
 
 
 def header(config: Path) -> list[str]:
@@ -34,12 +38,13 @@ def printed(args: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
 
 @pytest.mark.parametrize("config", [c for c in CONFIGS if c != SWEEP], ids=str)
 def test_accepted_by_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = printed([subcommand(config), "--config", str(config)], capsys)
+    values = printed(launch(config), capsys)
     assert "${" not in str(values), "an interpolation was left open"
     root = values["trainer"]["default_root_dir"]
     assert root.startswith("runs/") and root != "runs/unnamed"
-    if values["trainer"]["logger"]:
-        assert values["trainer"]["logger"]["init_args"]["save_dir"] == root
+    loggers = values["trainer"]["logger"] or []
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        assert logger["init_args"]["save_dir"] == root
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -111,3 +116,11 @@ def test_configs_are_found_from_any_folder(tmp_path: Path, monkeypatch, capsys: 
     assert printed(["fit", "-c", "grpo.yaml"], capsys)["trainer"]["max_steps"] == 1000
     assert printed(["test", "--config=benchmark/avqa.yaml"], capsys)["trainer"]["default_root_dir"]
     assert os.listdir(tmp_path) == []
+
+
+def test_servers_come_from_the_environment(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SIGHTSOUND_SERVERS", "[http://127.0.0.1:8000,http://127.0.0.1:8001]")
+    for stage, config in (("fit", "grpo.yaml"), ("fit", "sft.yaml"), ("test", "benchmark/mmau.yaml")):
+        callbacks = printed([stage, "--config", config], capsys)["trainer"]["callbacks"]
+        urls = [callback["init_args"].get("server_urls") for callback in callbacks if "init_args" in callback]
+        assert ["http://127.0.0.1:8000", "http://127.0.0.1:8001"] in urls

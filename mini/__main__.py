@@ -1,0 +1,171 @@
+"""The main job on the embedded world: ``python -m mini`` (``make mini``).
+
+Synthesises the corpus, builds the small student, starts a vLLM server as a separate process, runs SFT and GRPO through
+``train.py`` (GRPO with rollouts from that server and weight updates into it), tests the untrained, the SFT and the GRPO
+student on the three benchmarks' formats, prints the table and stops the server.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.vllm_server import VLLMServer
+from datamodules.avqa import AVQADataModule
+from datamodules.mmau import MMAUDataModule
+from datamodules.music_avqa import MusicAVQADataModule
+from datamodules.prompts import PROMPTS
+from datamodules.records import Trace, UserError, read_jsonl
+from mini.corpus import CorpusConfig, build_corpus
+from mini.student import StudentConfig, build_student
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = {"avqa": "AVQA-mini val", "mmau": "MMAU-mini", "music_avqa": "MUSIC-AVQA-mini"}
+STAGES = ("untrained", "sft", "grpo")
+console = Console(soft_wrap=True)
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Run everything and return the accuracies: ``{student: {benchmark: accuracy}}``."""
+    parser = argparse.ArgumentParser(prog="python -m mini", description=__doc__)
+    parser.add_argument("--output", default="runs/mini", help="folder of everything that is written (runs/mini)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of corpus, student and training (0)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run instead of training from the start"
+    )
+    options = parser.parse_args(args)
+    output = Path(options.output).resolve()
+    os.environ["SIGHTSOUND_MINI"] = str(output)
+    started = time.monotonic()
+    with timed("corpus and student"):
+        corpus = build_corpus(output / "corpus", CorpusConfig(seed=options.seed), progress=say)
+        build_student(output / "student", student_texts(corpus), StudentConfig(seed=options.seed), progress=say)
+    server = VLLMServer(
+        output / "student", max_num_seqs=256, max_model_len=256, log_file=output / "vllm" / "server.log", report=say
+    )
+    try:
+        server.start(wait=False)  # it gets ready while SFT runs
+        os.environ["SIGHTSOUND_SERVER"] = server.url
+        with timed("SFT"):
+            train("sft", output, options)
+        with timed("GRPO"):
+            server.wait()
+            train("grpo", output, options)
+        with timed("benchmarks"):
+            accuracies = {stage: benchmark(stage, output) for stage in STAGES}
+    finally:
+        server.stop()
+    (output / "results.json").write_text(json.dumps(accuracies, indent=2) + "\n", encoding="utf-8")
+    show(accuracies, chance(corpus), rewards(output))
+    say(f"everything took {(time.monotonic() - started) / 60:.1f} minutes; results are in {output}")
+    return accuracies
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once."""
+    console.print(line, highlight=False, markup=False)
+
+
+@contextmanager
+def timed(title: str) -> Iterator[None]:
+    """Announce a part and say how long it took."""
+    console.rule(title)
+    started = time.monotonic()
+    yield
+    say(f"{title}: {time.monotonic() - started:.0f} s")
+
+
+def student_texts(corpus: Path) -> list[str]:
+    """Return what the student's tokenizer is trained on: the training questions as they are asked, and the traces."""
+    data = AVQADataModule(str(corpus / "avqa"), validate_media=False)
+    asked = [PROMPTS["think-short"].render(question) for question in data.questions("train")]
+    traces = read_jsonl(corpus / "traces.jsonl", Trace)
+    said = [f"<think>{trace.reasoning}</think><answer>{trace.answer}</answer>" for trace in traces]
+    return [*asked, *said, *["system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"] * 50]
+
+
+def train(stage: str, output: Path, options: argparse.Namespace) -> None:
+    """Run ``train.py fit`` of a stage in a process of its own.
+
+    Raises:
+        UserError: It failed; it has said why.
+    """
+    command = [sys.executable, "train.py", "fit", "--config", f"{stage}.yaml", "--config", f"mini/{stage}.yaml"]
+    command += [f"--seed_everything={options.seed}", f"--data.init_args.seed={options.seed}"]
+    if options.resume:
+        command += ["--ckpt_path", "last"]
+    say("$ " + " ".join(["python", *command[1:]]))
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if status:
+        raise UserError(f"{stage} ended with status {status}, see above; `python -m mini --resume` goes on from there")
+
+
+def benchmark(stage: str, output: Path) -> dict[str, float]:
+    """Test a student on the three benchmarks and return its accuracies."""
+    from train import main as train_main
+
+    weights = output / "student" if stage == "untrained" else output / stage / "best"
+    accuracies = {}
+    for name, title in BENCHMARKS.items():
+        root = output / "benchmark" / stage / name
+        (root / "predictions.jsonl").unlink(missing_ok=True)
+        say(f"{stage} on {title}")
+        cli = train_main(
+            [
+                *("test", "--config", f"benchmark/{name}.yaml", "--config", f"mini/{name}.yaml"),
+                f"--model.init_args.weights={weights}",
+                f"--trainer.default_root_dir={root}",
+            ]
+        )
+        accuracies[name] = float(cli.trainer.callback_metrics["test/accuracy"])
+    return accuracies
+
+
+def chance(corpus: Path) -> dict[str, float]:
+    """Return the accuracy of guessing on each benchmark."""
+    modules = {
+        "avqa": AVQADataModule(str(corpus / "avqa"), validate_media=False),
+        "mmau": MMAUDataModule(str(corpus / "mmau"), validate_media=False),
+        "music_avqa": MusicAVQADataModule(str(corpus / "music_avqa"), validate_media=False),
+    }
+    return {name: fmean(1 / len(q.options) for q in data.questions("test")) for name, data in modules.items()}
+
+
+def rewards(output: Path, steps: int = 5) -> tuple[float, float]:
+    """Return the mean reward of the first and of the last GRPO steps."""
+    with open(output / "grpo" / "metrics" / "metrics.csv", newline="", encoding="utf-8") as rows:
+        found = [float(row["train/reward"]) for row in csv.DictReader(rows) if row.get("train/reward")]
+    return fmean(found[:steps]), fmean(found[-steps:])
+
+
+def show(accuracies: dict[str, dict[str, float]], guessing: dict[str, float], reward: tuple[float, float]) -> None:
+    """Print the table."""
+    table = Table(title="Accuracy in % on the embedded world")
+    table.add_column("student")
+    for title in BENCHMARKS.values():
+        table.add_column(title, justify="right")
+    names = {"untrained": "untrained", "sft": "SFT on verified traces", "grpo": "SFT + GRPO"}
+    table.add_row("guessing", *(f"{100 * guessing[name]:.1f}" for name in BENCHMARKS))
+    for stage, row in accuracies.items():
+        table.add_row(names[stage], *(f"{100 * row[name]:.1f}" for name in BENCHMARKS))
+    console.print(table)
+    say(f"mean reward in GRPO (0 to 2): {reward[0]:.2f} in the first steps, {reward[1]:.2f} in the last")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"mini: {error}")
+    except KeyboardInterrupt:
+        sys.exit("mini: interrupted; `python -m mini --resume` goes on from there")

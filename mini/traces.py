@@ -1,0 +1,69 @@
+"""Reference reasoning traces: a teacher that only sees, and a checker that knows what is heard."""
+
+import zlib
+
+import numpy as np
+
+from datamodules.records import Trace, Verdict
+from mini.questions import Asked, answer_from
+from mini.scenes import Scene
+from mini.sounds import SOUNDS
+
+# How often the teacher does not look closely, says nothing of what it saw and guesses: order is hard to see in frames
+CARELESS = {"which": 0.27, "count": 0.27, "exists": 0.27, "first": 0.5, "last": 0.5}
+VAGUE = ("Hard to say.", "Not easy to tell.")
+CAREFUL = ("I hear {list}.", "There is {list}.")
+
+
+def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, slips: float) -> tuple[Trace, Verdict]:
+    """Write one trace of a teacher that watches the scene without its sound, and the verdict on it.
+
+    The teacher believes that every visible source sounds when it acts. The verdict accepts the trace when that is so.
+
+    Args:
+        question_id: The question's id.
+        sample: Which of the samples.
+        scene: What happens.
+        asked: The question.
+        slips: Probability that it misreads one source.
+    """
+    rng = np.random.default_rng((zlib.crc32(question_id.encode()), sample, scene.seed))
+    believed = list(scene.seen)
+    if believed and rng.random() < slips:
+        believed[int(rng.integers(len(believed)))] = SOUNDS[int(rng.integers(len(SOUNDS)))]
+    answer = answer_from(asked.kind, asked.options, asked.asked_about, tuple(believed))
+    if answer is None:
+        answer = asked.options[int(rng.integers(len(asked.options)))]
+    careless = bool(rng.random() < CARELESS[asked.kind])
+    if careless:
+        others = [option for option in asked.options if option != answer]
+        answer = others[int(rng.integers(len(others)))]
+        reasoning = VAGUE[int(rng.integers(len(VAGUE)))]
+    else:
+        reasoning = describe(believed, CAREFUL[int(rng.integers(len(CAREFUL)))])
+    trace = Trace(
+        question_id=question_id,
+        sample=sample,
+        reasoning=reasoning,
+        answer=answer,
+        model="reference-teacher",
+        endpoint="mini",
+        prompt_version="mini/1",
+        seed=scene.seed % 2**31,
+    )
+    wrong = [s for s in believed if s not in scene.heard]
+    missing = [s for s in scene.heard if s not in believed]
+    evidence = [f"not heard: {s}" for s in wrong] + [f"not mentioned: {s}" for s in missing]
+    verdict = Verdict(
+        question_id=question_id,
+        sample=sample,
+        accepted=careless or tuple(believed) == scene.heard,
+        checker="reference-checker",
+        evidence=() if careless else tuple(evidence),
+    )
+    return trace, verdict
+
+
+def describe(sounds: list[str] | tuple[str, ...], wording: str = CAREFUL[0]) -> str:
+    """Put a sequence of sounds into words: ``I hear a bell, then a drum.``"""
+    return wording.format(list=", then ".join(f"a {s}" for s in sounds) or "nothing")

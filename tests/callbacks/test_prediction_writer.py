@@ -1,0 +1,100 @@
+"""Predictions on disk: all of them, each once, also when the run was interrupted."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from datamodules.records import Prediction, read_jsonl
+from tests.callbacks.counting_rollout import CountingRollout, Interrupted
+from train import main
+
+
+def evaluate(world: Path, root: Path, *more: str, stage: str = "test", module: str = "audio_qa.AudioQAModule") -> Any:
+    values = {
+        "trainer": {
+            "default_root_dir": str(root),
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "callbacks": [
+                {
+                    "class_path": "callbacks.prediction_writer.PredictionWriter",
+                    "init_args": {
+                        "path": "${trainer.default_root_dir}/out/predictions.jsonl",
+                        "resume": "${oc.env:SIGHTSOUND_RESUME,false}",  # as in configs/benchmark
+                    },
+                },
+                {"class_path": "tests.callbacks.counting_rollout.CountingRollout"},
+            ],
+        },
+        "model": {"class_path": f"lightning_modules.{module}", "init_args": {"weights": f"{world}/student"}},
+        "data": {
+            "class_path": "datamodules.avqa.AVQADataModule",
+            "init_args": {
+                "root": f"{world}/corpus/avqa",
+                "processor": "${model.init_args.weights}",
+                "prompt": "think-short",
+                "eval_batch_size": 2,
+                "num_workers": 0,
+                "report_dir": f"{world}/report",
+                "predict_split": "val",
+            },
+        },
+    }
+    root.mkdir(exist_ok=True)
+    (root / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return main([stage, "--config", str(root / "config.yaml"), *more])
+
+
+def read(root: Path) -> list[Prediction]:
+    return list(read_jsonl(root / "out" / "predictions.jsonl", Prediction))
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_all_predictions_are_written_once(world: Path, tmp_path: Path, stage: str) -> None:
+    cli = evaluate(world, tmp_path, stage=stage)
+    found = read(tmp_path)
+    assert found == cli.model.predictions
+    assert [p.question_id for p in found] == [q.id for q in cli.datamodule.questions("val")] and len(found) == 6
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.jsonl"]
+    if stage != "predict":
+        name = {"validate": "val", "test": "test"}[stage]
+        correct = [p.correct for p in found]
+        assert float(cli.trainer.callback_metrics[f"{name}/accuracy"]) == pytest.approx(sum(correct) / len(correct))
+
+
+def interrupted(world: Path, root: Path) -> list[Prediction]:
+    whole = evaluate(world, root.with_name("whole")).model.predictions
+    with pytest.raises(Interrupted):
+        evaluate(world, root, "--trainer.callbacks.fail_after=4")
+    shard = root / "out" / "predictions.jsonl.rank0"
+    assert list(read_jsonl(shard, Prediction)) == whole[:4]
+    with open(shard, "a", encoding="utf-8") as lines:
+        lines.write(whole[4].to_json()[:40])  # the kill came in the middle of a line
+    return whole
+
+
+def test_answered_questions_are_not_asked_again(world: Path, tmp_path: Path, monkeypatch) -> None:
+    whole = interrupted(world, tmp_path / "run")
+    monkeypatch.setenv("SIGHTSOUND_RESUME", "true")
+    cli = evaluate(world, tmp_path / "run")
+    assert CountingRollout.asked == 2
+    assert read(tmp_path / "run") == whole == cli.model.predictions
+
+
+def test_without_resume_everything_is_asked(world: Path, tmp_path: Path) -> None:
+    whole = interrupted(world, tmp_path / "run")
+    evaluate(world, tmp_path / "run")
+    assert CountingRollout.asked == 6
+    assert read(tmp_path / "run") == whole
+
+
+def test_a_broken_shard_is_named(world: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    interrupted(world, tmp_path / "run")
+    shard = tmp_path / "run" / "out" / "predictions.jsonl.rank0"
+    shard.write_text('{"schema": "trace/1"}\n')
+    monkeypatch.setenv("SIGHTSOUND_RESUME", "true")
+    with pytest.raises(SystemExit):
+        evaluate(world, tmp_path / "run")
+    assert "predictions.jsonl.rank0:1: expected schema 'prediction/1'" in capsys.readouterr().err
