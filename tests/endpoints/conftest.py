@@ -1,37 +1,13 @@
 """A small AVQA with real videos, and a way to run the stages against a stub endpoint."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 
+from tests.endpoints.stages import CATEGORIES, OPTIONS, Stage, stage_args, write_video
 from train import main
-
-CATEGORIES = ("Which", "Happening")
-OPTIONS = ["a dog", "a cat", "a violin", "rain"]
-
-
-def write_video(path: Path, colour: int, sound: bool = True) -> None:
-    """Write a second of video whose colour changes with time; with a tone unless it is to have no audio track."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        video: Any = container.add_stream("mpeg4", rate=8)
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        audio: Any = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
-        for number in range(8):
-            picture = np.full((48, 64, 3), (colour, 30 * number, 255 - colour), np.uint8)
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode())
-        if sound:
-            tone = 0.4 * np.sin(2 * np.pi * (200 + colour) * np.arange(16_000) / 16_000)
-            frame = av.AudioFrame.from_ndarray(tone.astype(np.float32)[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 16_000, 0
-            container.mux(audio.encode(frame))
-            container.mux(audio.encode())
 
 
 @pytest.fixture(scope="session")
@@ -56,25 +32,6 @@ def avqa(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "train_qa.json").write_text(json.dumps(rows))
     (root / "val_qa.json").write_text(json.dumps(rows[:4]))
     return root
-
-
-Stage = Callable[..., Any]
-
-
-def stage_args(config: str, root: Path, url: str, out: Path) -> list[str]:
-    """Arguments that run a shipped configuration on small data and without worker processes."""
-    options = {
-        "trainer.default_root_dir": out,
-        "trainer.enable_progress_bar": "false",
-        "model.init_args.endpoint.base_url": url,
-        "model.init_args.endpoint.model": "stub",
-        "model.init_args.endpoint.timeout": 0.4,
-        "model.init_args.endpoint.retry.first_delay": 0.01,
-        "data.init_args.root": root,
-        "data.init_args.num_workers": 0,
-        "data.init_args.eval_batch_size": 2,
-    }
-    return ["predict", "--config", config, *(f"--{name}={value}" for name, value in options.items())]
 
 
 @pytest.fixture

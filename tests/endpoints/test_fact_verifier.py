@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import OPTIONS, Stage
-from test_teacher import records
 
 from benchmarks.stub_endpoint import StubEndpoint, text_of
 from datamodules.audio import load_waveform
@@ -19,6 +17,7 @@ from datamodules.records import Trace, Verdict, write_jsonl
 from datamodules.request_records import RequestError
 from lightning_modules.chat_endpoint import Choice
 from lightning_modules.fact_verifier import read_claims, yes_probability
+from tests.endpoints.stages import OPTIONS, Stage, records
 
 
 @pytest.fixture

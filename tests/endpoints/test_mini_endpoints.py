@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import stage_args
-from test_teacher import records
 
 from datamodules.audio import load_waveform
 from datamodules.records import Question, Trace, Verdict
@@ -19,6 +17,7 @@ from lightning_modules.fact_verifier import listen
 from mini.claims import mentioned, read_question
 from mini.corpus import CorpusConfig, build_corpus
 from mini.endpoints import CHECKER, TEACHER, MiniEndpoints
+from tests.endpoints.stages import records, stage_args
 from train import main
 
 QUESTION = Question("q", "avqa", "", "Which sound can be heard in the video?", ("bell", "drum"), None, "Come From")

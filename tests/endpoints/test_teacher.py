@@ -9,15 +9,11 @@ from typing import Any
 
 import av
 import pytest
-from conftest import OPTIONS, Stage
 
 from benchmarks.stub_endpoint import StubEndpoint, text_of
-from datamodules.records import Trace, read_jsonl
+from datamodules.records import Trace
 from datamodules.request_records import RequestError, Usage
-
-
-def records(folder: Path, kind: type[Any]) -> list[Any]:
-    return [one for file in sorted(folder.glob("*.jsonl")) for one in read_jsonl(file, kind)]
+from tests.endpoints.stages import OPTIONS, Stage, records
 
 
 def comparable(traces: list[Trace]) -> list[str]:
