@@ -58,3 +58,18 @@ class Usage(Record):
     cost: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one item.
+
+    Attributes:
+        records: Results.
+        errors: What could not be had.
+        usage: What it took.
+    """
+
+    records: tuple[Record, ...]
+    errors: tuple[RequestError, ...]
+    usage: Usage

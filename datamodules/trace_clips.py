@@ -122,27 +122,26 @@ class TraceClipsDataModule(AVQADataModule):
         """Leave a batch where it is: it goes to another machine."""
         return batch
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Return this rank's share of the questions with traces that are not all checked yet."""
+    def unchecked(self) -> list[Question]:
+        """Return this rank's share of the questions with traces that have no verdict on disk."""
         self._check_distributed()
         traces = self.traces
-        questions = [question for question in self.questions("predict") if question.id in traces]
         done: Collection[Any] = getattr(getattr(self.trainer, "lightning_module", None), "settled", frozenset())
-        left = [
+        questions = [question for question in self.questions("predict") if question.id in traces]
+        return [
             question
             for question in unsettled(self.trainer, questions)
             if (question.id, None) not in done and any((question.id, t.sample) not in done for t in traces[question.id])
         ]
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return this rank's share of the questions with traces that are not all checked yet."""
         return DataLoader(
-            self.dataset_of(left, traces),
+            TracedClips(self.unchecked(), self.traces, self.clips, self.wav_format),
             batch_size=self.eval_batch_size,
             collate_fn=list,
             **self._loader_settings(),
         )
-
-    def dataset_of(self, questions: list[Question], traces: dict[str, list[Trace]]) -> Dataset[Any]:
-        """Return the items of some questions."""
-        return TracedClips(questions, traces, self.clips, self.wav_format)
 
 
 def traces_by_question(files: Sequence[str], questions: dict[str, Question], unanimous: bool) -> dict[str, list[Trace]]:

@@ -5,7 +5,6 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
@@ -13,27 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from datamodules.records import Record
-from datamodules.request_records import RequestError, Usage
+from datamodules.request_records import Outcome, RequestError, Usage
 from lightning_modules.budget import Budget, BudgetSettings, BudgetSpent
 from lightning_modules.chat_endpoint import ChatEndpoint, EndpointSettings, RequestFailed, Tally
 from lightning_modules.in_flight import InFlight
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one item.
-
-    Attributes:
-        records: Results.
-        errors: What could not be had.
-        usage: What it took.
-    """
-
-    records: tuple[Record, ...]
-    errors: tuple[RequestError, ...]
-    usage: Usage
 
 
 class EndpointStage(LightningModule):
