@@ -106,7 +106,9 @@ class VLLMServer:
             *("--max-num-seqs", str(self.max_num_seqs), "--dtype", self.dtype),
             *(("--max-model-len", str(self.max_model_len)) if self.max_model_len else ()),
             *("--limit-mm-per-prompt", '{"audio": 1}', "--disable-log-stats", "--disable-uvicorn-access-log"),
-            *(() if _has_gpu() else ("--enforce-eager",)),  # compiling takes longer than a small run
+            # On the CPU compiling takes longer than a small run, and a prompt that is split over two steps while its
+            # sampling is seeded ends vLLM 0.32's engine ("CPU Generator does not use offset")
+            *(() if _has_gpu() else ("--enforce-eager", "--no-enable-chunked-prefill")),
             *self.extra,
         ]
 

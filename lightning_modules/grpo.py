@@ -1,6 +1,7 @@
 """Group-relative policy optimisation against the teacher's answers (paper, section 3.3, Eq. 2)."""
 
 import contextlib
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -103,6 +104,7 @@ class GRPOModule(StudentTraining):
                 "the batch has no rollouts: add callbacks.vllm_rollout.VLLMRollout or "
                 "callbacks.local_rollout.LocalRollout to trainer.callbacks"
             )
+        begun = time.perf_counter()
         self.last_rewards = grade(batch, self.reward_functions)
         rewards = torch.stack(list(self.last_rewards.values())).sum(0)
         self.last_advantages = advantages = group_relative_advantages(rewards)
@@ -115,6 +117,7 @@ class GRPOModule(StudentTraining):
         old: list[Tensor] = []
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
+        lr = scheduler.get_last_lr()[0]
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for epoch in range(self.optimization_epochs):
             optimizer.zero_grad()
@@ -156,8 +159,11 @@ class GRPOModule(StudentTraining):
             "train/completion_length": rollouts.mask.sum(-1).float().mean(),
             "train/truncated": (~rollouts.finished).float().mean(),
             "train/logprob_gap": gap,
+            "lr": torch.tensor(lr, device=self.device),
         }
-        self.log_dict(metrics, sync_dist=True, batch_size=len(batch))
+        logged = {name: float(value) for name, value in metrics.items()}  # waits for the device
+        logged["time/learner"] = time.perf_counter() - begun
+        self.log_dict(logged, sync_dist=True, batch_size=len(batch))
         self.log("reward", rewards.mean(), prog_bar=True, logger=False, batch_size=len(batch))
         return None
 

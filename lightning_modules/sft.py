@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from datamodules.batch import AudioQABatch
@@ -35,6 +36,7 @@ class SFTModule(StudentTraining):
         loss = sft_loss(scores.logprobs, targets.mask, shared)
         entropy = scores.entropy.sum() / tokens.clamp(min=1)
         metrics = {"train/loss": loss.detach(), "train/tokens": tokens, "train/entropy": entropy}
+        metrics["lr"] = torch.tensor(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log_dict(metrics, sync_dist=True, batch_size=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return loss

@@ -92,6 +92,8 @@ def test_reward_and_its_companions_are_logged_once_a_step(run: Any) -> None:
         "train/logprob_gap",
         "rollout/tokens_per_s",
         "time/rollout",
+        "time/learner",
+        "lr",
     ):
         assert [step for step, _ in by_key(key)] == list(range(STEPS)), key
 

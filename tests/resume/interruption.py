@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.vllm_rollout import VLLMRollout
 from datamodules.records import Question
 
 
@@ -69,3 +70,29 @@ class Spread:
 
     def __call__(self, completion: str, question: Question, label: str | None) -> float:
         return sum(completion.encode()) % 7 / 7
+
+
+class RecordingVLLMRollout(VLLMRollout):
+    """Appends what is asked in training to a file.
+
+    Args:
+        record: The file.
+        server_urls: The servers.
+    """
+
+    def __init__(self, record: str, server_urls: list[str]) -> None:
+        super().__init__(server_urls, max_new_tokens=6, retry_seconds=60)
+        self.record = record
+
+    def sample(self, trainer: Trainer, pl_module: LightningModule, batch: Any, sampling: Any) -> Any:
+        samples, version = super().sample(trainer, pl_module, batch, sampling)
+        if sampling[0].temperature > 0:
+            asked = {
+                "step": trainer.global_step,
+                "prompts": batch.request_ids,
+                "seeds": [each.seed for each in sampling],
+                "version": version,
+            }
+            with open(self.record, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(asked) + "\n")
+        return samples, version
