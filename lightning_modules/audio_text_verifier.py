@@ -21,8 +21,11 @@ from datamodules.records import UserError, Verdict
 from datamodules.request_records import Outcome, RequestError, Usage
 from lightning_modules.alignment_head import AlignmentHead
 from lightning_modules.calibration import fit_temperature
-from lightning_modules.frozen_hearing import FrozenHearing
+from lightning_modules.frozen_hearing import FrozenHearing, Hears
 from lightning_modules.student import load_processor
+
+_PAIRINGS = 2
+"""How often each accepted trace of a batch is paired with another clip."""
 
 
 class AudioTextVerifier(LightningModule):
@@ -39,11 +42,12 @@ class AudioTextVerifier(LightningModule):
         self,
         weights: str,
         head: str | None = None,
+        hears: Hears = "encoder",
         hidden: int = 64,
-        dropout: float = 0.1,
+        dropout: float = 0.3,
         lr: float = 3.0e-3,
         weight_decay: float = 0.01,
-        mismatched: float = 0.5,
+        mismatched: float = 1.0,
         threshold: float = 0.5,
     ) -> None:
         """Load the encoder, and the head where there is one.
@@ -51,9 +55,11 @@ class AudioTextVerifier(LightningModule):
         Args:
             weights: Hub name or directory of the Qwen2-Audio whose encoder and token embeddings are used, frozen.
             head: Directory of a trained head, as ``fit`` writes it; null makes a new one.
+            hears: What the head is given of the sound: the encoder's audio tokens, the spectrum that the encoder is
+                given (all that there is to learn from where the encoder was not trained), or both.
             hidden: Width of a new head.
             dropout: Dropout of a new head.
-            lr: Learning rate.
+            lr: Highest learning rate of the cycle.
             weight_decay: Weight decay.
             mismatched: Weight in the loss of accepted traces with the sound of another clip, as rejected ones.
             threshold: Least probability that is accepted.
@@ -64,9 +70,13 @@ class AudioTextVerifier(LightningModule):
         self.weights = weights
         self.encoder = FrozenHearing(weights)
         self.processor = load_processor(weights)
-        self.head = AlignmentHead(self.encoder.width, hidden, dropout) if head is None else load_head(head)
-        if self.head.settings["width"] != self.encoder.width:
-            raise UserError(f"the head in {head} was trained on another encoder than that of {weights}")
+        self.hears: Hears = hears
+        widths = (self.encoder.audio_width(hears), self.encoder.text_width)
+        self.head = AlignmentHead(*widths, hidden, dropout) if head is None else load_head(head)
+        if (self.head.settings["audio_width"], self.head.settings["text_width"]) != widths:
+            raise UserError(
+                f"the head in {head} was trained on another encoder than that of {weights}, or with another model.hears"
+            )
         self.trained = head is not None
         self.lr = lr
         self.weight_decay = weight_decay
@@ -114,10 +124,10 @@ class AudioTextVerifier(LightningModule):
 
     def _hear(self, batch: AlignmentBatch, keep: bool) -> list[Tensor]:
         if not keep:
-            return self.encoder.hear(batch.features, batch.feature_lengths)
+            return self.encoder.windows(batch.features, batch.feature_lengths, self.hears)
         names = [question.media for question in batch.questions]
         if not all(name in self._heard for name in names):
-            heard = self.encoder.hear(batch.features, batch.feature_lengths)
+            heard = self.encoder.windows(batch.features, batch.feature_lengths, self.hears)
             self._heard.update(zip(names, heard, strict=True))
         return [self._heard[name] for name in names]
 
@@ -128,29 +138,30 @@ class AudioTextVerifier(LightningModule):
         if self.trained:
             return
         module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        audio = [
-            token
-            for batch in module.train_dataloader()
-            for clip in self._hear(batch.to(self.device), keep=True)
-            for token in [clip]
-        ]
+        batches = (batch.to(self.device) for batch in module.train_dataloader())
+        audio = [clip for batch in batches for clip in self._hear(batch, keep=True)]
         self.head.set_statistics(torch.cat(audio), self.encoder.embedding.weight)
 
     def training_step(self, batch: AlignmentBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         loss = binary_cross_entropy_with_logits(self.logits(batch, keep=True), batch.labels)
         self.log("train/loss", loss, batch_size=len(batch.labels))
-        others, rows = mismatched_pairs(batch)
-        if self.mismatched and len(rows):
-            clip_of = batch.clip_of.clone()
-            clip_of[rows] = others
-            wrong = self.logits(batch, clip_of, keep=True)[rows]
-            loss = loss + self.mismatched * binary_cross_entropy_with_logits(wrong, torch.zeros_like(wrong))
+        for _ in range(_PAIRINGS if self.mismatched else 0):
+            others, rows = mismatched_pairs(batch)
+            if len(rows):
+                clip_of = batch.clip_of.clone()
+                clip_of[rows] = others
+                wrong = self.logits(batch, clip_of, keep=True)[rows]
+                wrong_loss = binary_cross_entropy_with_logits(wrong, torch.zeros_like(wrong))
+                loss = loss + self.mismatched / _PAIRINGS * wrong_loss
         return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW over the head."""
-        return torch.optim.AdamW(self.head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+    def configure_optimizers(self) -> Any:
+        """Return AdamW over the head with one cycle of the learning rate."""
+        optimizer = torch.optim.AdamW(self.head.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=max(steps, 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Validation and test
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -13,6 +13,11 @@ from transformers.utils import cached_file
 
 from lightning_modules.audio_encoding import audio_token_counts, encode_audio
 from lightning_modules.student import WeightsError
+
+Hears = Literal["encoder", "spectrum", "both"]
+
+_FRAMES, _HOP = 64, 16
+"""Mel frames of a window, and from one window to the next; an audio token stands for four frames."""
 
 _PARTS = {"audio_tower.": "tower", "multi_modal_projector.": "projector", "embed_tokens.": "embedding"}
 
@@ -54,9 +59,14 @@ class FrozenHearing(nn.Module):
         self.eval()
 
     @property
-    def width(self) -> int:
-        """Width of the embeddings, of audio and of text."""
+    def text_width(self) -> int:
+        """Width of the token embeddings."""
         return int(self.embedding.embedding_dim)
+
+    def audio_width(self, hears: Hears) -> int:
+        """Width of what :meth:`windows` returns."""
+        spectrum = 3 * int(self.tower.conv1.in_channels)
+        return {"encoder": self.text_width, "spectrum": spectrum, "both": self.text_width + spectrum}[hears]
 
     def train(self, mode: bool = True) -> "FrozenHearing":
         """Stay in evaluation mode."""
@@ -73,6 +83,41 @@ class FrozenHearing(nn.Module):
         tokens = audio_token_counts(feature_lengths)[1].tolist()
         flat: Tensor = encode_audio(self.tower, self.projector, features, feature_lengths)
         return list(flat.float().split(tokens))
+
+    @torch.no_grad()
+    def windows(self, features: Tensor, feature_lengths: Tensor, hears: Hears) -> list[Tensor]:
+        """Return features of overlapping windows of each clip ``[windows, width]``, 0.64 s long and 0.16 s apart.
+
+        Args:
+            features: Log-mel features ``[K, M, F]``.
+            feature_lengths: Heard frames ``[K]``.
+            hears: The encoder's audio tokens (mean), the spectrum that it is given (mean, deviation and mean change of
+                each mel band), or both.
+        """
+        parts: list[list[Tensor]] = []
+        if hears in ("encoder", "both"):
+            parts.append([_means(tokens, _FRAMES // 4, _HOP // 4) for tokens in self.hear(features, feature_lengths)])
+        if hears in ("spectrum", "both"):
+            lengths = feature_lengths.tolist()
+            parts.append([_rhythm(mel[:, :n].T.float()) for mel, n in zip(features, lengths, strict=True)])
+        joined = []
+        for pieces in zip(*parts, strict=True):
+            shortest = min(len(piece) for piece in pieces)
+            joined.append(torch.cat([piece[:shortest] for piece in pieces], -1))
+        return joined
+
+
+def _means(rows: Tensor, size: int, hop: int) -> Tensor:
+    """Average overlapping windows of rows; fewer rows than a window has are one window."""
+    size = min(size, len(rows))
+    return torch.nn.functional.avg_pool1d(rows.T[None], size, hop)[0].T
+
+
+def _rhythm(mel: Tensor) -> Tensor:
+    mean = _means(mel, _FRAMES, _HOP)
+    spread = (_means(mel.square(), _FRAMES, _HOP) - mean.square()).clamp(min=0).sqrt()
+    change = torch.nn.functional.pad((mel[1:] - mel[:-1]).abs(), (0, 0, 0, 1))
+    return torch.cat([mean, spread, _means(change, _FRAMES, _HOP)], -1)
 
 
 def _tensors(weights: str) -> dict[str, dict[str, Tensor]]:
