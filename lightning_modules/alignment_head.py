@@ -41,13 +41,15 @@ class AlignmentHead(nn.Module):
         self.register_buffer("audio_std", torch.ones(audio_width))
         self.register_buffer("text_std", torch.ones(()))
         self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(()))
         self.audio_mean: Tensor
         self.audio_std: Tensor
         self.text_std: Tensor
         self.temperature: Tensor
+        self.offset: Tensor
 
     def forward(self, audio: Tensor, audio_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Return the logit of "fits" ``[B]``, before the temperature.
+        """Return the logit of "fits" ``[B]``, before calibration.
 
         Args:
             audio: Features of the clips' windows ``[B, S, A]``.
@@ -64,6 +66,14 @@ class AlignmentHead(nn.Module):
         log_fits = torch.log1p(-(weight * torch.sigmoid(-evidence)).clamp(max=1 - _FLOOR)).sum(-1)
         log_fits = log_fits.clamp(max=-_FLOOR)
         return log_fits - torch.log(-torch.expm1(log_fits))
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Return the calibrated probability that a text fits.
+
+        Args:
+            logits: What :meth:`forward` returned.
+        """
+        return torch.sigmoid(logits / self.temperature + self.offset)
 
     def set_statistics(self, audio: Tensor, text: Tensor) -> None:
         """Take over mean and spread of the embeddings.

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryCalibrationError, BinaryPrecision
 from typing_extensions import override
@@ -31,8 +31,8 @@ _PAIRINGS = 2
 class AudioTextVerifier(LightningModule):
     """A frozen audio encoder, the student's own by default, and a small head over audio and trace embeddings.
 
-    ``fit`` trains the head with binary cross-entropy on verdicts, keeps the epoch with the least loss on the held-out
-    ones, sets the temperature on them and writes ``<default_root_dir>/head``. ``test`` reports on other clips.
+    ``fit`` trains the head with binary cross-entropy on verdicts, sets the temperature on held-out ones and writes
+    ``<default_root_dir>/head``. ``test`` reports on other clips.
     ``predict`` writes verdicts as FactVerifierModule does, through the same RecordWriter.
     """
 
@@ -93,7 +93,6 @@ class AudioTextVerifier(LightningModule):
         self.settled: set[tuple[str, int | None]] = set()
         self.provenance = {"checker": self.name, "mode": "trace", "threshold": threshold}
         self._heard: dict[str, Tensor] = {}
-        self._best: tuple[float, dict[str, Tensor]] | None = None
         self._held_out: list[tuple[Tensor, Tensor]] = []
         self._outcomes: list[Outcome] = []
         self._run_id = uuid.uuid4().hex[:12]
@@ -106,7 +105,7 @@ class AudioTextVerifier(LightningModule):
     # Scores
 
     def logits(self, batch: AlignmentBatch, clip_of: Tensor | None = None, keep: bool = False) -> Tensor:
-        """Return the logit of "fits" for each trace ``[B]``, before the temperature.
+        """Return the logit of "fits" for each trace ``[B]``, before calibration.
 
         Args:
             batch: Clips and traces.
@@ -173,26 +172,23 @@ class AudioTextVerifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         logits, labels = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
         self._held_out = []
-        loss = float(binary_cross_entropy_with_logits(logits / self.head.temperature, labels))
+        loss = float(binary_cross_entropy(self.head.probability(logits), labels))
         self._report(self.val_metrics, logits, labels)
         self.log("val/loss", loss, prog_bar=True)
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking and loss < (self._best or (1e9,))[0]:
-            state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
-            self._best = (loss, state)
 
     @override
     def on_train_end(self) -> None:
-        if self._best is not None:
-            self.head.load_state_dict(self._best[1])
         self.head.eval()
         module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.no_grad():
             batches = [batch.to(self.device) for batch in module.val_dataloader()]
             logits = torch.cat([self.logits(batch, keep=True) for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        self.head.temperature.fill_(fit_temperature(logits, labels))
+        temperature, offset = fit_temperature(logits, labels)
+        self.head.temperature.fill_(temperature)
+        self.head.offset.fill_(offset)
         self.val_metrics.reset()
-        values = self.val_metrics(torch.sigmoid(logits / self.head.temperature), labels.long())
+        values = self.val_metrics(self.head.probability(logits), labels.long())
         self.val_metrics.reset()
         report = {name.removeprefix("val/"): round(float(value), 4) for name, value in values.items()}
         if self.trainer.is_global_zero:
@@ -215,7 +211,7 @@ class AudioTextVerifier(LightningModule):
 
     def _report(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
         metrics.reset()
-        self.log_dict(metrics(torch.sigmoid(logits / self.head.temperature), labels.long()))
+        self.log_dict(metrics(self.head.probability(logits), labels.long()))
         metrics.reset()
 
     # Verification
@@ -229,7 +225,7 @@ class AudioTextVerifier(LightningModule):
             self._outcomes.append(Outcome((), (error,), Usage(question.id, self._run_id)))
         if not batch.traces:
             return 0
-        probabilities = torch.sigmoid(self.logits(batch) / self.head.temperature).tolist()
+        probabilities = self.head.probability(self.logits(batch)).tolist()
         by_question: dict[str, list[Verdict]] = {}
         for trace, probability in zip(batch.traces, probabilities, strict=True):
             verdict = Verdict(
