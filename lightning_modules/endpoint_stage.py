@@ -109,7 +109,7 @@ class EndpointStage(LightningModule):
     @override
     def teardown(self, stage: str) -> None:
         if self._in_flight is not None:
-            self._in_flight.close()
+            self._in_flight.close(self._endpoint.close if self._endpoint is not None else None)
             self._in_flight = self._endpoint = None
 
     async def _work(self, item: Any) -> Outcome:

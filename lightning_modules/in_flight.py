@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -69,8 +69,12 @@ class InFlight(Generic[T]):
         if self._error is not None:
             raise self._error
 
-    def close(self) -> None:
-        """Give up what is under way and end the thread."""
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Give up what is under way and end the thread.
+
+        Args:
+            last: Run on the event loop at the end, for example to close connections.
+        """
         loop, thread = self._loop, self._thread
         self._loop = self._thread = None
         if loop is None or thread is None:
@@ -81,6 +85,8 @@ class InFlight(Generic[T]):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if last is not None:
+                await last()
             loop.stop()
 
         asyncio.run_coroutine_threadsafe(give_up(), loop)
