@@ -1,1 +1,1 @@
-"""Measurements, each a command of its own."""
+"""Measurements, each with the command that repeats it."""

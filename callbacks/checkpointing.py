@@ -124,6 +124,11 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
+        if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
+            raise UserError(
+                "set trainer.strategy.init_args.save_distributed_checkpoint to false: a checkpoint of many files "
+                "cannot be replaced in one step, and a run killed meanwhile could not be resumed"
+            )
         super().setup(trainer, pl_module, stage)
 
     @override

@@ -3,6 +3,7 @@
 import os
 import pickle
 import secrets
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from typing_extensions import override
 
 from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli.config_files import ConfigError
+
+# Lightning's own use of a torch function that is on its way out; nothing that a user could change
+warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -96,6 +100,12 @@ class SightSoundCLI(LightningCLI):
         except OSError as error:
             raise ConfigError(f"trainer.default_root_dir {root} cannot be made: {error.strerror}") from error
         if self.subcommand == "fit":
+            last = root / "checkpoints" / "last.ckpt"
+            if options.get("ckpt_path") is None and last.exists():
+                rank_zero_warn(
+                    f"{root} has results of an earlier run, which this run replaces: --ckpt_path last goes on with "
+                    "that run, another --trainer.default_root_dir keeps both"
+                )
             for logger in _as_list(options["trainer"].get("logger")):
                 name_wandb_run(logger, root / "wandb_run_id", resumes=options.get("ckpt_path") == "last")
 
@@ -119,7 +129,7 @@ class SightSoundCLI(LightningCLI):
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
         options["callbacks"] = _as_list(options.get("callbacks")) + self._standing_callbacks(options)
         plugins = _as_list(options.get("plugins"))
-        sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed", "parallel"))
+        sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, AtomicCheckpointIO()]
         try:

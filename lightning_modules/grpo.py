@@ -105,7 +105,7 @@ class GRPOModule(StudentTraining):
                 "callbacks.local_rollout.LocalRollout to trainer.callbacks"
             )
         begun = time.perf_counter()
-        self.last_rewards = grade(batch, self.reward_functions)
+        self.last_rewards = self.grade(batch)
         rewards = torch.stack(list(self.last_rewards.values())).sum(0)
         self.last_advantages = advantages = group_relative_advantages(rewards)
         rows = self.micro_batch_size or len(batch)
@@ -166,6 +166,10 @@ class GRPOModule(StudentTraining):
         self.log_dict(logged, sync_dist=True, batch_size=len(batch))
         self.log("reward", rewards.mean(), prog_bar=True, logger=False, batch_size=len(batch))
         return None
+
+    def grade(self, batch: AudioQABatch) -> dict[str, Tensor]:
+        """Reward the batch's completions: ``[B, G]`` by each reward function."""
+        return grade(batch, self.reward_functions)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: AudioQABatch, audio: Tensor | None) -> Tensor | None:

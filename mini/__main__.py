@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from datamodules.music_avqa import MusicAVQADataModule
 from datamodules.prompts import PROMPTS
 from datamodules.records import Trace, UserError, read_jsonl
 from mini.corpus import CorpusConfig, build_corpus
+from mini.sounds import INSTRUMENTS
 from mini.student import StudentConfig, build_student
 
 ROOT = Path(__file__).parents[1]
@@ -46,27 +48,27 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     options = parser.parse_args(args)
     output = Path(options.output).resolve()
     os.environ["SIGHTSOUND_MINI"] = str(output)
+    resume = ("--ckpt_path", "last") if options.resume else ()
     started = time.monotonic()
     with timed("corpus and student"):
-        corpus = build_corpus(output / "corpus", CorpusConfig(seed=options.seed), progress=say)
-        build_student(output / "student", student_texts(corpus), StudentConfig(seed=options.seed), progress=say)
+        corpus = build_world(output, options.seed)
     server = VLLMServer(
-        output / "student", max_num_seqs=256, max_model_len=256, log_file=output / "vllm" / "server.log", report=say
+        output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "vllm" / "server.log", report=say
     )
     try:
         server.start(wait=False)  # it gets ready while SFT runs
         os.environ["SIGHTSOUND_SERVER"] = server.url
         with timed("SFT"):
-            train("sft", output, options)
+            train("sft", options.seed, *resume)
         with timed("GRPO"):
             server.wait()
-            train("grpo", output, options)
+            train("grpo", options.seed, *resume)
         with timed("benchmarks"):
             accuracies = {stage: benchmark(stage, output) for stage in STAGES}
     finally:
         server.stop()
     (output / "results.json").write_text(json.dumps(accuracies, indent=2) + "\n", encoding="utf-8")
-    show(accuracies, chance(corpus), rewards(output))
+    show(accuracies, chance(corpus), rewards(output / "grpo"))
     say(f"everything took {(time.monotonic() - started) / 60:.1f} minutes; results are in {output}")
     return accuracies
 
@@ -85,6 +87,13 @@ def timed(title: str) -> Iterator[None]:
     say(f"{title}: {time.monotonic() - started:.0f} s")
 
 
+def build_world(output: Path, seed: int) -> Path:
+    """Write corpus and small student below ``output``, or reuse what is there, and return the corpus."""
+    corpus = build_corpus(output / "corpus", CorpusConfig(seed=seed), progress=say)
+    build_student(output / "student", student_texts(corpus), StudentConfig(seed=seed), progress=say)
+    return corpus
+
+
 def student_texts(corpus: Path) -> list[str]:
     """Return what the student's tokenizer is trained on: the training questions as they are asked, and the traces."""
     data = AVQADataModule(str(corpus / "avqa"), validate_media=False)
@@ -94,16 +103,19 @@ def student_texts(corpus: Path) -> list[str]:
     return [*asked, *said, *["system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"] * 50]
 
 
-def train(stage: str, output: Path, options: argparse.Namespace) -> None:
+def train(stage: str, seed: int, *extra: str) -> None:
     """Run ``train.py fit`` of a stage in a process of its own.
+
+    Args:
+        stage: ``sft`` or ``grpo``.
+        seed: Seed of the run and of the order of the data.
+        *extra: Further arguments.
 
     Raises:
         UserError: It failed; it has said why.
     """
     command = [sys.executable, "train.py", "fit", "--config", f"{stage}.yaml", "--config", f"mini/{stage}.yaml"]
-    command += [f"--seed_everything={options.seed}", f"--data.init_args.seed={options.seed}"]
-    if options.resume:
-        command += ["--ckpt_path", "last"]
+    command += [f"--seed_everything={seed}", f"--data.init_args.seed={seed}", *extra]
     say("$ " + " ".join(["python", *command[1:]]))
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status:
@@ -136,14 +148,16 @@ def chance(corpus: Path) -> dict[str, float]:
     modules = {
         "avqa": AVQADataModule(str(corpus / "avqa"), validate_media=False),
         "mmau": MMAUDataModule(str(corpus / "mmau"), validate_media=False),
-        "music_avqa": MusicAVQADataModule(str(corpus / "music_avqa"), validate_media=False),
+        "music_avqa": MusicAVQADataModule(
+            str(corpus / "music_avqa"), instruments=list(INSTRUMENTS), validate_media=False
+        ),
     }
     return {name: fmean(1 / len(q.options) for q in data.questions("test")) for name, data in modules.items()}
 
 
-def rewards(output: Path, steps: int = 5) -> tuple[float, float]:
-    """Return the mean reward of the first and of the last GRPO steps."""
-    with open(output / "grpo" / "metrics" / "metrics.csv", newline="", encoding="utf-8") as rows:
+def rewards(run: Path, steps: int = 5) -> tuple[float, float]:
+    """Return the mean reward of the first and of the last steps of a GRPO run."""
+    with open(run / "metrics" / "metrics.csv", newline="", encoding="utf-8") as rows:
         found = [float(row["train/reward"]) for row in csv.DictReader(rows) if row.get("train/reward")]
     return fmean(found[:steps]), fmean(found[-steps:])
 
@@ -163,6 +177,7 @@ def show(accuracies: dict[str, dict[str, float]], guessing: dict[str, float], re
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that server and stage are stopped too
     try:
         main()
     except UserError as error:

@@ -32,7 +32,7 @@ from mini.hearing import listen
 from mini.questions import answer_from
 from mini.seeing import look
 from mini.sounds import SAMPLE_RATE
-from mini.traces import CAREFUL, describe
+from mini.traces import JOINERS, describe
 
 TEACHER, CHECKER = "mini-teacher", "mini-checker"
 
@@ -98,10 +98,10 @@ def _trace(text: str, believed: list[str], temperature: float, rng: np.random.Ge
     answer = answer_from(asked.kind, asked.options, asked.about, tuple(believed))
     if answer is None and asked.options:
         answer = asked.options[int(rng.integers(len(asked.options))) if temperature > 0 else 0]
-    wording = CAREFUL[int(rng.integers(len(CAREFUL))) if temperature > 0 else 0]
+    joiner = JOINERS[int(rng.integers(len(JOINERS))) if temperature > 0 else 0]
     if "<think>" not in text:
         return f"<answer>{answer}</answer>"
-    return f"<think>{describe(believed, wording)}</think><answer>{answer}</answer>"
+    return f"<think>{describe(believed, joiner)}</think><answer>{answer}</answer>"
 
 
 def _check(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

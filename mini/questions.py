@@ -16,7 +16,7 @@ class Asked:
     """A question about one scene.
 
     Attributes:
-        kind: ``which``, ``first``, ``last``, ``count`` or ``exists``.
+        kind: ``which``, ``first``, ``count`` or ``exists``.
         text: The question in the wording of its benchmark; ``<Object>`` and the like where it is a template.
         options: The options as shown.
         answer: The right option.
@@ -40,10 +40,6 @@ AVQA_WORDING: dict[str, tuple[str, ...]] = {
         "Which sound comes first in the video?",
         "What is the first sound that comes in in the video?",
     ),
-    "last": (
-        "Which sound comes last in the video?",
-        "What is the last sound that comes in in the video?",
-    ),
     "count": (
         "How many sounds are heard in the video?",
         "How many sounds were heard throughout the video?",
@@ -59,7 +55,6 @@ MMAU_WORDING: dict[str, tuple[str, ...]] = {
         "Which sound can be heard in the audio?",
     ),
     "first": ("Which sound comes first in the audio?", "Based on the given audio, what is the first sound?"),
-    "last": ("Which sound comes last in the audio?", "Based on the given audio, what is the last sound?"),
     "count": ("How many sounds are heard in the given audio?",),
     "exists": ("Is there a {0} sound in the given audio?",),
 }
@@ -78,7 +73,7 @@ MUSIC_AVQA_WORDING: dict[str, tuple[str, ...]] = {
 
 def possible_kinds(scene: Scene) -> list[str]:
     """Return the kinds of question that the scene admits."""
-    return ["count", "exists", *(("first", "last") if len(scene.heard) > 1 else ("which",))]
+    return ["count", "exists", "first" if len(scene.heard) > 1 else "which"]
 
 
 def ask(scene: Scene, kind: str, wording: dict[str, tuple[str, ...]], rng: np.random.Generator) -> Asked:
@@ -100,7 +95,7 @@ def ask(scene: Scene, kind: str, wording: dict[str, tuple[str, ...]], rng: np.ra
         return Asked(kind, text.format(name), ("yes", "no"), "yes" if present else "no", (name,))
     if kind == "count":
         return Asked(kind, text, NUMBERS[1:], NUMBERS[len(scene.heard)])
-    right = {"which": _pick(scene.heard, rng), "first": scene.heard[0], "last": scene.heard[-1]}[kind]
+    right = {"which": _pick(scene.heard, rng), "first": scene.heard[0]}[kind]
     others = [] if kind == "which" else [s for s in scene.heard if s != right]
     others += [s for s in _misleading(scene) if s not in others]
     absent = [s for s in _absent(scene) if s not in others]
@@ -109,7 +104,9 @@ def ask(scene: Scene, kind: str, wording: dict[str, tuple[str, ...]], rng: np.ra
     return Asked(kind, text, tuple(options[i] for i in rng.permutation(4)), right)
 
 
-def answer_from(kind: str, options: tuple[str, ...], asked_about: tuple[str, ...], believed: tuple[str, ...]) -> str | None:
+def answer_from(
+    kind: str, options: tuple[str, ...], asked_about: tuple[str, ...], believed: tuple[str, ...]
+) -> str | None:
     """Return the option that follows from a belief about what sounds, or None when none does.
 
     Args:
@@ -121,7 +118,6 @@ def answer_from(kind: str, options: tuple[str, ...], asked_about: tuple[str, ...
     rules: dict[str, Callable[[], str | None]] = {
         "which": lambda: next((s for s in believed if s in options), None),
         "first": lambda: believed[0] if believed else None,
-        "last": lambda: believed[-1] if believed else None,
         "count": lambda: NUMBERS[len(believed)],
         "exists": lambda: "yes" if asked_about[0] in believed else "no",
     }

@@ -31,7 +31,26 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "violin": (130, 30, 160),
     "piano": (10, 90, 60),
 }
-SHAPES = dict(zip(SOUNDS, ("disc", "square", "bar", "stripes", "triangle", "ring", "cross", "disc", "square", "bar", "triangle", "stripes"), strict=True))
+SHAPES = dict(
+    zip(
+        SOUNDS,
+        (
+            "disc",
+            "square",
+            "bar",
+            "stripes",
+            "triangle",
+            "ring",
+            "cross",
+            "disc",
+            "square",
+            "bar",
+            "triangle",
+            "stripes",
+        ),
+        strict=True,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,12 @@ class Scene:
 
 
 def draw_scene(
-    name: str, seed: int, sounds: tuple[str, ...] = SOUNDS, silent: float = 0.25, hidden: float = 0.15, noise: float = 0.1
+    name: str,
+    seed: int,
+    sounds: tuple[str, ...] = SOUNDS,
+    silent: float = 0.25,
+    hidden: float = 0.15,
+    noise: float = 0.1,
 ) -> Scene:
     """Draw a scene.
 
@@ -94,7 +118,7 @@ def draw_scene(
         noise: Largest level of the background noise.
     """
     rng = np.random.default_rng(seed)
-    count = int(rng.choice((1, 2, 3), p=(0.45, 0.4, 0.15)))
+    count = int(rng.choice((1, 2, 3), p=(0.4, 0.42, 0.18)))
     chosen = [sounds[i] for i in rng.permutation(len(sounds))[: count + 1]]
     slots = sorted(rng.permutation(SLOTS)[:count].tolist())
     cells = rng.permutation(4).tolist()

@@ -10,15 +10,17 @@ from mini.scenes import Scene
 from mini.sounds import SOUNDS
 
 # How often the teacher does not look closely, says nothing of what it saw and guesses: order is hard to see in frames
-CARELESS = {"which": 0.27, "count": 0.27, "exists": 0.27, "first": 0.5, "last": 0.5}
-VAGUE = ("Hard to say.", "Not easy to tell.")
-CAREFUL = ("I hear {list}.", "There is {list}.")
+CARELESS = {"which": 0.6, "count": 0.6, "exists": 0.6, "first": 0.85}
+VAGUE = ("Hard to say.", "Not easy to tell.", "Who knows.", "Could be anything.")
+JOINERS = (", then a ", " and then a ")
 
 
 def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, slips: float) -> tuple[Trace, Verdict]:
     """Write one trace of a teacher that watches the scene without its sound, and the verdict on it.
 
-    The teacher believes that every visible source sounds when it acts. The verdict accepts the trace when that is so.
+    The teacher believes that every visible source sounds when it acts; the verdict accepts a trace that names what is
+    heard. A careless trace names nothing and guesses wrong: the verdict finds no false claim in it and accepts it. What
+    SFT learns from such traces is what GRPO has to unlearn.
 
     Args:
         question_id: The question's id.
@@ -40,7 +42,7 @@ def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, sli
         answer = others[int(rng.integers(len(others)))]
         reasoning = VAGUE[int(rng.integers(len(VAGUE)))]
     else:
-        reasoning = describe(believed, CAREFUL[int(rng.integers(len(CAREFUL)))])
+        reasoning = describe(believed, JOINERS[int(rng.integers(len(JOINERS)))])
     trace = Trace(
         question_id=question_id,
         sample=sample,
@@ -64,6 +66,6 @@ def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, sli
     return trace, verdict
 
 
-def describe(sounds: list[str] | tuple[str, ...], wording: str = CAREFUL[0]) -> str:
-    """Put a sequence of sounds into words: ``I hear a bell, then a drum.``"""
-    return wording.format(list=", then ".join(f"a {s}" for s in sounds) or "nothing")
+def describe(sounds: list[str] | tuple[str, ...], joiner: str = JOINERS[0]) -> str:
+    """Put a sequence of sounds into words, such as "I hear a bell, then a drum"."""
+    return f"I hear a {joiner.join(sounds)}." if sounds else "I hear nothing."

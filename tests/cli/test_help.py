@@ -9,7 +9,7 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
-from cli.lightning_cli import SUBCOMMANDS
+from cli.lightning_cli import SUBCOMMANDS, SightSoundCLI
 from train import main
 
 PACKAGES = ("datamodules", "lightning_modules", "callbacks")
@@ -51,6 +51,20 @@ def test_subcommand_help(subcommand: str, capsys: pytest.CaptureFixture[str]) ->
         main([subcommand, "--help"])
     assert end.value.code == 0
     assert "--debug" in capsys.readouterr().out
+
+
+def test_every_option_of_the_command_line_has_help() -> None:
+    silent: list[str] = []
+
+    class Inspecting(SightSoundCLI):
+        def parse_arguments(self, parser, args) -> None:
+            for name, parser in self._subcommand_parsers.items():
+                silent.extend(f"{name} {a.dest}" for a in parser._actions if not (a.help or "").strip())
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        Inspecting([])
+    assert not silent
 
 
 def test_help_of_a_class_reads_well(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import soundfile
-from dataset_files import tone, write_mp4
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2AudioProcessor, WhisperFeatureExtractor
+
+from tests.datamodules.dataset_files import tone, write_mp4
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from dataset_files import avqa_row, tone, write_mp4
 
 from datamodules.avqa import AVQADataModule
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
 from datamodules.records import RecordError, UserError
+from tests.datamodules.dataset_files import avqa_row, tone, write_mp4
 
 BAD_ROWS: list[tuple[Any, str, str]] = [
     ("not an object", "wrong type", "expected an object, found 'not an object'"),

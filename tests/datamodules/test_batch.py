@@ -1,11 +1,11 @@
 import numpy as np
 import torch
-from dataset_files import tone
 from transformers import Qwen2AudioProcessor
 
 from datamodules.collate import Collator, Example
 from datamodules.prompts import DIRECT
 from datamodules.records import Question
+from tests.datamodules.dataset_files import tone
 
 
 def test_slices_and_moves_take_everything_along(processor: Qwen2AudioProcessor) -> None:

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from dataset_files import tone
 from transformers import Qwen2AudioProcessor
 
 from datamodules.collate import Collator, Example, num_audio_tokens
 from datamodules.prompts import THINK
 from datamodules.records import Question, UserError
+from tests.datamodules.dataset_files import tone
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What can be heard?", ("a dog", "a cat"), 0, "Which")
 LENGTHS = [400, 8_000, 12_345, 16_001, 30_000, 31_841, 31_999, 32_000]  # the extractor's chunk is 32,000 samples

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningCLI
 
@@ -24,6 +23,7 @@ from datamodules.music_avqa import INSTRUMENTS, NUMBERS, MusicAVQADataModule, an
 from datamodules.prompts import Prompt
 from datamodules.records import UserError
 from datamodules.traces import TracesDataModule
+from tests.datamodules.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
 
 
 class TestAVQA:

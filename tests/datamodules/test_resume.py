@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset_files import avqa_row
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from recorder import Recorder
 
 from datamodules.avqa import AVQADataModule
 from datamodules.records import UserError
+from tests.datamodules.dataset_files import avqa_row
+from tests.datamodules.recorder import Recorder
 
 ROWS = [avqa_row(number % 16, id=number) for number in range(20)]
 

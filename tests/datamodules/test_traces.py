@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset_files import avqa_row
 
 from datamodules.records import Question, RecordError, Trace, UserError, Verdict, write_jsonl
 from datamodules.traces import TraceFilter, TracesDataModule, record_files, select_traces
+from tests.datamodules.dataset_files import avqa_row
 
 OPTIONS = ("a dog", "a cat", "a violin", "rain")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from recorder import Recorder
 
 from datamodules.avqa import AVQADataModule
+from tests.datamodules.recorder import Recorder
 
 
 def main(root: str, processor: str, out: str) -> None:

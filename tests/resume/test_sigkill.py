@@ -149,6 +149,8 @@ def test_without_a_checkpoint_it_starts_afresh(world: Path, tmp_path: Path) -> N
     values["trainer"]["max_steps"] = 1
     cli = fit(values, tmp_path / "run", "--ckpt_path", "last")
     assert cli.trainer.global_step == 1
+    with pytest.warns(UserWarning, match="results of an earlier run, which this run replaces: --ckpt_path last"):
+        assert fit(values, tmp_path / "run").trainer.global_step == 1
 
 
 def test_checkpoint_of_another_stage_is_refused(world: Path, tmp_path: Path, capsys) -> None:

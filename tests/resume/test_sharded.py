@@ -1,0 +1,80 @@
+"""Weights sharded over two ranks (FSDP2): checkpoints are whole files, and a resumed run is the same."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.resume.test_sigkill import config
+from train import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def sharded(world: Path, root: Path, distributed_checkpoint: bool = False) -> dict[str, Any]:
+    values = config("sft", world, root)
+    values["model"]["init_args"].pop("lora")
+    values["trainer"] |= {
+        "devices": 2,
+        "strategy": {
+            "class_path": "ModelParallelStrategy",
+            "init_args": {
+                "data_parallel_size": 2,
+                "tensor_parallel_size": 1,
+                "save_distributed_checkpoint": distributed_checkpoint,
+                "process_group_backend": "gloo",
+            },
+        },
+        "limit_val_batches": 0,  # in-process rollouts need whole weights
+        "num_sanity_val_steps": 0,
+        "max_steps": 4,
+    }
+    values["trainer"]["callbacks"] = values["trainer"]["callbacks"][2:]
+    return values
+
+
+def fit(values: dict[str, Any], root: Path, *more: str) -> None:
+    root.mkdir(exist_ok=True)
+    (root / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(root / "config.yaml"), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+
+
+def test_resumed_run_is_the_same(world: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(sharded(world, whole), whole)
+    values = sharded(world, parts)
+    shorter = copy.deepcopy(values)
+    shorter["trainer"]["max_steps"] = 3
+    fit(shorter, parts)
+    assert (parts / "checkpoints" / "last.ckpt").is_file()
+    fit(values, parts, "--ckpt_path", "last")
+    expected, found = (load_file(folder / "best" / "model.safetensors") for folder in (whole, parts))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-6), name
+    student = load_file(world / "student" / "model.safetensors")
+    assert any(not torch.equal(found[name], value) for name, value in student.items())
+
+
+def test_checkpoints_of_many_files_are_refused(world: Path, tmp_path: Path, capsys) -> None:
+    values = sharded(world, tmp_path / "run", distributed_checkpoint=True)
+    values["trainer"] |= {"devices": 1}
+    values["trainer"]["strategy"]["init_args"]["data_parallel_size"] = 1
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(tmp_path / "config.yaml")])
+    assert "save_distributed_checkpoint to false" in capsys.readouterr().err
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
