@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks")
     options = parser.parse_args()
     bound = options.in_flight / options.latency
+    load = psutil.getloadavg()[0]  # on a busy machine the rates mean little
     with stub(options.latency) as url, tempfile.TemporaryDirectory() as folder:
         few = min(3000, options.requests)
         alone = asyncio.run(client_alone(url, few, options.in_flight, options.image_bytes))
@@ -181,6 +182,7 @@ def main() -> None:
         "rss_mb_at_the_end": round(after[-1], 1),
         "rss_mb_highest": round(max(after), 1),
         "cores": psutil.cpu_count(),
+        "load_before": round(load, 1),
     }
     print(json.dumps(result, indent=1))
     output = Path(options.output)
