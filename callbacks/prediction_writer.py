@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from callbacks.rollout import RECORDED
+from callbacks.shards import cut_torn_line
 from callbacks.wandb_logging import of_all_ranks
 from datamodules.batch import AudioQABatch, Completions
-from datamodules.records import Prediction, RecordError, UserError, read_jsonl, write_jsonl
+from datamodules.records import Prediction, UserError, read_jsonl, write_jsonl
 
 
 class PredictionWriter(Callback):
@@ -47,8 +48,8 @@ class PredictionWriter(Callback):
         self._written = 0
         self._done = {}
         if self.resume:
-            for shard in self._shards():
-                _cut_torn_line(shard, trainer.is_global_zero)
+            for shard in self._shards() if trainer.is_global_zero else ():
+                cut_torn_line(shard, Prediction)
             trainer.strategy.barrier("predictions")
             for shard in self._shards():
                 self._done |= {p.question_id: p for p in read_jsonl(shard, Prediction)}
@@ -181,18 +182,3 @@ class PredictionWriter(Callback):
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._merge(trainer, pl_module)
-
-
-def _cut_torn_line(shard: Path, responsible: bool) -> None:
-    """Remove the beginning of a line that a killed process did not finish writing."""
-    if not responsible:
-        return
-    content = shard.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        shard.write_bytes(whole)
-    try:
-        for _ in read_jsonl(shard, Prediction):
-            pass
-    except RecordError as error:
-        raise UserError(f"{error}; without resume the file is removed") from error

@@ -181,6 +181,8 @@ class Verdict(Record):
         probability: Probability of "yes" where the checker gives one.
         mode: ``trace`` or ``claims``.
         evidence: What the verdict rests on.
+        prompt_version: Which prompt of ``datamodules.teacher_prompts``, or empty where there is none.
+        threshold: Least probability of "yes" that is accepted, where there are probabilities.
     """
 
     schema: ClassVar[str] = "verdict/1"
@@ -192,6 +194,8 @@ class Verdict(Record):
     probability: float | None = None
     mode: str = "trace"
     evidence: tuple[str, ...] = ()
+    prompt_version: str = ""
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)

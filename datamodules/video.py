@@ -1,0 +1,163 @@
+"""Clips as a few silent frames: what a teacher that sees and does not hear is shown.
+
+decord reads the video stream only. The audio track of a clip is never opened, so nothing of it can reach a request.
+"""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.io import encode_jpeg
+
+from datamodules.audio import ClipFolder, MediaError, _one_line
+from datamodules.records import Question, UserError
+
+
+@dataclass(frozen=True)
+class FrameSampling:
+    """Which frames of a clip are shown, and how large.
+
+    Attributes:
+        count: So many frames, each from the middle of an equal part of the clip; all frames of a shorter clip.
+        fps: Instead of ``count``, so many frames for each second of the clip.
+        max_frames: At most so many frames, however long the clip; for ``fps``.
+        max_side: Longer side of a frame in pixels; larger frames are shrunk, smaller ones left as they are.
+        quality: Quality of the JPEG images, 1 to 100.
+    """
+
+    count: int | None = 8
+    fps: float | None = None
+    max_frames: int = 64
+    max_side: int = 448
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        """Check that the settings make sense together."""
+        if (self.count is None) == (self.fps is None):
+            raise UserError(
+                "data.frames: set either count or fps, and the other to null "
+                f"(found count {self.count} and fps {self.fps})"
+            )
+        for name in ("count", "fps", "max_frames", "max_side"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"data.frames.{name} must be more than 0, found {value}")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"data.frames.quality must be between 1 and 100, found {self.quality}")
+
+    def indices(self, frames: int, rate: float) -> list[int]:
+        """Return which frames of a clip are shown.
+
+        Args:
+            frames: Frames of the clip.
+            rate: Its frames per second.
+        """
+        if self.count is not None:
+            wanted = self.count
+        else:
+            assert self.fps is not None
+            wanted = min(max(1, round(frames / rate * self.fps)), self.max_frames)
+        wanted = min(wanted, frames)
+        return [(2 * part + 1) * frames // (2 * wanted) for part in range(wanted)]
+
+
+def load_frames(path: Path, sampling: FrameSampling) -> np.ndarray:
+    """Decode frames of a clip's video stream.
+
+    Args:
+        path: A container with a video stream (mp4, mkv, webm, ...).
+        sampling: Which frames, and how large.
+
+    Returns:
+        The frames ``[N, height, width, 3]``, uint8, RGB.
+
+    Raises:
+        MediaError: The file is missing, empty or corrupt, or has no video stream.
+    """
+    import decord
+
+    if not path.is_file():
+        raise MediaError(f"{path}: the file is missing" if not path.exists() else f"{path}: this is not a file")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path}: the file is empty")
+    try:
+        video = decord.VideoReader(str(path), num_threads=1)
+        rate = float(video.get_avg_fps()) or 1.0
+        if len(video) == 0:
+            raise MediaError(f"{path}: the video has no frames")
+        frames = video.get_batch(sampling.indices(len(video), rate)).asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        text = str(error)
+        if "video stream" in text or "valid stream" in text:
+            raise MediaError(f"{path}: there is no video stream that can be decoded") from None
+        raise MediaError(f"{path}: the video cannot be decoded ({_one_line(error)})") from None
+    return _shrink(frames, sampling.max_side)
+
+
+def _shrink(frames: np.ndarray, max_side: int) -> np.ndarray:
+    height, width = frames.shape[1:3]
+    scale = max_side / max(height, width)
+    if scale >= 1:
+        return frames
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    small = torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
+    return np.asarray(small.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy())
+
+
+def jpeg_base64(frames: np.ndarray, quality: int) -> list[str]:
+    """Return each frame as a JPEG image in base64.
+
+    Args:
+        frames: Frames ``[N, height, width, 3]``, uint8, RGB.
+        quality: Quality of the images, 1 to 100.
+    """
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
+    return [base64.b64encode(encode_jpeg(image, quality).numpy().tobytes()).decode("ascii") for image in pixels]
+
+
+def image_parts(images: list[str]) -> list[dict[str, Any]]:
+    """Return frames as a list of images in the terms of the chat API, which most vision servers accept."""
+    return [{"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{image}"}} for image in images]
+
+
+def video_parts(images: list[str]) -> list[dict[str, Any]]:
+    """Return frames as one video: a data URL of JPEG images with commas between them, which vLLM reads as a video."""
+    return [{"type": "video_url", "video_url": {"url": "data:video/jpeg;base64," + ",".join(images)}}]
+
+
+@dataclass(frozen=True)
+class FrameFolder(ClipFolder):
+    """The clips of a dataset, read as frames.
+
+    Attributes:
+        sampling: Which frames of a clip are shown.
+    """
+
+    sampling: FrameSampling = FrameSampling()
+
+    def decode(self, path: Path) -> np.ndarray:
+        """Return the frames of the clip at a path ``[N, height, width, 3]``.
+
+        Raises:
+            MediaError: The clip cannot be decoded.
+        """
+        return load_frames(path, self.sampling)
+
+
+@dataclass(frozen=True)
+class SilentClip:
+    """A question with what is seen in its clip.
+
+    Attributes:
+        question: The question.
+        images: The frames in order, JPEG in base64.
+        error: Why there are none, or None.
+    """
+
+    question: Question
+    images: tuple[str, ...] = ()
+    error: str | None = None

@@ -1,0 +1,176 @@
+"""AGFV (paper, section 3.2): an audio model hears the true clip and says whether a trace fits it."""
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from datamodules.records import Question, Record, Trace, UserError, Verdict
+from datamodules.request_records import RequestError
+from datamodules.teacher_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
+from datamodules.trace_clips import TracedClip
+from lightning_modules.budget import BudgetSettings
+from lightning_modules.chat_endpoint import Choice, EndpointSettings, Tally
+from lightning_modules.endpoint_stage import EndpointStage
+
+_WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
+
+
+class FactVerifierModule(EndpointStage):
+    """The checker C: accepts a trace when an audio model that hears the clip says that it fits.
+
+    In mode ``trace`` (the paper's) it is asked once about the whole trace. In mode ``claims`` a text request lists what
+    the trace claims about sounds, each claim is asked about, and the trace is accepted when none is refuted.
+    """
+
+    record_type = Verdict
+
+    def __init__(
+        self,
+        endpoint: EndpointSettings,
+        mode: Literal["trace", "claims"] = "trace",
+        threshold: float = 0.5,
+        logprobs: bool = True,
+        top_logprobs: int | None = 20,
+        max_tokens: int = 4,
+        max_claims: int = 16,
+        budget: BudgetSettings = BudgetSettings(),  # noqa: B008  (frozen)
+    ) -> None:
+        """Prepare; nothing is sent before the first batch.
+
+        Args:
+            endpoint: The OpenAI-compatible server of the checker.
+            mode: ``trace`` asks about each trace as a whole, ``claims`` about each of its claims.
+            threshold: Least probability of "yes" that is accepted; a plain yes counts as 1, a plain no as 0.
+            logprobs: Ask for log-probabilities of the first token; endpoints that give none are read by their answer.
+            top_logprobs: How many candidates to ask for; null leaves the field out.
+            max_tokens: Longest answer of a check.
+            max_claims: Claims of a trace that are checked at most; the first ones.
+            budget: Prices and limits.
+        """
+        if not 0 <= threshold <= 1:
+            raise UserError(f"model.threshold must be between 0 and 1, found {threshold}")
+        super().__init__(endpoint, budget, requests_per_item=1)
+        self.mode = mode
+        self.threshold = threshold
+        self.max_claims = max_claims
+        self.fields = {
+            "max_tokens": max_tokens,
+            "temperature": 0.0,
+            "logprobs": True if logprobs else None,
+            "top_logprobs": top_logprobs if logprobs else None,
+        }
+        self.prompt = CHECK_TRACE if mode == "trace" else CHECK_CLAIM
+        self.prompt_version = (
+            CHECK_TRACE.identifier if mode == "trace" else f"{LIST_CLAIMS.identifier}+{CHECK_CLAIM.identifier}"
+        )
+        self.provenance = {
+            "checker": endpoint.model,
+            "mode": mode,
+            "prompt_version": self.prompt_version,
+            "threshold": threshold,
+        }
+
+    def question_id(self, item: TracedClip) -> str:
+        """Return which question an item is about."""
+        return item.question.id
+
+    async def results(self, item: TracedClip, errors: list[RequestError], tally: Tally) -> Sequence[Record]:
+        """Check those of the item's traces that have no verdict yet."""
+        question = item.question
+        if item.error is not None:
+            errors.append(RequestError(question.id, None, "media", True, item.error, created=round(time.time(), 3)))
+            return []
+        check = self._check_trace if self.mode == "trace" else self._check_claims
+        works = [
+            self._settle(question.id, trace.sample, check(item, trace, tally), errors)
+            for trace in item.traces
+            if (question.id, trace.sample) not in self.settled
+        ]
+        return [verdict for verdict in await self._all(works) if verdict is not None]
+
+    async def _check_trace(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
+        text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")
+        reply = await self.endpoint.chat(listen(item.wav, text), tally, **self.fields)
+        choice = reply.choices[0]
+        probability, said = yes_probability(choice)
+        return self._verdict(trace, probability is not None and probability >= self.threshold, probability, (said,))
+
+    async def _check_claims(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
+        claims = await self._claims(item.question, trace, tally)
+        works = [
+            self.endpoint.chat(listen(item.wav, CHECK_CLAIM.render(item.question, claim=claim)), tally, **self.fields)
+            for claim in claims
+        ]
+        evidence, probabilities = [], []
+        for claim, reply in zip(claims, await self._all(works), strict=True):
+            probability, said = yes_probability(reply.choices[0])
+            evidence.append(f"{said}: {claim}")
+            probabilities.append(0.0 if probability is None else probability)
+        lowest = min(probabilities, default=1.0)
+        return self._verdict(trace, lowest >= self.threshold, lowest, tuple(evidence) or ("no claims about sounds",))
+
+    async def _claims(self, question: Question, trace: Trace, tally: Tally) -> list[str]:
+        text = LIST_CLAIMS.render(question, reasoning=trace.reasoning)
+        chat = [{"role": "user", "content": text}]
+        reply = await self.endpoint.chat(chat, tally, max_tokens=512, temperature=0.0)
+        return read_claims(reply.choices[0].text)[: self.max_claims]
+
+    def _verdict(self, trace: Trace, accepted: bool, probability: float | None, evidence: tuple[str, ...]) -> Verdict:
+        return Verdict(
+            question_id=trace.question_id,
+            sample=trace.sample,
+            accepted=accepted,
+            checker=self.endpoint_settings.model,
+            probability=None if probability is None else round(probability, 6),
+            mode=self.mode,
+            evidence=evidence,
+            prompt_version=self.prompt_version,
+            threshold=self.threshold,
+        )
+
+
+def listen(wav: str, text: str) -> list[dict[str, Any]]:
+    """Return the chat that plays a WAV file (base64) and then asks something."""
+    audio = {"type": "input_audio", "input_audio": {"data": wav, "format": "wav"}}
+    return [{"role": "user", "content": [audio, {"type": "text", "text": text}]}]
+
+
+def yes_probability(choice: Choice) -> tuple[float | None, str]:
+    """Return the probability of "yes" against "no", and the evidence in words.
+
+    It comes from the first token's log-probabilities where both words are among its candidates or one of them is and
+    the other is unlikely, else from the answer: 1 for yes, 0 for no, None where it says neither or both.
+
+    Args:
+        choice: The checker's completion.
+    """
+    mass = {"yes": 0.0, "no": 0.0}
+    for token, logprob in choice.first_token:
+        word = token.strip(" \t\n.,!▁Ġ\"'").casefold()
+        if word in mass:
+            mass[word] += math.exp(logprob)
+    total = mass["yes"] + mass["no"]
+    if total > 0:
+        probability = mass["yes"] / total
+        return probability, f"yes {probability:.3f}"
+    words = {word.casefold() for word in _WORDS.findall(choice.text)}
+    if len(words) == 1:
+        return (1.0, "yes") if words == {"yes"} else (0.0, "no")
+    return None, f"neither yes nor no: {choice.text[:80]!r}"
+
+
+def read_claims(text: str) -> list[str]:
+    """Return the claims of a list, one a line; empty for "none".
+
+    Args:
+        text: What the endpoint wrote.
+    """
+    claims = []
+    for line in text.splitlines():
+        claim = _BULLET.sub("", line).strip()
+        if claim and not claim.endswith(":") and claim.casefold().strip(".") not in ("none", "no claims"):
+            claims.append(claim)
+    return list(dict.fromkeys(claims))

@@ -1,0 +1,163 @@
+"""The teacher T (paper, section 3.1): n reasoning traces of each question from silent frames."""
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from datamodules.prompts import Prompt
+from datamodules.records import Question, Record, Trace, UserError
+from datamodules.request_records import RequestError
+from datamodules.teacher_prompts import TEACHER_PROMPTS, TeacherPromptName
+from datamodules.video import SilentClip, image_parts, video_parts
+from lightning_modules.answers import match_option
+from lightning_modules.budget import BudgetSettings
+from lightning_modules.chat_endpoint import Choice, EndpointSettings, Reply, Tally
+from lightning_modules.endpoint_stage import EndpointStage
+from lightning_modules.retries import EndpointError
+
+_THINK = re.compile(r"<think>(.*?)(?:</think>|<answer>|\Z)", re.DOTALL | re.IGNORECASE)
+_ANSWER = re.compile(r"<answer>", re.IGNORECASE)
+
+
+class TeacherModule(EndpointStage):
+    """Samples n traces r_i = T(P(v, q)) of each question from a vision-language model that gets silent frames only."""
+
+    record_type = Trace
+
+    def __init__(
+        self,
+        endpoint: EndpointSettings,
+        samples: int = 8,
+        prompt: TeacherPromptName | Prompt = "teacher-audio-cot",
+        send: Literal["images", "video"] = "images",
+        n_in_one_request: bool = True,
+        temperature: float = 1.0,
+        top_p: float = 0.95,
+        max_tokens: int = 768,
+        seed: int | None = 0,
+        budget: BudgetSettings = BudgetSettings(),  # noqa: B008  (frozen)
+    ) -> None:
+        """Prepare; nothing is sent before the first batch.
+
+        Args:
+            endpoint: The OpenAI-compatible server of the teacher.
+            samples: Traces of each question, n in the paper.
+            prompt: Name of a prompt of ``datamodules.teacher_prompts``, or a prompt's own name and template.
+            send: ``images`` sends the frames as a list of images, ``video`` as one video (``video_url`` with JPEG
+                frames, as vLLM reads it).
+            n_in_one_request: Ask for all samples in one request (``n``); else one request for each sample.
+            temperature: Sampling temperature.
+            top_p: Nucleus of the sampling.
+            max_tokens: Longest completion.
+            seed: Where the seeds of the requests come from, each question and sample its own; null sends none.
+            budget: Prices and limits.
+        """
+        if samples < 1:
+            raise UserError(f"model.samples must be 1 or more, found {samples}")
+        if isinstance(prompt, str) and prompt not in TEACHER_PROMPTS:
+            raise UserError(f"model.prompt must be one of {', '.join(TEACHER_PROMPTS)}, found {prompt!r}")
+        super().__init__(endpoint, budget, requests_per_item=1 if n_in_one_request else samples)
+        self.samples = samples
+        self.prompt = TEACHER_PROMPTS[prompt] if isinstance(prompt, str) else prompt
+        self.send = send
+        self.n_in_one_request = n_in_one_request and samples > 1
+        self.sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        self.seed = seed
+        self.provenance = {
+            "model": endpoint.model,
+            "prompt_version": self.prompt.identifier,
+            "sampling": dict(self.sampling),
+        }
+
+    def remaining(self, question_id: str) -> list[int]:
+        """Return which samples of a question are neither on disk nor refused for good."""
+        if (question_id, None) in self.settled:
+            return []
+        return [sample for sample in range(self.samples) if (question_id, sample) not in self.settled]
+
+    def question_id(self, item: SilentClip) -> str:
+        """Return which question an item is about."""
+        return item.question.id
+
+    def messages(self, item: SilentClip) -> list[dict[str, Any]]:
+        """Return the chat that asks the teacher: the frames and then the text."""
+        parts = (image_parts if self.send == "images" else video_parts)(list(item.images))
+        text = {"type": "text", "text": self.prompt.render(item.question)}
+        return [{"role": "user", "content": [*parts, text]}]
+
+    async def results(self, item: SilentClip, errors: list[RequestError], tally: Tally) -> Sequence[Record]:
+        """Ask for the samples that remain."""
+        question = item.question
+        if item.error is not None:
+            errors.append(RequestError(question.id, None, "media", True, item.error, created=round(time.time(), 3)))
+            return []
+        messages = self.messages(item)
+        seed = None if self.seed is None else request_seed(self.seed, question.id)
+        missing = self.remaining(question.id)
+        if self.n_in_one_request:
+            work = self.endpoint.chat(messages, tally, n=self.samples, seed=seed, **self.sampling)
+            reply = await self._settle(question.id, None, work, errors)
+            if reply is None:
+                return []
+            if len(reply.choices) != self.samples:
+                raise EndpointError(
+                    f"{self.endpoint_settings.label} returned {len(reply.choices)} of {self.samples} samples: it does "
+                    "not support n, set model.n_in_one_request to false"
+                )
+            found = {sample: (reply.choices[sample], reply) for sample in missing}
+        else:
+            seeds = {sample: None if seed is None else seed + sample for sample in missing}
+            works = (self.endpoint.chat(messages, tally, seed=seeds[sample], **self.sampling) for sample in missing)
+            replies = await self._all(
+                [self._settle(question.id, s, work, errors) for s, work in zip(missing, works, strict=True)]
+            )
+            found = {s: (reply.choices[0], reply) for s, reply in zip(missing, replies, strict=True) if reply}
+        traces = []
+        for sample, (choice, reply) in found.items():
+            if choice.finish_reason == "content_filter":
+                errors.append(RequestError(question.id, sample, "content filter", True, "the reply was filtered"))
+            else:
+                traces.append(self._trace(question, sample, choice, reply, None if seed is None else seed + sample))
+        return traces
+
+    def _trace(self, question: Question, sample: int, choice: Choice, reply: Reply, seed: int | None) -> Trace:
+        reasoning, answer = read_trace(choice, question)
+        return Trace(
+            question_id=question.id,
+            sample=sample,
+            reasoning=reasoning,
+            answer=answer,
+            model=self.endpoint_settings.model,
+            endpoint=self.endpoint_settings.label,
+            prompt_version=self.prompt.identifier,
+            sampling=dict(self.sampling),
+            seed=seed,
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens if len(reply.choices) == 1 else None,
+            created=round(time.time(), 3),
+        )
+
+
+def read_trace(choice: Choice, question: Question) -> tuple[str, str | None]:
+    """Return the reasoning of a completion and the option it chose, or None where no reader could say.
+
+    The reasoning is what the server returns as such, else what is inside ``<think>``, else what precedes the answer.
+
+    Args:
+        choice: The completion.
+        question: The question with its options.
+    """
+    text = choice.text
+    thought = _THINK.search(text)
+    reasoning = choice.reasoning or (thought[1] if thought else _ANSWER.split(text)[0])
+    cut_before_answer = choice.finish_reason == "length" and not _ANSWER.search(text)
+    index = None if cut_before_answer else match_option(text, question.options)
+    return reasoning.strip(), None if index is None else question.options[index]
+
+
+def request_seed(seed: int, question_id: str) -> int:
+    """Return the seed of a question's first sample; those of the others follow it."""
+    digest = hashlib.sha256(f"{seed}/{question_id}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % (2**31 - 4096)

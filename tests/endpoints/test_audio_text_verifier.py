@@ -1,0 +1,103 @@
+"""The trained verifier: its head, its calibration, its data, and the stages that train and use it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.alignment import HeardTraces, split_by_clip
+from datamodules.records import Question, Trace, Verdict, read_jsonl, write_jsonl
+from lightning_modules.alignment_head import AlignmentHead
+from lightning_modules.calibration import fit_temperature
+from mini.corpus import CorpusConfig, build_corpus
+from mini.student import build_student
+from tests.endpoints.stages import records
+from train import main
+
+
+def test_probability_is_the_product_over_tokens() -> None:
+    """One window of sound and two tokens, with weights that make every number known."""
+    head = AlignmentHead(audio_width=2, text_width=1, hidden=1, dropout=0.0).eval()
+    with torch.no_grad():
+        head.hear[1].weight.zero_()
+        head.hear[1].bias.fill_(1.0)  # key = 1
+        head.read.weight.fill_(2.0)  # query = 2 x
+        head.read.bias.zero_()
+        head.claim.weight.zero_()
+        head.claim.bias.zero_()  # g = 0.5
+    audio, heard = torch.tensor([[[1.0, -1.0]]]), torch.tensor([[True]])
+    text, mask = torch.tensor([[[1.0], [-1.0], [7.0]]]), torch.tensor([[True, True, False]])
+    logit = head(audio, heard, text, mask)
+    sigmoid = [1 / (1 + torch.e**-2), 1 / (1 + torch.e**2)]  # evidence 2 and -2
+    fits = (1 - 0.5 * (1 - sigmoid[0])) * (1 - 0.5 * (1 - sigmoid[1]))
+    assert torch.sigmoid(logit).item() == pytest.approx(fits, abs=1e-5)
+
+
+def test_calibration_recovers_temperature_and_offset() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, generator=generator) * 4
+    labels = (torch.rand(20_000, generator=generator) < torch.sigmoid(logits / 2 + 0.7)).float()
+    temperature, offset = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(2.0, rel=0.06) and offset == pytest.approx(0.7, abs=0.06)
+
+
+def test_no_clip_is_in_two_parts_and_the_number_of_verdicts_is_kept() -> None:
+    by_clip = {
+        f"clip{c}": [
+            HeardTraces(
+                Question(f"q{c}-{q}", "avqa", f"clip{c}", "?", ("a", "b"), 0, "x"),
+                tuple(Trace(f"q{c}-{q}", s, "r", "a", "t") for s in range(4)),
+                (True, False, True, False),
+            )
+            for q in range(2)
+        ]
+        for c in range(40)
+    }
+    parts = split_by_clip(by_clip, calibration=30, held_out=0.2, per_clip=1, seed=0)
+    clips = {name: {item.question.media for item in items} for name, items in parts.items()}
+    verdicts = {name: sum(len(item.traces) for item in items) for name, items in parts.items()}
+    assert verdicts == {"train": 24, "val": 6, "test": 80}
+    assert not clips["train"] & clips["val"] and not (clips["train"] | clips["val"]) & clips["test"]
+
+
+def test_trained_verifier_takes_the_endpoint_s_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = build_corpus(
+        tmp_path / "corpus",
+        CorpusConfig(seed=3, train_clips=90, val_clips=2, test_clips=1, silent=0.6),
+        processes=1,
+        progress=lambda line: None,
+    )
+    traces = list(read_jsonl(corpus / "traces.jsonl", Trace))
+    write_jsonl(tmp_path / "traces" / "rank-00000.jsonl", traces)
+    student = build_student(tmp_path / "student", {t.reasoning for t in traces}, progress=lambda line: None)
+    shared = [
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        f"--model.init_args.weights={student}",
+        "--model.init_args.hears=spectrum",
+        f"--data.init_args.root={corpus / 'avqa'}",
+        f"--data.init_args.traces={tmp_path / 'traces'}",
+        "--data.init_args.num_workers=0",
+    ]
+    fit = [
+        *shared,
+        f"--trainer.default_root_dir={tmp_path / 'fit'}",
+        f"--data.init_args.verdicts={corpus / 'verdicts.jsonl'}",
+        "--data.init_args.calibration=60",
+    ]
+    main(["fit", "--config", "verifier.yaml", *fit, "--trainer.max_epochs=4"])
+    head = tmp_path / "fit" / "head"
+    assert set(json.loads((head / "report.json").read_text())["held_out"]) == {"auroc", "accuracy", "ece", "precision"}
+    main(["test", "--config", "verifier.yaml", *fit, f"--model.init_args.head={head}"])
+    assert "test/auroc" in capsys.readouterr().out
+    verify = [*shared, f"--trainer.default_root_dir={tmp_path / 'verify'}", f"--model.init_args.head={head}"]
+    main(["predict", "--config", "verify_trained.yaml", *verify, "--data.init_args.limit=20"])
+    main(["predict", "--config", "verify_trained.yaml", *verify])
+    verdicts = records(tmp_path / "verify" / "verdicts", Verdict)
+    assert sorted((v.question_id, v.sample) for v in verdicts) == sorted((t.question_id, t.sample) for t in traces)
+    assert all(v.probability is not None and v.accepted == (v.probability >= 0.5) for v in verdicts)
+    assert len({v.probability for v in verdicts}) > 20
+    with pytest.raises(SystemExit):
+        main(["predict", "--config", "verify_trained.yaml", *shared, "--model.init_args.head=/nowhere"])
+    assert "no trained head in /nowhere" in capsys.readouterr().err
