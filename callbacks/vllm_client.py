@@ -234,6 +234,7 @@ class VLLMClient:
                 "--enable-scale-out, as `python -m callbacks.vllm_server` does"
             )
         if answer.status_code >= 500:
+            self._session.close()  # uvicorn closes a connection after an error without saying so: open a new one
             raise ServerFailed(f"{self.url}{path} failed ({answer.status_code}): {_message(answer)}")
         if answer.status_code != 200:
             raise ServerRefused(f"{self.url}{path} refused ({answer.status_code}): {_message(answer)}")

@@ -1,5 +1,6 @@
 """One real vLLM server for all integration tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,16 @@ from callbacks.vllm_client import VLLMClient
 from callbacks.vllm_server import VLLMServer
 from callbacks.weight_sync import push
 from tests.rollouts.tiny_model import build
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Undo changes to the environment: Lightning's launchers leave ranks behind, which the next launch would obey."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -164,6 +164,7 @@ class FakeServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            failed = False
 
             def setup(self) -> None:
                 fake._open.add(self.request)
@@ -174,6 +175,9 @@ class FakeServer:
                 super().finish()
 
             def reply(self) -> None:
+                if self.failed:  # as uvicorn, which closes a connection after an error without having said so
+                    self.close_connection = True
+                    return
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length)) if length else None
                 route = self.path.partition("?")[0]
@@ -183,6 +187,7 @@ class FakeServer:
                     status, answer = 400, {"error": {"message": f"{type(error).__name__}: {error}"}}
                 with fake.lock:
                     fake.calls.append((route, fake.version))
+                self.failed = status >= 500
                 data = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
