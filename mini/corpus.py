@@ -63,8 +63,8 @@ class CorpusConfig:
     test_clips: int = 100
     questions_per_clip: int = 2
     traces_per_question: int = 5
-    silent: float = 0.12
-    hidden: float = 0.06
+    silent: float = 0.3
+    hidden: float = 0.1
     noise: float = 0.05
     slips: float = 0.03
 
