@@ -1,6 +1,7 @@
 """The checker's stage against a real vLLM server with a tiny Qwen2-Audio: the verdicts are noise, the protocol not."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ def traces(tmp_path: Path) -> Path:
 def check(vllm_server: VLLMServer, run_verify: Stage, server_weights: Path, traces: Path, tmp_path: Path) -> Any:
     """Run the stage with some fields for the checks; returns the verdicts."""
 
-    def run(name: str, fields: dict[str, Any] | None, **options: Any) -> Verdicts:
+    def run(name: str, fields: dict[str, Any] | None, *more: str, **options: Any) -> Verdicts:
         values = {"endpoint.model": server_weights, "endpoint.timeout": 120, **options}
         if fields is not None:
             values["check_fields"] = json.dumps(fields)
-        more = [f"--model.init_args.{option}={value}" for option, value in values.items()]
-        run_verify(f"{vllm_server.url}/v1", tmp_path / name, traces, *more)
+        model = [f"--model.init_args.{option}={value}" for option, value in values.items()]
+        run_verify(f"{vllm_server.url}/v1", tmp_path / name, traces, *model, *more)
         assert records(tmp_path / name / "errors", RequestError) == []
         verdicts = {(v.question_id, v.sample): v for v in records(tmp_path / name / "verdicts", Verdict)}
         assert sorted(verdicts) == sorted((f"avqa/train/{q}", s) for q in QUESTIONS for s in range(2))
@@ -48,7 +49,7 @@ def check(vllm_server: VLLMServer, run_verify: Stage, server_weights: Path, trac
     return run
 
 
-def test_structured_answers_and_scored_tokens(check: Any, server_weights: Path) -> None:
+def test_structured_answers_and_scored_tokens(check: Any, server_weights: Path, avqa: Path, tmp_path: Path) -> None:
     said = check("said", CHOICE, logprobs="false")
     assert {v.evidence for v in said.values()} <= {("yes",), ("no",)}
     assert all(v.probability == float(v.evidence == ("yes",)) == float(v.accepted) for v in said.values())
@@ -60,9 +61,15 @@ def test_structured_answers_and_scored_tokens(check: Any, server_weights: Path) 
         # a grammar that admits the two words only divides both probabilities by their sum
         assert masked[key].probability == pytest.approx(verdict.probability, abs=1e-4)
         assert verdict.accepted == masked[key].accepted == (verdict.probability >= 0.5)
-        if abs(verdict.probability - 0.5) > 1e-4:
-            assert said[key].accepted == verdict.accepted
     assert len({v.probability for v in scored.values()}) > 8
+
+    swapped = tmp_path / "avqa"
+    shutil.copytree(avqa, swapped)
+    for clip in range(4):
+        shutil.copy(avqa / "videos" / f"clip{clip}.mp4", swapped / "videos" / f"clip{3 - clip}.mp4")
+    root = f"--data.init_args.root={swapped}"
+    heard = check("swapped", {"logprob_token_ids": tokens}, root, logprobs="true", max_tokens=1)
+    assert sum(abs(heard[key].probability - scored[key].probability) > 1e-3 for key in scored) >= 12, "it hears"
 
 
 def test_unscored_noise_is_no_verdict(check: Any) -> None:
