@@ -1,4 +1,4 @@
-"""The stage in processes of its own: killed and begun again, shared by two ranks, and by two machines."""
+"""The stage in processes of its own: killed and begun again, and shared by two machines."""
 
 import dataclasses
 import json
@@ -94,41 +94,27 @@ def records_so_far(out: Path, folder: str = "traces") -> list[bytes]:
     return shard.read_bytes().splitlines() if shard.exists() else []
 
 
-def test_two_ranks_share_the_questions_and_a_later_single_rank_goes_on(
+def test_two_machines_share_the_questions_and_a_later_single_rank_goes_on(
     run_teacher: Stage, avqa: Path, tmp_path: Path
 ) -> None:
-    with StubEndpoint() as stub:
-        args = [*stage_args("teacher.yaml", avqa, stub.url, tmp_path), "--model.init_args.samples=3"]
-        two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.limit=8"]
-        process = start([*args, *two])
-        assert process.wait(120) == 0
-        shards = sorted((tmp_path / "traces").glob("*.jsonl"))
-        assert [shard.name for shard in shards] == ["rank-00000.jsonl", "rank-00001.jsonl"]
-        assert all(len(shard.read_text().splitlines()) == 12 for shard in shards)
-        assert stub.counts["answered"] == 8
-        run_teacher(stub.url, tmp_path)
-        assert stub.counts["answered"] == 12
-    assert sorted((t.question_id, t.sample) for t in records(tmp_path / "traces", Trace)) == EXPECTED
-
-
-def test_two_machines_share_the_questions(run_teacher: Stage, avqa: Path, tmp_path: Path) -> None:
     """Two nodes of one process each, as Lightning starts them from NODE_RANK, MASTER_ADDR and MASTER_PORT."""
     (tmp_path / "traces").mkdir()
     (tmp_path / "traces" / "rank-00001.jsonl").write_text('{"schema": "trace/1", "ques')  # torn by a crash
     with StubEndpoint() as stub:
         args = [*stage_args("teacher.yaml", avqa, stub.url, tmp_path), "--model.init_args.samples=3"]
-        nodes = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
+        nodes = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp", "--data.init_args.limit=8"]
         cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         machines = [start([*args, *nodes], NODE_RANK=str(rank), **cluster) for rank in range(2)]
         assert [machine.wait(150) for machine in machines] == [0, 0]
-        assert stub.counts["requests"] == stub.counts["answered"] == 12, "each question once"
+        assert stub.counts["requests"] == stub.counts["answered"] == 8, "each question once"
+        shards = [records(tmp_path / "traces", Trace, f"rank-{rank:05d}.jsonl") for rank in range(2)]
+        assert [{t.question_id for t in shard} for shard in shards] == [
+            {f"avqa/train/{q}" for q in range(rank, 8, 2)} for rank in range(2)
+        ]
+        assert [len(shard) for shard in shards] == [12, 12]
+        assert len({usage.run for usage in records(tmp_path / "usage", Usage)}) == 2
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert (report["types"][-1]["questions"], report["types"][-1]["traces"], report["requests"]) == (8, 24, 8)
         run_teacher(stub.url, tmp_path)
-        assert stub.counts["requests"] == 12, "one machine finds what both have written"
-    shards = [records(tmp_path / "traces", Trace, f"rank-{rank:05d}.jsonl") for rank in range(2)]
-    assert [{t.question_id for t in shard} for shard in shards] == [
-        {f"avqa/train/{q}" for q in range(rank, 12, 2)} for rank in range(2)
-    ]
-    assert sorted((t.question_id, t.sample) for shard in shards for t in shard) == EXPECTED
-    assert len({usage.run for usage in records(tmp_path / "usage", Usage)}) == 2
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert (report["types"][-1]["questions"], report["types"][-1]["traces"], report["requests"]) == (12, 36, 12)
+        assert stub.counts["requests"] == 12, "a single rank finds what both have written"
+    assert sorted((t.question_id, t.sample) for t in records(tmp_path / "traces", Trace)) == EXPECTED
