@@ -14,13 +14,15 @@ class Laps:
     The language model tells by itself when it begins and ends and when the gradient reaches its output.
     """
 
-    def __init__(self, language_model: nn.Module, device: torch.device | str = "cpu") -> None:
+    def __init__(self, language_model: nn.Module, device: torch.device | str = "cpu", clock: str = "wall") -> None:
         """Watch a language model.
 
         Args:
             language_model: The module between embeddings and head.
             device: Waited for before the clock is read.
+            clock: ``wall``, or ``cpu`` for the time of this process on a machine that is shared.
         """
+        self.clock = time.process_time if clock == "cpu" else time.perf_counter
         self.cuda = torch.device(device).type == "cuda"
         self.parts: dict[str, float] = {}
         self.phase = ""
@@ -48,7 +50,7 @@ class Laps:
     def _now(self) -> float:
         if self.cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.mark("language model")

@@ -47,7 +47,7 @@ SYSTEMS = ("conventional", "ours")
 
 
 class Conventional:
-    """The steps in plain transformers and peft."""
+    """The steps in plain transformers and peft; with a learning rate of 0, so that all rounds compute the same."""
 
     def __init__(self, options: argparse.Namespace, shape: Shape, world: World) -> None:
         """Build model and adapters."""
@@ -58,8 +58,10 @@ class Conventional:
             self.model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
             self.model.enable_input_require_grads()
         give_adapters_something_to_say(self.model)
-        self.laps = Laps(self.model.base_model.model.model.language_model, options.device)
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-6)
+        self.laps = Laps(self.model.base_model.model.model.language_model, options.device, options.clock)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in self.model.parameters() if p.requires_grad], lr=0.0
+        )  # both sides stay where they are
 
     def prepare(self, batch: AudioQABatch) -> conventional.Rows:
         """Make the rows of a batch."""
@@ -109,8 +111,10 @@ class Ours:
         settings = LoRASettings(rank=8, alpha=16)
         self.student = Student.of_model(model, world.processor, settings, options.checkpointing)
         give_adapters_something_to_say(self.student)
-        self.laps = Laps(self.student.base.model.language_model, options.device)
-        self.optimizer = torch.optim.AdamW([p for _, p in self.student.trainable_parameters()], lr=1e-6)
+        self.laps = Laps(self.student.base.model.language_model, options.device, options.clock)
+        self.optimizer = torch.optim.AdamW(
+            [p for _, p in self.student.trainable_parameters()], lr=0.0
+        )  # both sides stay where they are
 
     def prepare(self, batch: AudioQABatch) -> AudioQABatch:
         """Move a batch."""
@@ -358,6 +362,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", default="bench", choices=SHAPES, help="size of the student (bench)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (2)")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=["wall", "cpu"],
+        help="wall, or cpu with one thread on a machine that is shared",
+    )
     parser.add_argument("--rounds", type=int, default=4, help="rounds after the first, which warms up (4)")
     parser.add_argument("--questions", type=int, default=2, help="prompts of the GRPO batch (2)")
     parser.add_argument("--group", type=int, default=8, help="completions of each (8)")

@@ -194,10 +194,15 @@ class Student(nn.Module):
             register_fsdp_forward_method(self, method)
 
     def encode_audio(self, batch: AudioQABatch) -> Tensor:
-        """Encode the batch's clips, once each: the embeddings of all audio tokens ``[sum of tokens, H]``."""
+        """Return the embeddings of all audio tokens of the batch's clips ``[sum of tokens, H]``, each computed once.
+
+        Those that come with the batch (``batch.audio``) are taken as they are.
+        """
         return self._encode_audio(batch)
 
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
+        if batch.audio is not None:
+            return torch.cat([clip.to(batch.features.device) for clip in batch.audio])
         inner = self.base.model
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
             return encode_audio(inner.audio_tower, inner.multi_modal_projector, batch.features, batch.feature_lengths)
