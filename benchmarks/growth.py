@@ -66,7 +66,8 @@ def seconds_of(system: Conventional | Ours, batch: AudioQABatch, repeats: int) -
 def slope(points: Sequence[dict[str, float]], system: str) -> float:
     """Return seconds for each unit of a sweep, by least squares."""
     known = [(p["value"], p[system]) for p in points if system in p]
-    return float(np.polyfit(*zip(*known, strict=True), 1)[0])
+    values, seconds = zip(*known, strict=True)
+    return float(np.polyfit(values, seconds, 1)[0])
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -83,7 +84,10 @@ def main(args: Sequence[str] | None = None) -> None:
     report = run_record(" ".join(["python -m benchmarks.growth", *(sys.argv[1:] if args is None else args)]))
     world = build_world()
     same = argparse.Namespace(device="cpu", torch_dtype=torch.float32, checkpointing=False, clock=options.clock)
-    systems = {"ours": Ours(same, SMALL, world), "conventional": Conventional(same, SMALL, world)}
+    systems: dict[str, Conventional | Ours] = {
+        "ours": Ours(same, SMALL, world),
+        "conventional": Conventional(same, SMALL, world),
+    }
     sweeps: dict[str, Any] = {}
     for sweep, values in SWEEPS.items():
         points: list[dict[str, float]] = []

@@ -36,7 +36,7 @@ from benchmarks.learner_world import (
     build_world,
     give_adapters_something_to_say,
 )
-from benchmarks.needed_flops import grpo_flops, peak_flops, sft_flops
+from benchmarks.needed_flops import audio_flops, grpo_flops, peak_flops, sft_flops
 from benchmarks.run_record import RESULTS, run_record, spread
 from datamodules.batch import AudioQABatch
 from lightning_modules.losses import grpo_loss, sft_loss
@@ -44,6 +44,7 @@ from lightning_modules.student import LoRASettings, Student
 
 BARS = {"grpo": 3.5, "grpo memory": 0.5, "sft": 1.25, "sft cached": 1.5, "sft four traces": 2.2}
 SYSTEMS = ("conventional", "ours")
+THROUGHPUT = ("completion_tokens_per_s", "flops_utilisation")
 
 
 class Conventional:
@@ -174,14 +175,20 @@ class Measured:
     result: Tensor | None = None
 
     def run(self, step: Callable[[], Tensor], laps: Laps, keep: bool) -> None:
-        """Take a step."""
-        self.result = step()
+        """Take a step; where the device's memory does not suffice, the system has no figures."""
+        try:
+            self.result = step()
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return
         if keep:
             self.seconds.append(laps.seconds)
             self.parts.append(dict(laps.parts))
 
     def summary(self) -> dict[str, Any]:
         """Return medians and spread."""
+        if not self.seconds:
+            return {"seconds": None, "parts": {}}
         parts = {name: spread([p.get(name, 0.0) for p in self.parts])["median"] for name in self.parts[0]}
         return {"seconds": spread(self.seconds), "parts": parts}
 
@@ -209,36 +216,52 @@ def steps_of(task: str, system: Conventional | Ours, batch: AudioQABatch) -> dic
 
 
 def measure(options: argparse.Namespace, shape: Shape, world: World) -> dict[str, Any]:
-    """Measure times, alternating; the first round warms up."""
-    systems = {
-        "conventional": Conventional(options, shape, world),
-        "ours": Ours(options, shape, world),
-    }
-    results: dict[str, Any] = {}
-    for task, batch in tasks_of(options, world).items():
-        if not any(name.startswith(task.split()[0]) for name in options.tasks):
-            continue
-        measured: dict[str, dict[str, Measured]] = {}
-        for round_ in range(options.rounds + 1):
-            for name, system in systems.items():
-                for case, step in steps_of(task, system, batch).items():
-                    one = measured.setdefault(case, {}).setdefault(name, Measured())
-                    one.run(step, system.laps, round_ > 0)
-        for case, by_system in measured.items():
-            ours = by_system["ours"]
-            other = by_system.get("conventional") or measured[task]["conventional"]
-            assert ours.result is not None and other.result is not None
-            ratios = [theirs / mine for theirs, mine in zip(other.seconds, ours.seconds, strict=True)]
-            flops = grpo_flops(shape, batch) if task == "grpo" else sft_flops(shape, batch, case == "sft cached")
-            results[case] = {
-                "ratio": spread(ratios, 2),
-                "bar": BARS.get(case),
-                "largest_difference": float((ours.result.float() - other.result.float()).abs().max()),
-                "conventional": other.summary(),
-                "ours": ours.summary() | throughput(batch, flops, ours.summary(), options),
-            }
-            print(f"{case}: {results[case]['ratio']} times the conventional step", flush=True)
-    return results
+    """Measure times; the first round warms up.
+
+    On the CPU both systems alternate, because the machine may be busier at one time than at another. On a GPU they come
+    one after the other, because both may not fit into its memory.
+    """
+    tasks = {name: batch for name, batch in tasks_of(options, world).items() if name.split()[0] in options.tasks}
+    measured: dict[str, dict[str, Measured]] = {}
+    together = [SYSTEMS] if options.device == "cpu" else [(name,) for name in SYSTEMS]
+    for names in together:
+        systems = {name: (Ours if name == "ours" else Conventional)(options, shape, world) for name in names}
+        for task, batch in tasks.items():
+            steps = {name: steps_of(task, system, batch) for name, system in systems.items()}
+            for round_ in range(options.rounds + 1):
+                for name, system in systems.items():
+                    for case, step in steps[name].items():
+                        one = measured.setdefault(case, {}).setdefault(name, Measured())
+                        one.run(step, system.laps, round_ > 0)
+        del systems
+        if options.device == "cuda":
+            torch.cuda.empty_cache()
+    return {case: compared(case, measured, tasks, options, shape) for case in measured}
+
+
+def compared(
+    case: str,
+    measured: dict[str, dict[str, Measured]],
+    tasks: dict[str, AudioQABatch],
+    options: argparse.Namespace,
+    shape: Shape,
+) -> dict[str, Any]:
+    """Return what was measured of one case, beside the conventional step of the same task."""
+    task = case.removesuffix(" cached")
+    ours, other = measured[case]["ours"], measured[task]["conventional"]
+    flops = (grpo_flops if task == "grpo" else sft_flops)(shape, tasks[task])
+    flops -= audio_flops(shape, tasks[task]) if case != task else 0.0
+    row: dict[str, Any] = {"bar": BARS.get(case), "ours": ours.summary()}
+    if ours.seconds:
+        row["ours"] |= throughput(tasks[task], flops, row["ours"], options)
+    row["conventional"] = other.summary()
+    if ours.seconds and other.seconds:
+        assert ours.result is not None and other.result is not None
+        row["ratio"] = spread([theirs / mine for theirs, mine in zip(other.seconds, ours.seconds, strict=True)], 2)
+        row["largest_difference"] = float((ours.result.float() - other.result.float()).abs().max())
+        row["conventional"] |= throughput(tasks[task], flops, row["conventional"], options)
+        print(f"{case}: {row['ratio']} times the conventional step", flush=True)
+    return row
 
 
 def throughput(
@@ -274,7 +297,11 @@ def memory_of(options: argparse.Namespace, system: str, task: str) -> dict[str, 
     for name in ("device", "shape", "dtype", "threads", "questions", "group", "tokens", "seconds"):
         command += [f"--{name}", str(getattr(options, name))]
     command += ["--checkpointing"] if options.checkpointing else []
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "OutOfMemoryError" in done.stderr:
+        return {"before": float("nan"), "peak": float("inf")}
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -308,16 +335,22 @@ def table(report: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for case, row in report["results"].items():
-        ratio, bar = row["ratio"], row["bar"]
-        lines.append(
-            f"| {case} | {row['conventional']['seconds']['median']:.2f} | {row['ours']['seconds']['median']:.2f} "
-            f"| {ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f}) | {bar or '-'} "
-            f"| {row['largest_difference']:.1e} |"
-        )
+        ratio = row.get("ratio")
+        cells = [_median(row[name]) for name in SYSTEMS]
+        cells.append(f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else "-")
+        cells += [str(row["bar"] or "-"), f"{row['largest_difference']:.1e}" if ratio else "-"]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    lines += ["", "| step | completion tokens/s, conventional | ours | FLOPs utilisation, conventional | ours |"]
+    lines.append("|---|---|---|---|---|")
+    for case, row in report["results"].items():
+        cells = [str(row[name].get(key, "-")) for key in THROUGHPUT for name in SYSTEMS]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    lines += ["", f"Utilisation is of {report['peak_tflops']} TFLOP/s, counted on the tokens that are needed."]
     lines += ["", "| part, s | conventional | ours |", "|---|---|---|"]
     for case, row in report["results"].items():
         theirs, ours = row["conventional"]["parts"], row["ours"]["parts"]
-        lines += [f"| {case}: {part} | {theirs.get(part, 0):.3f} | {ours.get(part, 0):.3f} |" for part in theirs]
+        parts = list(dict.fromkeys([*theirs, *ours]))
+        lines += [f"| {case}: {part} | {theirs.get(part, 0):.3f} | {ours.get(part, 0):.3f} |" for part in parts]
     if memory := report.get("memory"):
         lines += ["", "| peak memory, GB | conventional | ours | ratio | before the steps |", "|---|---|---|---|---|"]
         for task, row in memory.items():
@@ -328,9 +361,15 @@ def table(report: dict[str, Any]) -> str:
     if peers := report.get("peers"):
         lines += ["", "| peer | seconds | ours, s | ratio |", "|---|---|---|---|"]
         lines += [f"| {r['name']} | {r['seconds']:.2f} | {r['ours']:.2f} | {r['ratio']:.2f} |" for r in peers]
+        hears = report["trl"]["hears"]
+        lines += ["", f"TRL's learner {'gets' if hears else 'does not get'} the audio: {json.dumps(report['trl'])}"]
     lines += ["", f"Collating 8 clips: {report['collating']['conventional']:.3f} s conventionally, "]
     lines[-1] += f"{report['collating']['ours']:.3f} s here."
     return "\n".join(lines) + "\n"
+
+
+def _median(summary: dict[str, Any]) -> str:
+    return f"{summary['seconds']['median']:.2f}" if summary["seconds"] else "out of memory"
 
 
 def plot(path: Path, report: dict[str, Any]) -> None:
@@ -402,9 +441,10 @@ def main(args: Sequence[str] | None = None) -> None:
     report["results"] = measure(options, shape, world)
     report["collating"] = collating(world)
     if options.peers:
-        from benchmarks.peers.compare import compare
+        from benchmarks.peers.compare import compare, trl_hears
 
-        report["peers"] = compare(options, shape, world, report["results"])
+        report["peers"] = compare(options, shape, world)
+        report["trl"] = trl_hears(options.peers)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "learner" if options.device == "cpu" else f"learner_{options.device}_{options.shape}"
     (options.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -177,7 +177,7 @@ def build_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Qwen2AudioForConditionalGeneration:
-    """Make a student with random weights; logits are spread, so that equality of log-probabilities means something."""
+    """Make a student with random weights; a small one's are spread, so that equal log-probabilities mean something."""
     tokenizer = world.processor.tokenizer
     config = shape.config(tokenizer.convert_tokens_to_ids("<|AUDIO|>"))
     config.text_config.pad_token_id = config.pad_token_id = tokenizer.pad_token_id
@@ -191,7 +191,7 @@ def build_model(
         torch.set_default_dtype(before)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim >= 2 and "embed_positions" not in name:
+            if shape.width < 1024 and weight.ndim >= 2 and "embed_positions" not in name:
                 weight.mul_(5.0 if "lm_head" in name else 2.0)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -46,10 +46,10 @@ def grpo_flops(shape: Shape, batch: AudioQABatch) -> float:
     return audio_flops(shape, batch) + 3 * (language + head)
 
 
-def sft_flops(shape: Shape, batch: AudioQABatch, cached: bool = False) -> float:
+def sft_flops(shape: Shape, batch: AudioQABatch) -> float:
     """Return the operations of an SFT step with adapters."""
     language, head = forward_flops(shape, batch)
-    return (0.0 if cached else audio_flops(shape, batch)) + 2 * (language + head)
+    return audio_flops(shape, batch) + 2 * (language + head)
 
 
 def peak_flops(device: str, dtype: torch.dtype) -> float:
