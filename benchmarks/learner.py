@@ -129,7 +129,7 @@ class Ours:
         laps.phase = "reference"
         audio = student.encode_audio(batch)
         with torch.no_grad():
-            reference = student.completion_logprobs(batch, reference=True, audio=audio).logprobs
+            reference = student.completion_logprobs(batch, reference=True, audio=audio, entropy=False).logprobs
         laps.mark("head")
         laps.phase = "policy"
         scores = student.completion_logprobs(batch, audio=audio)

@@ -268,7 +268,7 @@ class VLLMRollout(RolloutCallback):
         return True
 
     def _settle(self) -> None:
-        """Wait until nothing is sampled any more: weights must not change under it."""
+        """Wait until nothing is sampled ahead any more."""
         if self._ahead is not None:
             self._ahead.result()
 
@@ -284,7 +284,9 @@ class VLLMRollout(RolloutCallback):
         assert self._pool is not None
         if self._version is not None and self._version.rpartition(":")[2] == str(trainer.global_step):
             return False
-        self._settle()
+        if self.max_staleness:
+            self._settle()
+            trainer.strategy.barrier("rollouts_ahead")  # weights must not change under another rank's rollouts either
         problem: UserError | None = None
         root, run_id = None, self.run_id
         student = pl_module.student  # all ranks gather its weights where they are sharded

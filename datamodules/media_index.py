@@ -78,7 +78,7 @@ class MediaIndex:
                 self._known[key], self._seconds[key] = error_text, seconds
                 bad += error_text is not None
                 entry: dict[str, Any] = {"path": key[0], "size": key[1], "mtime_ns": key[2], "error": error_text}
-                entry["seconds"] = round(seconds, 2)
+                entry["seconds"] = seconds
                 lines.write(json.dumps(entry) + "\n")
                 now = time.monotonic()
                 if now - spoken > _SECONDS_BETWEEN_LINES:
@@ -92,7 +92,7 @@ class MediaIndex:
 
     def _try(self, path: Path) -> tuple[str | None, float]:
         try:
-            return None, len(self.load(path)) / SAMPLE_RATE
+            return None, round(len(self.load(path)) / SAMPLE_RATE, 2)  # as on disk, so that all processes sort alike
         except MediaError as error:
             return str(error), 0.0
 

@@ -186,9 +186,9 @@ class GRPOModule(StudentTraining):
         """Log-probabilities under the SFT policy, or None when the KL term is off."""
         if self.beta == 0:
             return None
-        if self.reference is None:
-            return self.student.completion_logprobs(batch, self.temperature, reference=True, audio=audio).logprobs
-        return self.reference.completion_logprobs(batch, self.temperature, audio=audio).logprobs
+        inside = self.reference is None
+        policy = self.reference or self.student
+        return policy.completion_logprobs(batch, self.temperature, inside, audio, entropy=False).logprobs
 
     def _importance(self, batch: AudioQABatch, old: Tensor) -> tuple[Tensor | None, Tensor]:
         """Weights of rollouts that an earlier policy sampled, and the share that was truncated."""
