@@ -6,9 +6,9 @@ random student, clips and completions. Peak memory is that of processes of their
 collated; what collating takes is listed beside. Writes ``learner.json``, ``learner.png`` and ``learner.md`` to
 ``benchmarks/results``.
 
-On a GPU: ``python -m benchmarks.learner --device cuda --shape 7b --dtype bfloat16 --tokens 200``; tokens per second and
-model FLOPs utilisation are counted on the tokens that are needed (each prompt once). With ``--peers DIR`` the learners
-of ms-swift and TRL are measured too, in the environments that ``benchmarks/peers/install.sh DIR`` made.
+On a GPU: ``python -m benchmarks.learner --device cuda --shape 7b --dtype bfloat16 --tokens 200 --backends``. Tokens per
+second and model FLOPs utilisation are counted on the tokens that are needed (each prompt once). With ``--peers DIR`` the
+learners of ms-swift and TRL are measured too, in the environments that ``benchmarks/peers/install.sh DIR`` made.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import conventional
 from benchmarks.laps import Laps
@@ -44,6 +45,12 @@ from lightning_modules.student import LoRASettings, Student
 
 BARS = {"grpo": 3.5, "grpo memory": 0.5, "sft": 1.25, "sft cached": 1.5, "sft four traces": 2.2}
 SYSTEMS = ("conventional", "ours")
+BACKENDS = (
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.MATH,
+)
 THROUGHPUT = ("completion_tokens_per_s", "flops_utilisation")
 
 
@@ -264,6 +271,25 @@ def compared(
     return row
 
 
+def attention_backends(options: argparse.Namespace, shape: Shape, world: World) -> dict[str, Any]:
+    """Return seconds of our GRPO step under each of PyTorch's attention kernels, or why one cannot be used."""
+    system = Ours(options, shape, world)
+    batch = tasks_of(options, world)["grpo"]
+    step = steps_of("grpo", system, batch)["grpo"]
+    found: dict[str, Any] = {}
+    for backend in BACKENDS:
+        one = Measured()
+        try:
+            with sdpa_kernel([backend]):
+                for round_ in range(options.rounds + 1):
+                    one.run(step, system.laps, round_ > 0)
+        except RuntimeError as error:
+            found[backend.name] = str(error).splitlines()[0]
+            continue
+        found[backend.name] = one.summary()["seconds"] or "out of memory"
+    return found
+
+
 def throughput(
     batch: AudioQABatch, flops: float, summary: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
@@ -358,6 +384,10 @@ def table(report: dict[str, Any]) -> str:
             lines.append(
                 f"| {task} | {theirs['peak']:.2f} | {mine['peak']:.2f} | {row['ratio']:.2f} | {mine['before']:.2f} |"
             )
+    if kernels := report.get("attention"):
+        lines += ["", "| attention kernel | our GRPO step, s |", "|---|---|"]
+        for name, found in kernels.items():
+            lines.append(f"| {name} | {found['median'] if isinstance(found, dict) else found} |")
     if peers := report.get("peers"):
         lines += ["", "| peer | seconds | ours, s | ratio |", "|---|---|---|---|"]
         lines += [f"| {r['name']} | {r['seconds']:.2f} | {r['ours']:.2f} | {r['ratio']:.2f} |" for r in peers]
@@ -415,6 +445,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
     parser.add_argument("--tasks", nargs="+", default=["grpo", "sft"], help="grpo, sft, or both")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    parser.add_argument("--backends", action="store_true", help="measure each of PyTorch's attention kernels too")
     parser.add_argument("--peers", type=Path, help="folder of the peers' environments")
     parser.add_argument("--memory-of", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
@@ -440,6 +471,8 @@ def main(args: Sequence[str] | None = None) -> None:
                 print(f"{task}: peak memory {row}", flush=True)
     report["results"] = measure(options, shape, world)
     report["collating"] = collating(world)
+    if options.backends:
+        report["attention"] = attention_backends(options, shape, world)
     if options.peers:
         from benchmarks.peers.compare import compare, trl_hears
 

@@ -14,13 +14,28 @@ from benchmarks.needed_flops import audio_flops, forward_flops, layer_weights
 def test_the_gpu_script_runs_on_the_cpu_with_a_tiny_shape(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     small = ["--questions", "1", "--group", "2", "--tokens", "8", "--seconds", "1", "--threads", "1"]
-    main(["--shape", "tiny", "--rounds", "1", "--no-memory", "--tasks", "grpo", "--output", str(tmp_path), *small])
+    main(
+        [
+            "--shape",
+            "tiny",
+            "--rounds",
+            "1",
+            "--no-memory",
+            "--tasks",
+            "grpo",
+            "--output",
+            str(tmp_path),
+            "--backends",
+            *small,
+        ]
+    )
     torch.set_num_threads(threads)
     report = json.loads((tmp_path / "learner.json").read_text())
     row = report["results"]["grpo"]
     assert row["largest_difference"] < 1e-4
-    assert row["ours"]["completion_tokens_per_s"] > 0 and 0 < row["ours"]["flops_utilisation"]
+    assert row["ours"]["completion_tokens_per_s"] > 0 and row["ours"]["flops_utilisation"] > 0
     assert {"reference audio", "policy head", "backward language model"} <= row["ours"]["parts"].keys()
+    assert report["attention"]["MATH"]["median"] > 0
     assert "| grpo |" in (tmp_path / "learner.md").read_text() and (tmp_path / "learner.png").exists()
 
 
