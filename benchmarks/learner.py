@@ -7,8 +7,8 @@ collated; what collating takes is listed beside. Writes ``learner.json``, ``lear
 ``benchmarks/results``.
 
 On a GPU: ``python -m benchmarks.learner --device cuda --shape 7b --dtype bfloat16 --tokens 200 --backends``. Tokens per
-second and model FLOPs utilisation are counted on the tokens that are needed (each prompt once). With ``--peers DIR`` the
-learners of ms-swift and TRL are measured too, in the environments that ``benchmarks/peers/install.sh DIR`` made.
+second and model FLOPs utilisation are counted on the tokens that are needed (each prompt once). With ``--peers DIR``
+the learners of ms-swift and TRL are measured too, in the environments that ``benchmarks/peers/install.sh DIR`` made.
 """
 
 import argparse

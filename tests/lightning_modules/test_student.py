@@ -227,7 +227,7 @@ def test_questions_in_one_row_do_not_see_each_other(weights, processor) -> None:
     whole = student.completion_logprobs(batch).logprobs
     for row in range(3):
         alone = student.completion_logprobs(batch[row : row + 1]).logprobs
-        torch.testing.assert_close(whole[row : row + 1], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(whole[row : row + 1], alone, atol=1e-4, rtol=0)
     counts = audio_token_counts(batch.feature_lengths)[1].tolist()
     audio = student.encode_audio(batch).requires_grad_()
     scores = student.completion_logprobs(batch, audio=audio).logprobs
@@ -243,7 +243,7 @@ def test_questions_with_fewer_traces_have_empty_ones(weights, processor) -> None
     alone = make_batch(processor, [2.0, 0.87], [[5, 9, 3], [4, 0, 0]])[1:2]
     alone.completions.ids = alone.completions.ids[:, :1]
     alone.completions.mask = alone.completions.mask[:, :1]
-    torch.testing.assert_close(full[1, :1], student.completion_logprobs(alone).logprobs[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(full[1, :1], student.completion_logprobs(alone).logprobs[0], atol=1e-4, rtol=0)
     assert full[1, 1:].abs().sum() == 0
     full.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in student.parameters() if p.grad is not None)
