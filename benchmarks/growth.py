@@ -131,8 +131,8 @@ def table(report: dict[str, Any]) -> str:
         f"`{report['command']}` at {report['commit']}; {report['machine']}, load {report['load_before']}",
         "",
         f"One completion more ({report['completion_tokens']} tokens) costs {1000 * each['ours']:.1f} ms after a prompt "
-        f"with a 10-second clip and {1000 * each['completions alone']:.1f} ms after next to no prompt (the difference "
-        f"is attention to the prompt); {1000 * each['conventional']:.1f} ms in the conventional step.",
+        f"with a 10-second clip and {1000 * each['completions alone']:.1f} ms after next to no prompt; "
+        f"{1000 * each['conventional']:.1f} ms in the conventional step.",
     ]
     for sweep, points in report["sweeps"].items():
         lines += ["", f"| {sweep} | prompt tokens | ours, s | conventional, s |", "|---|---|---|---|"]
@@ -145,6 +145,7 @@ def table(report: dict[str, Any]) -> str:
 def plot(path: Path, sweeps: dict[str, list[dict[str, float]]]) -> None:
     """Draw each sweep."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(13, 3), layout="constrained")
     for axes, (sweep, points) in zip(figure.subplots(1, len(sweeps)), sweeps.items(), strict=True):
@@ -153,6 +154,7 @@ def plot(path: Path, sweeps: dict[str, list[dict[str, float]]]) -> None:
             axes.plot(*zip(*known, strict=True), "o-", label=name)
         axes.set_xlabel(sweep, fontsize=8)
         axes.set_ylim(0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(labelsize=7)
     figure.axes[0].set_ylabel("seconds")
     figure.axes[0].legend(fontsize=8)

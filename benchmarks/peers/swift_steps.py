@@ -55,7 +55,7 @@ def random_completions(self: object, samples: list) -> list:
     samples = self._preprocess_inputs(samples)  # type: ignore[attr-defined]
     rng = random.Random(0)
     for sample in samples:
-        sample.response_token_ids = [[rng.randrange(10, 4000) for _ in range(SETTINGS["tokens"])]]
+        sample.response_token_ids = [[rng.randrange(10, 800) for _ in range(SETTINGS["tokens"])]]
         sample.messages = [*copy.deepcopy(list(sample.messages)), {"role": "assistant", "content": "x"}]
         sample.finish_reason = "stop"
     return samples
