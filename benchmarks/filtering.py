@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning import RESULTS, best_accuracy, run_facts
+from benchmarks.learning import best_accuracy
+from benchmarks.run_record import RESULTS, run_record
 from datamodules.avqa import AVQADataModule
 from datamodules.records import Trace, Verdict, read_jsonl
 from datamodules.traces import record_files
@@ -90,7 +91,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--output", default="runs/filtering", help="folder of the runs (runs/filtering)")
     options = parser.parse_args(args)
-    facts = run_facts("benchmarks.filtering", sys.argv[1:] if args is None else args)
+    command = ["python -m benchmarks.filtering", *(sys.argv[1:] if args is None else args)]
+    facts = run_record(" ".join(command))
     results = []
     for seed in options.seeds:
         say(f"seed {seed}")

