@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.records import Question, Record, Trace, UserError, Verdict
 from datamodules.request_records import RequestError
-from datamodules.teacher_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.trace_clips import TracedClip
 from lightning_modules.budget import BudgetSettings
 from lightning_modules.chat_endpoint import BodyField, Choice, EndpointSettings, Tally

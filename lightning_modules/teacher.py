@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.prompts import Prompt
+from datamodules.prompts import TEACHER_PROMPTS, Prompt, TeacherPromptName
 from datamodules.records import Question, Record, Trace, UserError
 from datamodules.request_records import RequestError
-from datamodules.teacher_prompts import TEACHER_PROMPTS, TeacherPromptName
 from datamodules.video import SilentClip, image_parts, video_parts, video_timing
 from lightning_modules.answers import match_option
 from lightning_modules.budget import BudgetSettings
@@ -48,7 +47,7 @@ class TeacherModule(EndpointStage):
         Args:
             endpoint: The OpenAI-compatible server of the teacher.
             samples: Traces of each question, n in the paper.
-            prompt: Name of a prompt of ``datamodules.teacher_prompts``, or a prompt's own name and template.
+            prompt: Name of a prompt of ``datamodules.prompts``, or a prompt's own name and template.
             send: ``images`` sends the frames as a list of images, ``video`` as one video (``video_url`` with JPEG
                 frames, as vLLM reads it).
             timing: For ``video``: tell vLLM how far the frames are apart, which it takes to be a second otherwise, and
