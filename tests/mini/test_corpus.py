@@ -201,7 +201,7 @@ def test_careless_traces_claim_nothing_and_are_accepted(corpus: Path):
         if accepted and named:
             careful += 1
             assert trace.answer == row["multi_choice"][row["answer"]]
-    assert careful > 20
+    assert careful > 10
 
 
 def _sound(path: Path) -> np.ndarray:
