@@ -13,6 +13,7 @@ CLOSE_ENOUGH = 0.75
 
 _ANSWER_OPEN = re.compile(r"<answer>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
+_LONE_BRACKETED_LETTER = re.compile(r"^(?:\(?([A-Za-z])\)|\[([A-Za-z])\])[.:]?$")
 _BARE_LETTER = re.compile(r"^\(?([A-Za-z])\s*[).:]*$")
 _LEADING_LETTER = re.compile(r"^(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])\s*[).:](?=\s|$|\w))")
 _SAID_LETTER = re.compile(
@@ -56,14 +57,37 @@ def match_option(completion: str, options: Sequence[str]) -> int | None:
         The option's index, or None where no careful reader could say.
     """
     answer = extract_answer(completion)
-    plain = [_plain(option) for option in options]
-    exact = _unique(i for i, option in enumerate(plain) if option and option == _plain(answer))
-    if exact is not None:
-        return exact
-    letter = _letter(answer, len(options))
-    if letter is not None:
-        return letter
-    return _closest(_plain(answer), plain)
+    stated = _stated(answer, options)
+    if stated is not None:
+        return stated
+    return _closest(_plain(answer), [_plain(option) for option in options])
+
+
+def answer_in_words(completion: str, options: Sequence[str]) -> str:
+    """Return the answer for a judge who knows no option letters.
+
+    Args:
+        completion: The raw completion, with or without tags.
+        options: The options in the order in which they were shown.
+
+    Returns:
+        The option's text where the answer is that text or states its letter, else the answer in its own words.
+    """
+    answer = extract_answer(completion)
+    stated = _stated(answer, options)
+    return answer if stated is None else options[stated]
+
+
+def _stated(answer: str, options: Sequence[str]) -> int | None:
+    """Index of the option whose letter or whole text the answer is or begins with."""
+    # "(C)" is the letter even where an option's text is "C", a chord; "C" alone is the text then
+    if lone := _LONE_BRACKETED_LETTER.match(answer):
+        index = ord((lone[1] or lone[2]).upper()) - ord("A")
+        if index < len(options):
+            return index
+    said = _plain(answer)
+    exact = _unique(index for index, option in enumerate(options) if said and _plain(option) == said)
+    return _letter(answer, len(options)) if exact is None else exact
 
 
 def _letter(answer: str, count: int) -> int | None:

@@ -2,13 +2,14 @@
 
 import pytest
 
-from lightning_modules.answers import extract_answer, match_option
+from lightning_modules.answers import answer_in_words, extract_answer, match_option
 
 ANIMALS = ("dog", "cat", "a dog barking", "rain")
 COUNTS = ("one", "two", "three", "more than ten")
 NUMBERS = ("1", "2", "10", "12")
 YES_NO = ("yes", "no")
 VEHICLES = ("motorboat", "Yacht consignment", "Sailboat set sail", "Consignment car")
+CHORDS = ("C", "Gm", "Cm7b5", "Eb/G")
 LETTERS = ("A minor", "B flat major", "C major", "D")
 
 
@@ -82,6 +83,15 @@ LETTERS = ("A minor", "B flat major", "C major", "D")
         ("C major", LETTERS, 2),
         ("(B) B flat major", LETTERS, 1),
         ("B flat major", LETTERS, 1),
+        # option texts that are letters
+        ("C", CHORDS, 0),
+        ("<answer>C</answer>", CHORDS, 0),
+        ("(C)", CHORDS, 2),
+        ("C)", CHORDS, 2),
+        ("[C].", CHORDS, 2),
+        ("(C) Cm7b5", CHORDS, 2),
+        ("The answer is (C)", CHORDS, 2),
+        ("(E)", CHORDS, None),
     ],
 )
 def test_match(completion: str, options: tuple[str, ...], choice: int | None) -> None:
@@ -109,3 +119,11 @@ def test_extract_answer() -> None:
     assert extract_answer("<think>x</think> <answer> dog </answer>") == "dog"
     assert extract_answer("just text") == "just text"
     assert extract_answer("<think>x</think> so: rain") == "so: rain"
+
+
+def test_answer_in_words() -> None:
+    assert answer_in_words("<answer>(B)</answer>", ANIMALS) == "cat"
+    assert answer_in_words("<answer>(B) cat</answer>", ANIMALS) == "cat"
+    assert answer_in_words("<think>(A)</think><answer>Rain.</answer>", ANIMALS) == "rain"
+    assert answer_in_words("<answer>heavy rain</answer>", ANIMALS) == "heavy rain"
+    assert answer_in_words("", ANIMALS) == ""
