@@ -16,6 +16,7 @@ from datamodules.annotations import AnnotatedQuestion
 from datamodules.audio import ClipFolder
 from datamodules.collate import Collator
 from datamodules.media_index import MediaIndex
+from datamodules.probes import Clips, ProbedClips, ProbeName, derangement, mark, shuffle_options
 from datamodules.prompts import PROMPTS, Prompt, PromptName
 from datamodules.question_dataset import Item, QuestionDataset
 from datamodules.question_reader import QuestionReader
@@ -61,6 +62,8 @@ class AudioQADataModule(LightningDataModule):
         report_dir: str | None = None,
         limit: int | None = None,
         seed: int = 0,
+        probe: ProbeName | None = None,
+        option_order: int | None = None,
     ) -> None:
         """Describe the data; nothing is read before ``setup``.
 
@@ -81,6 +84,10 @@ class AudioQADataModule(LightningDataModule):
                 ``root`` whose name ends in ``-report``.
             limit: Use only the first so many usable questions of each split.
             seed: Seed of the order of training.
+            probe: In validation, test and prediction, replace the audio by silence, by another clip's (swap) or by
+                noise of the same level; null leaves it. Training is never probed.
+            option_order: In validation, test and prediction, show the options in an order drawn from this seed; null
+                keeps the file's order.
         """
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("limit", limit)):
@@ -102,6 +109,8 @@ class AudioQADataModule(LightningDataModule):
         self.report_dir = Path(report_dir) if report_dir else self.root.parent / f"{self.root.name}-report"
         self.limit = limit
         self.seed = seed
+        self.probe: ProbeName | None = probe
+        self.option_order = option_order
         self._splits: dict[str, list[Question]] = {}
         self._train_items: list[Item] | None = None
         self._collator: Collator | None = None
@@ -293,13 +302,27 @@ class AudioQADataModule(LightningDataModule):
         if len(questions) < world_size:
             raise UserError(f"{len(questions)} questions for {role} are fewer than the {world_size} devices")
         share = eval_share(len(questions), trainer.global_rank if trainer is not None else 0, world_size)
-        items = [Item(questions[place], questions[place].answer_text) for place in share]
+        asked = [self._asked(questions[place]) for place in share]
+        items = [Item(question, question.answer_text) for question in asked]
         return DataLoader(
-            QuestionDataset(items, self.clips),
+            QuestionDataset(items, self._heard(questions)),
             batch_size=self.eval_batch_size,
             collate_fn=self.collator,
             **self._loader_settings(),
         )
+
+    def _asked(self, question: Question) -> Question:
+        """Return a question as evaluation asks it."""
+        if self.option_order is not None:
+            question = shuffle_options(question, self.option_order)
+        return mark(question, self.probe) if self.probe else question
+
+    def _heard(self, questions: list[Question]) -> Clips:
+        """Return what evaluation lets the model hear."""
+        if self.probe is None:
+            return self.clips
+        others = derangement(question.media for question in questions) if self.probe == "swap" else {}
+        return ProbedClips(self.clips, self.probe, others)
 
     def _loader_settings(self) -> dict[str, Any]:
         if self.num_workers:

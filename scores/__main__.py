@@ -4,6 +4,8 @@ Reads what ``callbacks.prediction_writer.PredictionWriter`` writes; needs no mod
 """
 
 import argparse
+import dataclasses
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,12 +13,14 @@ from pathlib import Path
 
 from datamodules.annotations import read_rows
 from datamodules.records import UserError
+from scores import leakage
 from scores.accuracy import check_file, compare_answers, score_run
 from scores.benchmarks import BENCHMARKS, read_questions
 from scores.official_mmau import defects, write_official
 from scores.runs import Run, read_file, read_run
 from scores.tables import PAPER, Scores, all_tables, p_text, percent, read_paper
 
+AUDITED = ("avqa:val", "mmau", "music_avqa")
 ANNOTATIONS = {"mmau": "mmau-test-mini.json"}
 
 
@@ -90,6 +94,14 @@ def parser() -> argparse.ArgumentParser:
     out = with_data(command("official", official, "Write predictions.json for MMAU's official evaluation.py."))
     out.add_argument("predictions", type=Path, help="predictions on MMAU")
     out.add_argument("output", type=Path, help="the file to write")
+    leaks = with_data(command("audit", audit, "List the clips that a training set and benchmarks share."))
+    sets = "avqa:train, avqa:val, mmau, music_avqa, or a folder of clips"
+    leaks.add_argument("--train", default="avqa:train", help=f"the training set: {sets} (%(default)s)")
+    leaks.add_argument(
+        "--benchmark", action="append", help=f"a benchmark: {sets}; may be repeated (all that are there)"
+    )
+    leaks.add_argument("--output", type=Path, help="also write the shared clips as JSON lines")
+    leaks.add_argument("--threads", type=int, default=2, help="clips that are decoded at once (%(default)s)")
     with_data(command("defects", list_defects, "List the rows of MMAU that its official rule judges wrongly."))
     return top
 
@@ -155,6 +167,32 @@ def official(options: argparse.Namespace) -> None:
     counts = check_file(file, data.questions["mmau"]).counts()
     write_official(options.output, data.root / "mmau" / ANNOTATIONS["mmau"], file.predictions)
     print(f"{options.output}: {len(data.mmau_rows)} rows; " + (str(counts) if counts else "every row has a prediction"))
+
+
+def audit(options: argparse.Namespace) -> None:
+    """Print the clips that a training set and benchmarks share."""
+    train = leakage.read_clip_set(options.train, options.data)
+    names = options.benchmark or [name for name in AUDITED if (options.data / name.partition(":")[0]).is_dir()]
+    lines = []
+    for name in names:
+        benchmark = leakage.read_clip_set(name, options.data)
+        found = leakage.audit(train, benchmark, options.threads, say=lambda line: print(line, file=sys.stderr))
+        leaked = {pair.benchmark for pair in found.shared}
+        asked = sum(len(benchmark.questions.get(media, ())) for media in leaked)
+        print(
+            f"{train.name} ({len(train.media)} clips) and {name} ({len(benchmark.media)} clips): {len(leaked)} clips "
+            f"of {name} are in the training set" + (f", with {asked} questions" if asked else "")
+        )
+        for pair in found.shared:
+            print(f"  {pair.benchmark} is {pair.train}: {pair.how}, {pair.why}")
+            questions = {"questions": list(benchmark.questions.get(pair.benchmark, ()))}
+            lines.append(json.dumps({"set": name, **dataclasses.asdict(pair), **questions}, ensure_ascii=False) + "\n")
+        if found.unheard:
+            first, reason = next(iter(found.unheard.items()))
+            print(f"  {len(found.unheard)} clips could not be compared by sound; the first is {first}: {reason}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text("".join(lines), encoding="utf-8")
 
 
 def list_defects(options: argparse.Namespace) -> None:
