@@ -17,6 +17,8 @@ from scores import leakage
 from scores.accuracy import check_file, compare_answers, score_run
 from scores.benchmarks import BENCHMARKS, read_questions
 from scores.official_mmau import defects, write_official
+from scores.plots import all_plots
+from scores.report import pick_examples, write_report
 from scores.runs import Run, read_file, read_run
 from scores.tables import PAPER, Scores, all_tables, p_text, percent, read_paper
 
@@ -88,6 +90,14 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     with_runs(with_data(command("table", table, "Print all tables in Markdown.")))
+    page = with_runs(with_data(command("report", report, "Write all tables, plots and examples as HTML and Markdown.")))
+    page.add_argument("--output", type=Path, default=Path("runs/report"), help="folder to write to (%(default)s)")
+    page.add_argument("--title", default="SightSound-R1: scores", help="the report's title (%(default)s)")
+    page.add_argument(
+        "--metrics", action="append", default=[], metavar="NAME=PATH", help="metrics.csv of a training run"
+    )
+    page.add_argument("--examples", type=int, default=20, help="examples of each run on each benchmark (%(default)s)")
+    page.add_argument("--no-audio", action="store_true", help="leave the clips out, which makes the page small")
     two = with_data(command("compare", compare, "Test whether one run is better than another on the same questions."))
     two.add_argument("first", type=Path, help="predictions of the first run")
     two.add_argument("second", type=Path, help="predictions of the second run")
@@ -130,6 +140,19 @@ def table(options: argparse.Namespace) -> None:
     """Print all tables."""
     _, scores = score_runs(options, Data(options.data))
     print("\n".join(table.markdown() for table in all_tables(scores, read_paper(options.paper), options.partial)))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the report."""
+    _, scores = score_runs(options, Data(options.data))
+    metrics = []
+    for text in options.metrics:
+        name, equals, path = text.partition("=")
+        metrics.append((name, Path(path)) if equals else (Path(text).parent.name, Path(text)))
+    tables = all_tables(scores, read_paper(options.paper), options.partial)
+    examples = pick_examples(scores, options.data, options.examples, not options.no_audio)
+    write_report(options.output, options.title, tables, all_plots(scores, metrics), examples)
+    print(f"{options.output / 'report.html'}: {len(tables)} tables, {len(examples)} examples")
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """The tables: the paper's two beside ours, probes, orders of options, and what was wrong with the predictions."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import Any
 import yaml
 
 from datamodules.records import UserError
-from scores.accuracy import ALL_QUESTIONS, AVERAGE, OFFICIAL, BenchmarkScore, Score
+from scores.accuracy import ALL_QUESTIONS, AVERAGE, OFFICIAL, BenchmarkScore, Score, compare_answers
 from scores.benchmarks import BENCHMARKS
+from scores.intervals import Comparison
 
 PAPER = Path(__file__).parent / "paper.yaml"
 DASH = "–"
@@ -128,6 +130,26 @@ def probe_table(scores: Scores) -> Table | None:
     return Table("Can it hear?", ("run", "true audio", *names), tuple(rows), note) if rows else None
 
 
+def comparison_table(scores: Scores) -> Table | None:
+    """Return how each run compares with each earlier one on the same questions; None where there are no two."""
+    rows = []
+    for benchmark, about in BENCHMARKS.items():
+        for first, second in itertools.combinations([run for run, ours in scores.items() if benchmark in ours], 2):
+            found = compare_answers(scores[first][benchmark].checked, scores[second][benchmark].checked)
+            rows.append(
+                (
+                    f"{about.title}: {second} against {first}",
+                    points(found),
+                    str(found.only_second),
+                    str(found.only_first),
+                    p_text(found.mcnemar),
+                    p_text(found.bootstrap),
+                )
+            )
+    columns = ("runs", "gain in points", "only the second right", "only the first right", "McNemar p", "bootstrap p")
+    return Table("Runs against each other", columns, tuple(rows), "p-values are two-sided.") if rows else None
+
+
 def order_table(scores: Scores) -> Table | None:
     """Return how much the order of the options matters; None where it was not varied."""
     rows = []
@@ -166,7 +188,7 @@ def problem_table(scores: Scores, partial: bool = False) -> Table | None:
 
 def all_tables(scores: Scores, paper: Mapping[str, Mapping[str, Any]], partial: bool = False) -> list[Table]:
     """Return every table that has something to show."""
-    more = [probe_table(scores), order_table(scores), problem_table(scores, partial)]
+    more = [comparison_table(scores), probe_table(scores), order_table(scores), problem_table(scores, partial)]
     return [*paper_tables(scores, paper), *score_tables(scores), *(table for table in more if table is not None)]
 
 
@@ -186,8 +208,12 @@ def _probe_text(score: BenchmarkScore, probe: str) -> str:
     if probe not in score.probes:
         return DASH
     probed, change = score.probes[probe]
-    points = f"{100 * change.difference:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-    return f"{percent(probed.accuracy)}, {points}, p {p_text(change.mcnemar)}"
+    return f"{percent(probed.accuracy)}, {points(change)}, p {p_text(change.mcnemar)}"
+
+
+def points(change: Comparison) -> str:
+    """Return a difference in points with its interval."""
+    return f"{100 * change.difference:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
 
 
 def p_text(p: float) -> str:
