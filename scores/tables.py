@@ -103,7 +103,8 @@ def score_tables(scores: Scores) -> list[Table]:
         if not runs:
             continue
         names = list(dict.fromkeys(name for score in runs.values() for name in score.scores))
-        names.sort(key=lambda name: (name == AVERAGE, name == OFFICIAL, name == ALL_QUESTIONS))  # categories first
+        last = [AVERAGE, OFFICIAL, ALL_QUESTIONS]
+        names.sort(key=lambda name: last.index(name) if name in last else -1)
         rows = []
         for run, score in runs.items():
             cells = [score_text(score.scores.get(name)) for name in names]
@@ -230,4 +231,6 @@ def _found(ours: Mapping[str, BenchmarkScore], benchmark: str, column: str) -> S
 
 
 def _beside(figure: float | None, score: Score | None) -> str:
+    if figure is None and score is None:
+        return DASH
     return f"{DASH if figure is None else f'{figure:.1f}'} / {score_text(score)}"
