@@ -45,6 +45,8 @@ class AudioQADataModule(LightningDataModule):
 
     dataset: str
     number_repeated_ids = False
+    can_probe = True
+    """False where loaders of its own would ignore ``probe`` and ``option_order``."""
 
     def __init__(
         self,
@@ -95,6 +97,8 @@ class AudioQADataModule(LightningDataModule):
                 raise UserError(f"data.{name} must be 1 or more, found {value}")
         if max_seconds <= 0:
             raise UserError(f"data.max_seconds must be more than 0, found {max_seconds}")
+        if (probe or option_order is not None) and not self.can_probe:
+            raise UserError(f"data.probe and data.option_order are for benchmarks; {type(self).__name__} has neither")
         if isinstance(prompt, str) and prompt not in PROMPTS:
             raise UserError(f"data.prompt must be one of {', '.join(PROMPTS)}, found {prompt!r}")
         self.root = Path(root)

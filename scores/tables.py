@@ -1,6 +1,5 @@
 """The tables: the paper's two beside ours, probes, orders of options, and what was wrong with the predictions."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,10 +131,15 @@ def probe_table(scores: Scores) -> Table | None:
 
 
 def comparison_table(scores: Scores) -> Table | None:
-    """Return how each run compares with each earlier one on the same questions; None where there are no two."""
+    """Return how each run compares with the first and with the one before it, on the same questions.
+
+    None where there are no two runs.
+    """
     rows = []
     for benchmark, about in BENCHMARKS.items():
-        for first, second in itertools.combinations([run for run, ours in scores.items() if benchmark in ours], 2):
+        runs = [run for run, ours in scores.items() if benchmark in ours]
+        pairs = {(first, run): None for place, run in enumerate(runs[1:]) for first in (runs[0], runs[place])}
+        for first, second in pairs:
             found = compare_answers(scores[first][benchmark].checked, scores[second][benchmark].checked)
             rows.append(
                 (

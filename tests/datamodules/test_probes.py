@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import soundfile
 
 from datamodules.audio import ClipFolder
 from datamodules.avqa import AVQADataModule
+from datamodules.avqa_video import AVQAVideoDataModule
 from datamodules.probes import ProbedClips, ProbeName, derangement, shuffle_options
 from datamodules.records import Question, UserError
+from datamodules.trace_clips import TraceClipsDataModule
 from tests.datamodules.dataset_files import avqa_row, tone
 
 QUESTION = Question("avqa/val/1", "avqa", "a.wav", "What?", ("dog", "cat", "rain", "wind"), 1, "Which")
@@ -80,6 +83,14 @@ def test_the_answer_follows_the_options() -> None:
 def test_orders_differ_between_questions() -> None:
     orders = {shuffle_options(Question(**{**vars(QUESTION), "id": f"avqa/val/{n}"}), 0).options for n in range(100)}
     assert len(orders) == 24
+
+
+@pytest.mark.parametrize("setting", [{"probe": "silence"}, {"option_order": 0}])
+def test_stages_that_are_no_benchmark_refuse_probes(tmp_path: Path, setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="AVQAVideoDataModule has neither"):
+        AVQAVideoDataModule(str(tmp_path), **setting)
+    with pytest.raises(UserError, match="TraceClipsDataModule has neither"):
+        TraceClipsDataModule(str(tmp_path), traces=str(tmp_path), **setting)
 
 
 @pytest.mark.parametrize("probe", ["silence", "swap", "noise", None])

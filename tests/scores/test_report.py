@@ -67,8 +67,8 @@ def choose(page: Browser, **filters: str) -> tuple[int, str]:
     """Set the filters as a user does, and return how many examples are seen and what the page says of it."""
     for name in ("run", "benchmark", "category", "verdict"):
         page.evaluate(
-            f"{{ const select = document.querySelector('select[name={name}]'); select.value = {filters.get(name, '')!r};"
-            "select.dispatchEvent(new Event('change', {bubbles: true})); }"
+            f"{{ const list = document.querySelector('select[name={name}]'); list.value = {filters.get(name, '')!r};"
+            "list.dispatchEvent(new Event('change', {bubbles: true})); }"
         )
     return shown(page), page.evaluate("document.getElementById('shown').value")
 
