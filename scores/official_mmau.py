@@ -100,7 +100,7 @@ def write_official(path: Path, annotations: Path, predictions: Iterable[Predicti
         by_id.setdefault(prediction.question_id.rpartition("/")[2], prediction)
     rows = official_rows(read_rows(annotations), by_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="ascii")  # the script opens it in the locale's encoding
 
 
 def _words(text: str) -> set[str]:
