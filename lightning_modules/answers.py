@@ -14,8 +14,14 @@ CLOSE_ENOUGH = 0.75
 _ANSWER_OPEN = re.compile(r"<answer>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
 _LONE_BRACKETED_LETTER = re.compile(r"^(?:\(?([A-Za-z])\)|\[([A-Za-z])\])[.:]?$")
+_BRACKETS = str.maketrans("【】「」", "[][]")
+_LATEX = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+_EMPHASIS = re.compile(r"\*+|`+|\$(?!\d)|(?<!\w)_+|_+(?!\w)")
 _BARE_LETTER = re.compile(r"^\(?([A-Za-z])\s*[).:]*$")
 _LEADING_LETTER = re.compile(r"^(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])\s*[).:](?=\s|$|\w))")
+_LETTER_ON_ITS_OWN_LINE = re.compile(r"^\(?([A-Za-z])[).:]*[ \t]*\n")
+_LAST_LETTER = re.compile(r"(?<![\w'])([A-Z])[.!]*$")
+_OTHER_LETTERS = re.compile(r"(?<![\w'])[A-Z]\W+(?:and|or|nor|not|,|/)", re.IGNORECASE)
 _SAID_LETTER = re.compile(
     r"\b(?:answer|option|choice)\b(?:\s+(?:is|would be|should be|must be))?\s*:?\s*(?:option\s+)?"
     r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])(?![\w']))",
@@ -36,14 +42,21 @@ def extract_answer(completion: str) -> str:
 
     The text inside the last ``<answer>`` tag, closed or not; without such a tag what follows the reasoning; else all.
     """
-    text = unicodedata.normalize("NFKC", completion)
+    text = unicodedata.normalize("NFKC", completion).translate(_BRACKETS)
     opened = list(_ANSWER_OPEN.finditer(text))
     if opened:
         text = text[opened[-1].end() :]
         text = re.split(r"</answer>", text, maxsplit=1, flags=re.IGNORECASE)[0]
     elif re.search(r"</think>", text, re.IGNORECASE):
         text = re.split(r"</think>", text, flags=re.IGNORECASE)[-1]
-    return _TAG.sub(" ", text).strip()
+    return _without_markup(_TAG.sub(" ", text).strip())
+
+
+def _without_markup(text: str) -> str:
+    """Remove LaTeX's boxes and Markdown's emphasis around words."""
+    while (inner := _LATEX.sub(r"\1", text)) != text:
+        text = inner
+    return _EMPHASIS.sub("", text).strip()
 
 
 def match_option(completion: str, options: Sequence[str]) -> int | None:
@@ -60,7 +73,11 @@ def match_option(completion: str, options: Sequence[str]) -> int | None:
     stated = _stated(answer, options)
     if stated is not None:
         return stated
-    return _closest(_plain(answer), [_plain(option) for option in options])
+    closest = _closest(_plain(answer), [_plain(option) for option in options])
+    if closest is None and (last := _LAST_LETTER.search(answer)) and not _OTHER_LETTERS.search(answer):
+        index = ord(last[1]) - ord("A")
+        return index if index < len(options) else None
+    return closest
 
 
 def answer_in_words(completion: str, options: Sequence[str]) -> str:
@@ -97,7 +114,7 @@ def _letter(answer: str, count: int) -> int | None:
         letters = (next(filter(None, match.groups())).upper() for match in pattern.finditer(answer))
         return {index for letter in letters if (index := ord(letter) - ord("A")) < count}
 
-    for pattern in (_BARE_LETTER, _SAID_LETTER):
+    for pattern in (_BARE_LETTER, _LETTER_ON_ITS_OWN_LINE, _SAID_LETTER):
         if found := stated(pattern):
             return found.pop() if len(found) == 1 else None
     found = stated(_LEADING_LETTER) | stated(_BRACKETED_LETTER)
