@@ -151,7 +151,7 @@ def report(options: argparse.Namespace) -> None:
         metrics.append((name, Path(path)) if equals else (Path(text).parent.name, Path(text)))
     tables = all_tables(scores, read_paper(options.paper), options.partial)
     examples = pick_examples(scores, options.data, options.examples, not options.no_audio)
-    write_report(options.output, options.title, tables, all_plots(scores, metrics), examples)
+    write_report(options.output, options.title, scores, tables, all_plots(scores, metrics), examples)
     print(f"{options.output / 'report.html'}: {len(tables)} tables, {len(examples)} examples")
 
 

@@ -1,8 +1,11 @@
 """The report: one HTML page that needs nothing else, and the same tables and plots in Markdown."""
 
 import base64
+import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -61,14 +64,48 @@ def markdown(title: str, tables: Sequence[Table], plots: Sequence[Plot]) -> str:
     return "\n".join([f"# {title}\n", "## Tables\n", *(table.markdown() for table in tables), "## Plots\n", *drawn])
 
 
+def numbers(scores: Scores) -> dict[str, Any]:
+    """Return all scores and counts, for programs."""
+    return {
+        run: {
+            benchmark: {
+                "scores": {
+                    name: {**dataclasses.asdict(value), "accuracy": value.accuracy}
+                    for name, value in score.scores.items()
+                    if value.questions
+                },
+                "unparseable": score.checked.unanswerable,
+                "problems": score.checked.counts(),
+                "probes": {
+                    probe: {
+                        **dataclasses.asdict(value),
+                        "accuracy": value.accuracy,
+                        "change": dataclasses.asdict(change),
+                    }
+                    for probe, (value, change) in score.probes.items()
+                },
+                "orders": score.orders and {**dataclasses.asdict(score.orders), "spread": score.orders.spread},
+            }
+            for benchmark, score in ours.items()
+        }
+        for run, ours in scores.items()
+    }
+
+
 def write_report(
-    directory: Path, title: str, tables: Sequence[Table], plots: Sequence[Plot], examples: Sequence[Example]
+    directory: Path,
+    title: str,
+    scores: Scores,
+    tables: Sequence[Table],
+    plots: Sequence[Plot],
+    examples: Sequence[Example],
 ) -> None:
-    """Write ``report.html``, ``report.md`` and ``plots``.
+    """Write ``report.html``, ``report.md``, ``scores.json`` and ``plots``.
 
     Args:
         directory: Where to.
         title: The title.
+        scores: The scores.
         tables: The tables.
         plots: The plots.
         examples: The examples, which only the page has.
@@ -81,6 +118,7 @@ def write_report(
         for plot in plots:
             (directory / "plots" / f"{plot.name}.svg").write_text(plot.svg, encoding="utf-8")
         (directory / "report.html").write_text(html(title, tables, plots, examples), encoding="utf-8")
+        (directory / "scores.json").write_text(json.dumps(numbers(scores), indent=2) + "\n", encoding="utf-8")
         (directory / "report.md").write_text(markdown(title, tables, plots), encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report cannot be written to {directory} ({error.strerror}): set --output") from None

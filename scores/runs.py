@@ -83,7 +83,8 @@ def read_run(text: str, questions: Mapping[str, Sequence[Question]]) -> Run:
         questions: The questions of each benchmark.
 
     Raises:
-        UserError: There is no such file, a file is unusable, or its predictions are of several benchmarks or probes.
+        UserError: There is no such file, a test that writes to the folder has not ended, a file is unusable, or its
+            predictions are of several benchmarks or probes.
     """
     name, equals, places = text.partition("=")
     if not equals:
@@ -91,6 +92,8 @@ def read_run(text: str, questions: Mapping[str, Sequence[Question]]) -> Run:
     paths: list[Path] = []
     for place in map(Path, filter(None, places.split(","))):
         if place.is_dir():
+            if shards := sorted(place.rglob("*predictions.jsonl.rank*")):
+                raise UserError(f"run {name}: {shards[0]} is of a test that has not ended: end it, or remove the file")
             paths += sorted(place.rglob("*predictions.jsonl"))
         elif place.is_file():
             paths.append(place)

@@ -107,6 +107,7 @@ def test_a_model_that_always_says_b_agrees_with_itself_only_by_letter() -> None:
         ({"predictions.jsonl": [RIGHT[0], prediction(1, question_id="avqa/val/1")]}, r"benchmarks \(avqa, mmau\)"),
         ({"predictions.jsonl": [prediction(1, question_id="mmar/test/1")]}, "predictions of 'mmar'"),
         ({"predictions.jsonl": [RIGHT[0], prediction(1, probe="noise")]}, r"probes of the audio \(none, noise\)"),
+        ({"predictions.jsonl": RIGHT, "predictions.jsonl.rank1": RIGHT}, r"rank1 is of a test that has not ended"),
         ({"a/predictions.jsonl": RIGHT, "b/predictions.jsonl": WRONG}, "both answer mmau as it is"),
     ],
 )  # fmt: skip

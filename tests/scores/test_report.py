@@ -1,6 +1,7 @@
 """The report, in a real browser and as files."""
 
 import base64
+import json
 import re
 from pathlib import Path
 
@@ -141,6 +142,10 @@ def test_markdown(directory: Path) -> None:
     for link in re.findall(r"\]\((plots/[^)]+)\)", text):
         assert (directory / link).read_text().startswith("<?xml")
     assert len(list((directory / "plots").iterdir())) == 2
+    numbers = json.loads((directory / "scores.json").read_text())
+    assert numbers["good"]["mmau"]["scores"]["average"]["accuracy"] == 1.0
+    assert numbers["good"]["mmau"]["probes"]["silence"]["change"]["difference"] == -1.0
+    assert numbers["bad"]["mmau"]["unparseable"] == 1 and numbers["bad"]["mmau"]["orders"] is None
     page = (directory / "report.html").read_text()
     for plot in (directory / "plots").iterdir():
         assert base64.b64encode(plot.read_bytes()).decode() in page
