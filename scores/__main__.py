@@ -20,7 +20,7 @@ from scores.official_mmau import defects, write_official
 from scores.plots import all_plots
 from scores.report import pick_examples, write_report
 from scores.runs import Run, read_file, read_run
-from scores.tables import PAPER, Scores, all_tables, p_text, percent, read_paper
+from scores.tables import PAPER, Scores, all_tables, leakage_table, p_text, percent, read_paper
 
 AUDITED = ("avqa:val", "mmau", "music_avqa")
 ANNOTATIONS = {"mmau": "mmau-test-mini.json"}
@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument(
         "--metrics", action="append", default=[], metavar="NAME=PATH", help="metrics.csv of a training run"
     )
+    page.add_argument("--leakage", type=Path, help="what the command audit wrote with --output")
     page.add_argument("--examples", type=int, default=20, help="examples of each run on each benchmark (%(default)s)")
     page.add_argument("--no-audio", action="store_true", help="leave the clips out, which makes the page small")
     two = with_data(command("compare", compare, "Test whether one run is better than another on the same questions."))
@@ -150,6 +151,8 @@ def report(options: argparse.Namespace) -> None:
         name, equals, path = text.partition("=")
         metrics.append((name, Path(path)) if equals else (Path(text).parent.name, Path(text)))
     tables = all_tables(scores, read_paper(options.paper), options.partial)
+    if options.leakage:
+        tables.append(leakage_table(options.leakage))
     examples = pick_examples(scores, options.data, options.examples, not options.no_audio)
     write_report(options.output, options.title, scores, tables, all_plots(scores, metrics), examples)
     print(f"{options.output / 'report.html'}: {len(tables)} tables, {len(examples)} examples")

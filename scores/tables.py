@@ -1,5 +1,6 @@
 """The tables: the paper's two beside ours, probes, orders of options, and what was wrong with the predictions."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -175,6 +176,31 @@ def order_table(scores: Scores) -> Table | None:
     columns = ("run", "orders", "mean", "standard deviation", "range", "same option under all orders")
     note = "Accuracy in %; the file's own order is one of the orders."
     return Table("Order of the options", columns, tuple(rows), note) if rows else None
+
+
+def leakage_table(path: Path) -> Table:
+    """Return the clips that the audit found in training set and benchmark.
+
+    Args:
+        path: What ``python -m scores audit --output`` wrote.
+
+    Raises:
+        UserError: The file is missing or is something else.
+    """
+    rows = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found = json.loads(line)
+            asked = str(len(found["questions"]))
+            rows.append((f"{found['set']}: {found['benchmark']}", found["train"], found["how"], found["why"], asked))
+    except OSError as error:
+        raise UserError(
+            f"{path}: {(error.strerror or 'not readable').lower()}; write it with the command audit"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: line {len(rows) + 1} is not of the command audit") from None
+    columns = ("benchmark's clip", "training set's clip", "what", "why", "questions")
+    return Table("Clips in training set and benchmark", columns, tuple(rows), "" if rows else "None was found.")
 
 
 def problem_table(scores: Scores, partial: bool = False) -> Table | None:

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.records import UserError
 from scores.__main__ import main
-from scores.tables import read_paper
+from scores.tables import leakage_table, read_paper
 from tests.scores.predictions import prediction, question, write_mmau, write_predictions
 
 
@@ -91,6 +91,27 @@ def test_bad_figures_of_the_paper(tmp_path: Path, text: str, sentence: str) -> N
     (tmp_path / "paper.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence):
         read_paper(tmp_path / "paper.yaml")
+
+
+def test_leaked_clips_are_listed(tmp_path: Path) -> None:
+    line = {
+        "set": "mmau",
+        "benchmark": "a.wav",
+        "train": "b.mp4",
+        "how": "same sound",
+        "why": "x",
+        "questions": ["1", "2"],
+    }
+    (tmp_path / "shared.jsonl").write_text(json.dumps(line) + "\n")
+    table = leakage_table(tmp_path / "shared.jsonl")
+    assert table.rows == (("mmau: a.wav", "b.mp4", "same sound", "x", "2"),)
+    (tmp_path / "shared.jsonl").write_text("")
+    assert leakage_table(tmp_path / "shared.jsonl").note == "None was found."
+    (tmp_path / "shared.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"shared\.jsonl: line 1 is not of the command audit"):
+        leakage_table(tmp_path / "shared.jsonl")
+    with pytest.raises(UserError, match="no such file or directory; write it with the command audit"):
+        leakage_table(tmp_path / "nothing.jsonl")
 
 
 def test_the_rows_of_the_paper() -> None:
