@@ -1,5 +1,6 @@
 """The benchmarks as the scores see them: their questions, their columns, where their files are."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,38 +42,42 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def read_questions(name: str, data: Path) -> list[Question]:
+def read_questions(name: str, data: Path, report_dir: str | None = None) -> list[Question]:
     """Read all questions of a benchmark from its annotation file; clips are not looked at.
 
     Args:
         name: A name in ``BENCHMARKS``.
         data: The folder that holds the benchmarks' folders.
+        report_dir: Folder for the report on rows that were repaired or left out; null is the one that the DataModule
+            uses, or a temporary one where that cannot be written.
 
     Raises:
         UserError: The annotation file cannot be read.
     """
-    with tempfile.TemporaryDirectory() as reports:
-        return data_module(name, data / name, reports).questions("test")
+    return data_module(name, data / name, report_dir).questions("test")
 
 
-def data_module(name: str, root: Path, report_dir: str, validate_media: bool = False) -> AudioQADataModule:
+def data_module(name: str, root: Path, report_dir: str | None = None) -> AudioQADataModule:
     """Return a DataModule that reads all questions of a benchmark, the purely visual ones of MUSIC-AVQA too.
+
+    It does not look at the clips.
 
     Args:
         name: A name in ``BENCHMARKS``.
         root: The benchmark's folder.
-        report_dir: Folder for the DataModule's reports.
-        validate_media: Leave out the questions whose clips cannot be decoded.
+        report_dir: As for ``read_questions``.
 
     Raises:
         UserError: There is no such benchmark.
     """
+    if report_dir is None and not os.access(root.parent, os.W_OK):
+        report_dir = tempfile.mkdtemp(prefix=f"{name}-report-")
     if name == "avqa":
-        return AVQADataModule(str(root), report_dir=report_dir, validate_media=validate_media)
+        return AVQADataModule(str(root), report_dir=report_dir, validate_media=False)
     if name == "mmau":
-        return MMAUDataModule(str(root), report_dir=report_dir, validate_media=validate_media)
+        return MMAUDataModule(str(root), report_dir=report_dir, validate_media=False)
     if name == "music_avqa":
-        return MusicAVQADataModule(str(root), subset="all", report_dir=report_dir, validate_media=validate_media)
+        return MusicAVQADataModule(str(root), subset="all", report_dir=report_dir, validate_media=False)
     raise UserError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
 
 

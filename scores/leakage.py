@@ -1,7 +1,6 @@
 """Clips that a training set and a benchmark share: by YouTube id and start where the names tell, else by sound."""
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from datamodules.audio import AUDIO_SUFFIXES, ClipFolder, MediaError
 from datamodules.records import UserError
-from scores.benchmarks import data_module
+from scores.benchmarks import BENCHMARKS, data_module
 from scores.fingerprint import Fingerprint, FingerprintIndex, fingerprint
 
 CLIP_SECONDS = 10.0
@@ -95,18 +94,17 @@ def read_clip_set(text: str, data: Path) -> ClipSet:
     Raises:
         UserError: There is no such dataset or folder, or it has no clips.
     """
-    if Path(text).is_dir():
+    dataset, _, split = text.partition(":")
+    if dataset not in BENCHMARKS and Path(text).is_dir():
         suffixes = AUDIO_SUFFIXES | _VIDEO_SUFFIXES
         files = sorted(path for path in Path(text).rglob("*") if path.suffix.lower() in suffixes)
         if not files:
             raise UserError(f"{text}: there are no audio or video files in the folder")
         media = tuple(path.relative_to(text).as_posix() for path in files)
         return ClipSet(text, ClipFolder(Path(text), follow_links=True), media)
-    dataset, _, split = text.partition(":")
-    if split not in ("", "train", "val") or (split and dataset != "avqa"):
+    if dataset not in BENCHMARKS or split not in ("", "train", "val") or (split and dataset != "avqa"):
         raise UserError(f"{text}: give avqa:train, avqa:val, mmau, music_avqa or a folder of clips")
-    with tempfile.TemporaryDirectory() as reports:
-        questions = data_module(dataset, data / dataset, reports).questions("train" if split == "train" else "test")
+    questions = data_module(dataset, data / dataset).questions("train" if split == "train" else "test")
     on: dict[str, list[str]] = {}
     for question in questions:
         on.setdefault(question.media, []).append(question.id)

@@ -84,8 +84,8 @@ def test_the_real_file_has_9_rows_with_a_wrong_answer_accepted_and_33_with_a_rig
 @needs_shared
 @pytest.mark.parametrize("form", ["({letter})", "({letter}) {text}", "{text}", "<answer>{lower}</answer>"])
 @pytest.mark.parametrize(("benchmark", "number"), [("mmau", 1000), ("music_avqa", 9185)])
-def test_right_answers_fed_back_are_all_right(benchmark: str, number: int, form: str) -> None:
-    questions = read_questions(benchmark, SHARED)
+def test_right_answers_fed_back_are_all_right(tmp_path: Path, benchmark: str, number: int, form: str) -> None:
+    questions = read_questions(benchmark, SHARED, str(tmp_path))
     assert len(questions) == number
     answers = []
     for index, asked in enumerate(questions):
@@ -106,9 +106,9 @@ def test_right_answers_fed_back_are_all_right(benchmark: str, number: int, form:
 
 
 @needs_shared
-def test_a_bare_letter_is_ambiguous_where_it_is_an_option_too() -> None:
+def test_a_bare_letter_is_ambiguous_where_it_is_an_option_too(tmp_path: Path) -> None:
     """ "C" is a chord in two rows of MMAU: there it is read as the chord, everywhere else as the third option."""
-    questions = read_questions("mmau", SHARED)
+    questions = read_questions("mmau", SHARED, str(tmp_path))
     bare = [
         prediction(0, "ABCDEFGH"[q.answer], question_id=q.id, options=q.options, answer=q.answer, choice=q.answer)
         for q in questions
