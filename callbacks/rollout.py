@@ -64,24 +64,8 @@ class RolloutCallback(Callback):
         """Fill a training batch that has no completions yet, where the module wants them."""
         if batch.completions is not None or not getattr(pl_module, "rollouts_in_training", False):
             return
-        seeds = request_seeds(self._base_seed(), trainer.global_step, [question.id for question in batch.questions])
-        module: Any = pl_module
-        stop = end_token_ids(module.student.processor.tokenizer)
-        sampling = [
-            Sampling(module.num_completions, self.max_new_tokens, module.temperature, seed, stop) for seed in seeds
-        ]
-        done = self._fill(trainer, pl_module, batch, sampling)
-        tokens = int(done.mask.sum())
-        pl_module.log_dict(
-            {
-                "time/rollout": done.seconds,
-                "rollout/tokens_per_s": tokens / max(done.seconds, 1e-9),
-                "rollout/weight_version": float(trainer.global_step),
-            },
-            on_step=True,
-            on_epoch=False,
-            batch_size=len(batch),
-        )
+        self._fill(trainer, pl_module, batch, self._train_sampling(trainer.global_step, pl_module, batch))
+        self._log_rollout(pl_module, batch, trainer.global_step)
 
     def on_validation_batch_start(
         self,
@@ -116,6 +100,22 @@ class RolloutCallback(Callback):
         """Fill a prediction batch."""
         self._evaluate(trainer, pl_module, batch)
 
+    def _train_sampling(self, step: int, module: Any, batch: AudioQABatch) -> list[Sampling]:
+        """Return how the completions of a training batch are drawn at an optimizer step."""
+        seeds = request_seeds(self._base_seed(), step, [question.id for question in batch.questions])
+        stop = end_token_ids(module.student.processor.tokenizer)
+        return [Sampling(module.num_completions, self.max_new_tokens, module.temperature, seed, stop) for seed in seeds]
+
+    def _log_rollout(self, pl_module: LightningModule, batch: AudioQABatch, version: int) -> None:
+        done = batch.completions
+        assert done is not None
+        metrics = {
+            "time/rollout": done.seconds,
+            "rollout/tokens_per_s": int(done.mask.sum()) / max(done.seconds, 1e-9),
+            "rollout/weight_version": float(version),
+        }
+        pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=len(batch))
+
     def _evaluate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch) -> None:
         if batch.completions is not None and batch.completions.weight_version == RECORDED:
             return
@@ -125,10 +125,21 @@ class RolloutCallback(Callback):
     def _fill(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, sampling: list[Sampling]) -> Completions:
         begun = time.perf_counter()
         samples, version = self.sample(trainer, pl_module, batch, sampling)
+        return self._put(pl_module, batch, samples, version, time.perf_counter() - begun, sampling[0].stop_token_ids)
+
+    def _put(
+        self,
+        pl_module: Any,
+        batch: AudioQABatch,
+        samples: list[list[Sample]],
+        version: str,
+        seconds: float,
+        end_tokens: Sequence[int],
+    ) -> Completions:
         tokenizer = pl_module.student.processor.tokenizer
-        done = to_completions(samples, tokenizer, sampling[0].stop_token_ids, batch.prompt_ids.device)
+        done = to_completions(samples, tokenizer, end_tokens, batch.prompt_ids.device)
         done.weight_version = version
-        done.seconds = time.perf_counter() - begun
+        done.seconds = seconds
         batch.completions = done
         return done
 

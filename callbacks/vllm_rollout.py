@@ -19,6 +19,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.ahead import Ahead
 from callbacks.parity import check_prompt, judge_parity, measure_parity
 from callbacks.rollout import RolloutCallback
 from callbacks.sampling import Sample, Sampling
@@ -50,6 +51,11 @@ class VLLMRollout(RolloutCallback):
     Weights are pushed before the first batch and after each optimizer step; every completion must come from the
     version that was pushed last. Servers that were restarted get the current weights again, and requests that were lost
     are repeated with the same seeds, so that no batch is lost.
+
+    With ``max_staleness`` 1 the servers sample the next batch while the trainer works on the present one, with the
+    weights from before its step. The servers' log-probabilities then are those of the policy that sampled, and the
+    module weights the objective accordingly. The first batch of an epoch and the first after resuming are sampled with
+    the present weights.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class VLLMRollout(RolloutCallback):
         parity_gate: bool = True,
         parity_tolerance: float | None = None,
         run_id: str | None = None,
+        max_staleness: int = 0,
     ) -> None:
         """Describe servers and limits; nothing is contacted yet.
 
@@ -89,6 +96,9 @@ class VLLMRollout(RolloutCallback):
                 0.001 when both compute in float32, and otherwise a mean difference of 0.1.
             run_id: Name of this run in the servers' weight versions ``<run_id>:<step>``; by default drawn at random and
                 kept in checkpoints.
+            max_staleness: Optimizer steps (training batches, to be exact) by which the weights that sample may be older
+                than those that are trained: 0 is strictly on-policy, with 1 the servers sample the next batch while the
+                trainer works on the present one.
         """
         super().__init__(max_new_tokens, eval_max_new_tokens, seed)
         self.server_urls = [server_urls] if isinstance(server_urls, str) else list(server_urls)
@@ -100,6 +110,11 @@ class VLLMRollout(RolloutCallback):
         self.parity_gate = parity_gate
         self.parity_tolerance = parity_tolerance
         self.run_id = run_id
+        if max_staleness not in (0, 1):
+            raise UserError(f"max_staleness is {max_staleness}: 0 (on-policy) and 1 (one batch ahead) are possible")
+        self.max_staleness = max_staleness
+        self._ahead: Ahead[tuple[list[list[Sample]], str]] | None = None
+        self._ahead_of: tuple[list[str], list[Sampling]] | None = None
         self._new_pool()  # refuses malformed addresses before anything is loaded
         self._pool: ServerPool | None = None
         self._directory: WeightDirectory | None = None
@@ -136,13 +151,49 @@ class VLLMRollout(RolloutCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that the run starts with, where training rolls out."""
         if getattr(pl_module, "rollouts_in_training", False):
+            if self.max_staleness:
+                loader: Any = trainer.train_dataloader
+                if not hasattr(loader, "look_ahead"):
+                    raise UserError(
+                        "max_staleness 1 needs a loader that knows the next batch, such as "
+                        "datamodules.sampler.ResumableLoader: use a DataModule of this project, or max_staleness 0"
+                    )
+                loader.look_ahead = True
             self._sync(trainer, pl_module)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int
+    ) -> None:
+        """Fill a training batch, and with ``max_staleness`` have the next one sampled in the meantime."""
+        if not self.max_staleness or not getattr(pl_module, "rollouts_in_training", False):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            return
+        if batch.completions is not None:
+            return
+        begun = time.perf_counter()
+        taken = self._take_ahead(pl_module, batch)
+        waited = time.perf_counter() - begun
+        if self._sync(trainer, pl_module):  # nothing is under way now, so that it takes as long as the transfer
+            seconds = time.perf_counter() - begun - waited
+            pl_module.log("time/sync", seconds, on_step=True, on_epoch=False, batch_size=1)
+        if taken:
+            sampling = self._train_sampling(trainer.global_step, pl_module, batch)
+            self._gate(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
+        else:
+            self._fill(trainer, pl_module, batch, self._train_sampling(trainer.global_step, pl_module, batch))
+            waited = time.perf_counter() - begun
+        done = batch.completions
+        assert done is not None and done.weight_version is not None
+        done.stale = done.weight_version != self._version
+        pl_module.log("time/rollout_wait", waited, on_step=True, on_epoch=False, batch_size=1)
+        self._log_rollout(pl_module, batch, int(done.weight_version.rpartition(":")[2]))
+        self._look_ahead(trainer, pl_module, batch_idx)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: AudioQABatch, batch_idx: int
     ) -> None:
         """Push the weights if the optimizer has stepped, where training rolls out."""
-        if getattr(pl_module, "rollouts_in_training", False):
+        if getattr(pl_module, "rollouts_in_training", False) and not self.max_staleness:
             begun = time.perf_counter()
             if self._sync(trainer, pl_module):
                 pl_module.log("time/sync", time.perf_counter() - begun, on_step=True, on_epoch=False, batch_size=1)
@@ -175,14 +226,51 @@ class VLLMRollout(RolloutCallback):
         assert pool is not None and version is not None, "weights are pushed before the first batch"
         self._check_lengths(pool, batch, sampling)
         self._gate(trainer, pl_module, batch, sampling[0])
+        samples = self._draw(pool, batch, sampling)
+        self._gate(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
+        return samples, version
+
+    def _draw(self, pool: ServerPool, batch: AudioQABatch, sampling: list[Sampling]) -> list[list[Sample]]:
         urls = [audio_url(waveform) for waveform in batch.waveforms]
         answers = pool.generate(list(zip(batch.request_ids, urls, sampling, strict=True)))
         lengths = batch.prompt_lengths.tolist()
         for row, answer in enumerate(answers):
             expected = batch.prompt_ids[row, : lengths[row]].tolist()
             check_prompt(pool.servers[0].client, batch.questions[row].id, expected, answer.prompt_token_ids)
-        self._gate(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
-        return [answer.samples for answer in answers], version
+        return [answer.samples for answer in answers]
+
+    def _look_ahead(self, trainer: Trainer, pl_module: Any, batch_idx: int) -> None:
+        """Have the batch after the present one sampled while the trainer works on this one."""
+        upcoming: AudioQABatch | None = getattr(trainer.train_dataloader, "upcoming", None)
+        steps = getattr(pl_module, "optimization_epochs", 1)
+        after = trainer.global_step + steps
+        last = batch_idx + 1 >= trainer.num_training_batches or 0 < trainer.max_steps <= after
+        if upcoming is None or last:
+            return
+        pool, version = self._pool, self._version
+        assert pool is not None and version is not None
+        sampling = self._train_sampling(after, pl_module, upcoming)
+        self._check_lengths(pool, upcoming, sampling)
+        self._ahead_of = ([question.id for question in upcoming.questions], sampling)
+        self._ahead = Ahead(lambda: (self._draw(pool, upcoming, sampling), version))
+
+    def _take_ahead(self, pl_module: Any, batch: AudioQABatch) -> bool:
+        """Fill a batch with what was sampled for it in the meantime; False when nothing was."""
+        ahead, expected = self._ahead, self._ahead_of
+        self._ahead = self._ahead_of = None
+        if ahead is None or expected is None:
+            return False
+        samples, version = ahead.result()
+        ids, sampling = expected
+        if ids != [question.id for question in batch.questions]:
+            return False
+        self._put(pl_module, batch, samples, version, ahead.seconds, sampling[0].stop_token_ids)
+        return True
+
+    def _settle(self) -> None:
+        """Wait until nothing is sampled ahead any more."""
+        if self._ahead is not None:
+            self._ahead.result()
 
     def _new_pool(self) -> ServerPool:
         return ServerPool(self.server_urls, self.wait_seconds, self.retry_seconds, self.request_seconds)
@@ -196,6 +284,9 @@ class VLLMRollout(RolloutCallback):
         assert self._pool is not None
         if self._version is not None and self._version.rpartition(":")[2] == str(trainer.global_step):
             return False
+        if self.max_staleness:
+            self._settle()
+            trainer.strategy.barrier("rollouts_ahead")  # weights must not change under another rank's rollouts either
         problem: UserError | None = None
         root, run_id = None, self.run_id
         student = pl_module.student  # all ranks gather its weights where they are sharded
@@ -262,6 +353,7 @@ class VLLMRollout(RolloutCallback):
             self._owner.close()
             atexit.unregister(self._release)
         self._pool = self._directory = self._owner = self._specs = self._version = None
+        self._ahead = self._ahead_of = None
         self._gate_passed = False
 
     def _check_lengths(self, pool: ServerPool, batch: AudioQABatch, sampling: list[Sampling]) -> None:

@@ -64,6 +64,7 @@ class AudioQADataModule(LightningDataModule):
         report_dir: str | None = None,
         limit: int | None = None,
         seed: int = 0,
+        length_pool: int = 1,
         probe: ProbeName | None = None,
         option_order: int | None = None,
     ) -> None:
@@ -86,13 +87,21 @@ class AudioQADataModule(LightningDataModule):
                 ``root`` whose name ends in ``-report``.
             limit: Use only the first so many usable questions of each split.
             seed: Seed of the order of training.
+            length_pool: Sort the questions of so many successive training batches by length (clip and targets), so that
+                a batch holds questions of similar length; 1 leaves the random order as it is. Which questions share a
+                pool, and the order of its batches, stay random.
             probe: In validation, test and prediction, replace the audio by silence, by another clip's (swap) or by
                 noise of the same level; null leaves it. Training is never probed.
             option_order: In validation, test and prediction, show the options in an order drawn from this seed; null
                 keeps the file's order.
         """
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size), ("limit", limit)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("limit", limit),
+            ("length_pool", length_pool),
+        ):
             if value is not None and value < 1:
                 raise UserError(f"data.{name} must be 1 or more, found {value}")
         if max_seconds <= 0:
@@ -113,6 +122,8 @@ class AudioQADataModule(LightningDataModule):
         self.report_dir = Path(report_dir) if report_dir else self.root.parent / f"{self.root.name}-report"
         self.limit = limit
         self.seed = seed
+        self.length_pool = length_pool
+        self._clip_seconds: dict[str, float] = {}
         self.probe: ProbeName | None = probe
         self.option_order = option_order
         self._splits: dict[str, list[Question]] = {}
@@ -180,6 +191,11 @@ class AudioQADataModule(LightningDataModule):
         """Return what is trained on: here each question with its right option as label."""
         return [Item(question, question.answer_text) for question in questions]
 
+    def length(self, item: Item) -> float:
+        """Return about how many tokens an item has: 25 for each second of its clip, one for four characters."""
+        text = len(item.question.text) + sum(map(len, item.question.options)) + sum(map(len, item.targets))
+        return 25 * self._clip_seconds.get(item.question.media, 0.0) + text / 4
+
     def media_path(self, question: Question) -> Path:
         """Return the path of a question's clip.
 
@@ -211,6 +227,8 @@ class AudioQADataModule(LightningDataModule):
         if self.validate_media:
             index = MediaIndex(self.report_dir / "checked-clips.jsonl", self.clips.decode, max(self.num_workers, 1))
         questions = reader.read(file, index, self.limit)
+        if index is not None and self.length_pool > 1:
+            self._clip_seconds |= {q.media: index.seconds(self.clips.path(q.media)) for q in questions}
         name = f"{self.dataset}-{split}"
         if getattr(rank_zero_only, "rank", 0) == 0:
             report_file = self.report_dir / f"{name}.bad.jsonl"
@@ -278,6 +296,8 @@ class AudioQADataModule(LightningDataModule):
             rank=trainer.global_rank if trainer is not None else 0,
             world_size=world_size,
             position=self._position,
+            lengths=[self.length(item) for item in items],
+            pool=self.length_pool,
         )
         return ResumableLoader(
             QuestionDataset(items, self.clips),
@@ -379,11 +399,16 @@ class AudioQADataModule(LightningDataModule):
     def _fingerprint(self) -> dict[str, Any]:
         items = self._train_items or []
         ids = "\n".join(item.question.id for item in items)
+        pool = {}
+        if self.length_pool > 1:
+            lengths = ",".join(f"{self.length(item):.1f}" for item in items)
+            pool = {"length_pool": self.length_pool, "lengths": hashlib.sha256(lengths.encode()).hexdigest()[:16]}
         return {
             "seed": self.seed,
             "global_batch_size": self.batch_size * (self.trainer.world_size if self.trainer is not None else 1),
             "questions": len(items),
             "question_ids": hashlib.sha256(ids.encode()).hexdigest()[:16],
+            **pool,
         }
 
     def _check_restored(self) -> None:

@@ -29,6 +29,7 @@ class Completions:
         finished: False where the completion was cut at the token limit ``[B, G]``.
         weight_version: Version of the weights that sampled; None for targets.
         seconds: Time that sampling took.
+        stale: True where the weights that sampled are older than those that are trained.
     """
 
     ids: Tensor
@@ -38,6 +39,7 @@ class Completions:
     logprobs: Tensor | None = None
     weight_version: str | None = None
     seconds: float = 0.0
+    stale: bool = False
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return a copy with all tensors on ``device``."""
@@ -62,6 +64,7 @@ class AudioQABatch:
         feature_lengths: Heard mel frames ``[B]``.
         labels: Text of the option that is rewarded (GRPO) or None where there is none.
         completions: Targets (SFT), or what the rollout callback sampled; None before it has.
+        audio: Embeddings of each clip's audio tokens ``[tokens, H]`` where they are known already.
     """
 
     questions: list[Question]
@@ -73,6 +76,7 @@ class AudioQABatch:
     feature_lengths: Tensor
     labels: list[str | None]
     completions: Completions | None = None
+    audio: list[Tensor] | None = None
 
     def __len__(self) -> int:
         """Return B."""
@@ -88,7 +92,9 @@ class AudioQABatch:
 
     def __getitem__(self, rows: slice) -> Self:
         """Return the questions in ``rows`` with everything that belongs to them, for micro-batches."""
-        part: dict[str, Any] = {name: v[rows] for name, v in vars(self).items() if name != "completions"}
+        part: dict[str, Any] = {
+            name: v[rows] for name, v in vars(self).items() if name != "completions" and v is not None
+        }
         done = self.completions
         if done is not None:
             sliced: dict[str, Any] = {n: v[rows] for n, v in vars(done).items() if isinstance(v, (Tensor, list))}

@@ -1,4 +1,4 @@
-"""Which clips can be decoded: found out once, remembered on disk."""
+"""Which clips can be decoded, and how long they are: found out once, remembered on disk."""
 
 import json
 import os
@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.audio import MediaError
+from datamodules.audio import SAMPLE_RATE, MediaError
 from datamodules.records import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -31,11 +32,14 @@ class MediaIndex:
         self.load = load
         self.threads = max(1, threads)
         self._known: dict[tuple[str, int, int], str | None] = {}
+        self._seconds: dict[tuple[str, int, int], float] = {}
         if file.exists():
             for line in file.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                    self._known[entry["path"], entry["size"], entry["mtime_ns"]] = entry["error"]
+                    key = entry["path"], entry["size"], entry["mtime_ns"]
+                    self._known[key] = entry["error"]
+                    self._seconds[key] = float(entry.get("seconds") or 0.0)
                 except (json.JSONDecodeError, KeyError, TypeError):
                     continue  # the last line of a run that was killed; its clip is decoded again
 
@@ -53,6 +57,10 @@ class MediaIndex:
             self._decode(unknown, keys)
         return {path: self._known[key] for path, key in keys.items()}
 
+    def seconds(self, path: Path) -> float:
+        """Return the length of a clip that was checked; 0 where it is unknown."""
+        return self._seconds.get(self._key(path), 0.0)
+
     def _decode(self, paths: list[Path], keys: dict[Path, tuple[str, int, int]]) -> None:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,11 +73,12 @@ class MediaIndex:
         started = spoken = time.monotonic()
         bad = 0
         with lines, ThreadPoolExecutor(self.threads) as pool:
-            for done, (path, error_text) in enumerate(zip(paths, pool.map(self._try, paths), strict=True), 1):
-                key = keys[path]
-                self._known[key] = error_text
+            for done, (path, found) in enumerate(zip(paths, pool.map(self._try, paths), strict=True), 1):
+                key, (error_text, seconds) = keys[path], found
+                self._known[key], self._seconds[key] = error_text, seconds
                 bad += error_text is not None
-                entry = {"path": key[0], "size": key[1], "mtime_ns": key[2], "error": error_text}
+                entry: dict[str, Any] = {"path": key[0], "size": key[1], "mtime_ns": key[2], "error": error_text}
+                entry["seconds"] = seconds
                 lines.write(json.dumps(entry) + "\n")
                 now = time.monotonic()
                 if now - spoken > _SECONDS_BETWEEN_LINES:
@@ -81,12 +90,11 @@ class MediaIndex:
                         "(this happens once)"
                     )
 
-    def _try(self, path: Path) -> str | None:
+    def _try(self, path: Path) -> tuple[str | None, float]:
         try:
-            self.load(path)
+            return None, round(len(self.load(path)) / SAMPLE_RATE, 2)  # as on disk, so that all processes sort alike
         except MediaError as error:
-            return str(error)
-        return None
+            return str(error), 0.0
 
     @staticmethod
     def _key(path: Path) -> tuple[str, int, int]:

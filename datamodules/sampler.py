@@ -1,7 +1,7 @@
 """Which question is trained on when: the same on every machine, at every number of ranks, after every restart."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ class TrainBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         position: Callable[[], Position] = Position,
+        lengths: Sequence[float] | None = None,
+        pool: int = 1,
     ) -> None:
         """Prepare the batches.
 
@@ -49,6 +51,9 @@ class TrainBatchSampler(Sampler[list[int]]):
             world_size: Number of processes.
             position: Asked, whenever an iteration begins, where it should begin. Several iterations of the same epoch
                 do no harm.
+            lengths: Length of each item; with a ``pool`` items of similar length come into a batch together.
+            pool: Global batches whose items are sorted by length before they are cut into batches. Their order stays
+                random, and so does which items are in the pool.
         """
         self.num_items = num_items
         self.batch_size = batch_size
@@ -56,6 +61,8 @@ class TrainBatchSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.position = position
+        self.lengths = lengths
+        self.pool = pool
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -67,14 +74,41 @@ class TrainBatchSampler(Sampler[list[int]]):
         position = self.position()  # asked now, not when the first batch is needed
         self.epoch = position.epoch
         order = permutation(self.num_items, self.seed, position.epoch)
+        if self.lengths is not None and self.pool > 1:
+            order = by_length(order, self.lengths, self.batch_size * self.world_size, self.pool, self.seed, self.epoch)
         starts = ((batch * self.world_size + self.rank) * self.batch_size for batch in range(position.batch, len(self)))
         return iter([order[start : start + self.batch_size] for start in starts])
 
 
-def permutation(num_items: int, seed: int, epoch: int) -> list[int]:
+def permutation(num_items: int, seed: int, epoch: int | str) -> list[int]:
     """Return the order in which the items come in an epoch."""
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:7]))
     return torch.randperm(num_items, generator=generator).tolist()
+
+
+def by_length(
+    order: Sequence[int], lengths: Sequence[float], global_batch: int, pool: int, seed: int, epoch: int
+) -> list[int]:
+    """Bring items of similar length into the same global batch.
+
+    Args:
+        order: Items in random order.
+        lengths: Length of each item.
+        global_batch: Items in a global batch.
+        pool: Consecutive global batches whose items are sorted together.
+        seed: Seed of the order of the batches within a pool.
+        epoch: Likewise.
+
+    Returns:
+        The same items. What does not fill a global batch at the end stays there.
+    """
+    full = len(order) // global_batch * global_batch
+    grouped: list[int] = []
+    for number, start in enumerate(range(0, full, pool * global_batch)):
+        items = sorted(order[start : min(start + pool * global_batch, full)], key=lambda item: lengths[item])
+        for batch in permutation(len(items) // global_batch, seed, f"{epoch}/{number}"):
+            grouped += items[batch * global_batch : (batch + 1) * global_batch]
+    return grouped + list(order[full:])
 
 
 def eval_share(num_items: int, rank: int = 0, world_size: int = 1) -> range:
@@ -87,7 +121,28 @@ class ResumableLoader(DataLoader[Any]):
 
     Its position is kept by the DataModule, which follows the trainer's progress and not the loader's, whose workers run
     ahead of training. Having the two methods tells Lightning that a checkpoint within an epoch can be resumed.
+
+    Attributes:
+        look_ahead: Set it before the first batch to have each batch fetched while the one before is trained.
+        upcoming: With ``look_ahead``, the batch after the one that was handed out last; None at the end of an epoch.
     """
+
+    look_ahead = False
+    upcoming: Any = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Return the batches from where training stands to the end of its epoch."""
+        return self._hand_out(super().__iter__())  # the position is asked for now, the first batch when it is needed
+
+    def _hand_out(self, batches: Iterator[Any]) -> Iterator[Any]:
+        if not self.look_ahead:
+            yield from batches
+            return
+        ready = next(batches, None)
+        while ready is not None:
+            self.upcoming = next(batches, None)
+            yield ready
+            ready = self.upcoming
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the DataModule keeps the position."""

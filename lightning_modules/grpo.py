@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 from lightning_modules.advantages import group_relative_advantages, zero_variance_groups
-from lightning_modules.losses import grpo_loss
+from lightning_modules.losses import grpo_loss, importance_weights
 from lightning_modules.rewards import AccuracyReward, FormatReward, RewardFunction, grade
 from lightning_modules.student import Student
 from lightning_modules.student_training import StudentTraining
@@ -41,6 +41,7 @@ class GRPOModule(StudentTraining):
         max_grad_norm: float = 1.0,
         reward_functions: list[RewardFunction] | None = None,
         reference_dtype: str | None = None,
+        importance_limit: float = 2.0,
         **training: Any,
     ) -> None:
         """Load policy and reference.
@@ -59,6 +60,9 @@ class GRPOModule(StudentTraining):
             max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
             reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given.
             reference_dtype: Type of the reference's weights, as the policy's unless given.
+            importance_limit: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
+                callback), each token's part of the objective is weighted by its probability under the present policy
+                over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
             **training: How the student is loaded and updated.
         """
         super().__init__(weights, lr, **training)
@@ -69,6 +73,8 @@ class GRPOModule(StudentTraining):
         ):
             if value < least:
                 raise UserError(f"model.{name} is {value}: at least {least} is needed")
+        if importance_limit < 1:
+            raise UserError(f"model.importance_limit is {importance_limit}: below 1 it would cut on-policy tokens too")
         if temperature <= 0:
             raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
         self.automatic_optimization = False
@@ -79,6 +85,7 @@ class GRPOModule(StudentTraining):
         self.optimization_epochs = optimization_epochs
         self.micro_batch_size = micro_batch_size
         self.max_grad_norm = max_grad_norm
+        self.importance_limit = importance_limit
         self.reward_functions = reward_functions or [AccuracyReward(), FormatReward()]
         self.reference: Student | None = None
         if beta > 0 and self.student.lora is None:
@@ -129,6 +136,7 @@ class GRPOModule(StudentTraining):
                     if epoch == 0:
                         old.append(scores.logprobs.detach())
                     mask = micro.completions.mask  # type: ignore[union-attr]
+                    importance, truncated = self._importance(micro, old[index])
                     terms = grpo_loss(
                         scores.logprobs,
                         old[index],
@@ -138,6 +146,7 @@ class GRPOModule(StudentTraining):
                         self.epsilon,
                         self.beta,
                         responses=advantages.numel(),
+                        importance=importance,
                     )
                     self.manual_backward(terms.loss)
                 share = len(micro) / len(batch)
@@ -146,6 +155,7 @@ class GRPOModule(StudentTraining):
                 sums["train/kl"] += terms.kl * share
                 sums["train/clip_fraction"] += terms.clip_fraction * share
                 sums["train/entropy"] += entropy * share
+                sums["train/importance_truncated"] += truncated * share
             sums["train/grad_norm"] += self._clip_gradients()
             optimizer.step()
             scheduler.step()
@@ -176,9 +186,17 @@ class GRPOModule(StudentTraining):
         """Log-probabilities under the SFT policy, or None when the KL term is off."""
         if self.beta == 0:
             return None
-        if self.reference is None:
-            return self.student.completion_logprobs(batch, self.temperature, reference=True, audio=audio).logprobs
-        return self.reference.completion_logprobs(batch, self.temperature, audio=audio).logprobs
+        inside = self.reference is None
+        policy = self.reference or self.student
+        return policy.completion_logprobs(batch, self.temperature, inside, audio, entropy=False).logprobs
+
+    def _importance(self, batch: AudioQABatch, old: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Weights of rollouts that an earlier policy sampled, and the share that was truncated."""
+        done = batch.completions
+        assert done is not None and done.logprobs is not None
+        if not done.stale:
+            return None, old.new_zeros(())
+        return importance_weights(old, done.logprobs, done.mask, self.importance_limit)
 
     def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
         """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks."""

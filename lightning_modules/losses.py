@@ -52,6 +52,27 @@ def response_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
+def importance_weights(
+    old_logprobs: Tensor, behaviour_logprobs: Tensor, mask: Tensor, limit: float
+) -> tuple[Tensor, Tensor]:
+    """Weights that correct for rollouts of an earlier policy: ``min(pi_old / pi_behaviour, limit)`` for each token.
+
+    Truncation bounds the variance; it leaves weights below the limit alone.
+
+    Args:
+        old_logprobs: log pi_theta_old, the policy before the first update on these rollouts ``[B, G, C]``, in nats.
+        behaviour_logprobs: Log-probabilities under the policy that sampled ``[B, G, C]``.
+        mask: True on sampled tokens ``[B, G, C]``.
+        limit: Largest weight.
+
+    Returns:
+        The weights ``[B, G, C]``, 1 outside the mask, and the share of tokens whose weight was truncated.
+    """
+    weights = (old_logprobs - behaviour_logprobs).detach().masked_fill(~mask, 0.0).exp()
+    truncated = ((weights > limit) & mask).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, weights.clamp(max=limit), 1.0), truncated
+
+
 def grpo_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -61,6 +82,7 @@ def grpo_loss(
     epsilon: float = 0.2,
     beta: float = 0.04,
     responses: int | None = None,
+    importance: Tensor | None = None,
 ) -> GRPOTerms:
     """The GRPO objective (paper, Eq. 2) with its sign turned.
 
@@ -76,6 +98,8 @@ def grpo_loss(
         epsilon: Clip range of the ratio.
         beta: Weight of the KL term.
         responses: How many responses the batch has in all when this is a micro-batch of it; ``B * G`` unless given.
+        importance: Weight of each token's surrogate where the rollouts come from an earlier policy than the old one
+            (:func:`importance_weights`); none on-policy ``[B, G, C]``.
 
     Returns:
         The loss and its parts, see :class:`GRPOTerms`. ``kl`` and ``clip_fraction`` are of this micro-batch.
@@ -84,6 +108,8 @@ def grpo_loss(
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
     gain = advantages[..., None]
     surrogate = torch.minimum(ratio * gain, clipped * gain)
+    if importance is not None:
+        surrogate = surrogate * importance
     kl = kl_k3(logprobs, reference_logprobs).masked_fill(~mask, 0.0)
     per_response = response_mean(surrogate - beta * kl, mask)  # Eq. 2: 1/|o_i| sum over t
     loss = -per_response.sum() / (responses or per_response.numel())  # Eq. 2: 1/G sum over i, mean over questions

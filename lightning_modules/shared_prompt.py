@@ -1,8 +1,8 @@
-"""One prompt, G continuations, one sequence: attention in which the prompt is computed once.
+"""One prompt, G continuations, no padding: a whole batch as one row in which each prompt is computed once.
 
-A group is packed as ``[prompt | completion 1 | ... | completion G]``. The prompt attends to itself causally; each
-completion attends to the prompt and, causally, to itself. Position ids restart after the prompt, so every completion
-sees exactly what it would see alone.
+The tokens of B questions are packed as ``[all prompts | all completions]`` without padding. A prompt attends to itself
+causally; each completion attends to its own prompt and, causally, to itself, and to nothing else. Position ids restart
+after the prompt, so every completion sees exactly what it would see alone. Only the attention itself is padded.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -24,58 +25,73 @@ class SharedPromptLayout:
     """Where everything is in a packed batch.
 
     Attributes:
-        prompt: P, padded prompt tokens.
+        batch: B, questions.
+        prompt: P, tokens of the longest prompt.
         group: G, completions of each prompt.
-        completion: C, padded completion tokens.
+        completion: C, tokens of the longest completion.
         mask: True where a completion token may look, over ``[prompt | own tokens]``: ``[B * G, 1, C, P + C]``.
+        places: Place of each packed token in the padded ``[B * P | B * G * C]``; None where nothing is padded, so that
+            both are the same.
     """
 
+    batch: int
     prompt: int
     group: int
     completion: int
     mask: Tensor
+    places: Tensor | None
 
 
 @dataclass(frozen=True)
 class PackedGroups:
-    """A batch of groups as the language model takes it.
+    """A batch of groups as the language model takes it; N tokens in all, T of them in completions.
 
     Attributes:
-        ids: Token ids ``[B, P + G * C]``.
-        positions: Position ids ``[B, P + G * C]``.
-        predictors: For each completion token the row of the flattened batch whose hidden state predicts it: the
-            prompt's last token for the first, the token before for the others ``[B, G, C]``.
+        ids: Token ids ``[1, N]``.
+        positions: Position ids ``[1, N]``.
+        prompt_tokens: How many of them are of prompts; these come first.
+        predictors: For each completion token the row whose hidden state predicts it: the prompt's last token for the
+            first, the token before for the others ``[T]``, in the order of ``completion_mask``.
         layout: What the attention needs to know.
     """
 
     ids: Tensor
     positions: Tensor
+    prompt_tokens: int
     predictors: Tensor
     layout: SharedPromptLayout
 
 
-def pack_groups(prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor) -> PackedGroups:
+def pack_groups(
+    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_mask: Tensor
+) -> PackedGroups:
     """Pack prompts and their completions.
 
     Args:
         prompt_ids: ``[B, P]``, right-padded.
         prompt_lengths: ``[B]``.
         completion_ids: ``[B, G, C]``, right-padded.
+        completion_mask: True on real tokens ``[B, G, C]``.
 
     Returns:
         The packed batch.
     """
-    (batch, prompt), (_, group, completion) = prompt_ids.shape, completion_ids.shape
     device = prompt_ids.device
-    length = prompt + group * completion
+    longest = max(int(completion_mask.sum(-1).max()), 1)
+    completion_ids, completion_mask = completion_ids[..., :longest], completion_mask[..., :longest]
+    (batch, prompt), (_, group, completion) = prompt_ids.shape, completion_ids.shape
     steps = torch.arange(completion, device=device)
-    ids = torch.cat([prompt_ids, completion_ids.reshape(batch, -1)], 1)
-    after = prompt_lengths[:, None] + steps  # [B, C]
-    positions = torch.cat(
-        [torch.arange(prompt, device=device).expand(batch, -1), after.repeat(1, group)],
-        1,
-    )
     in_prompt = torch.arange(prompt, device=device) < prompt_lengths[:, None]
+    kept = torch.cat([in_prompt.flatten(), completion_mask.flatten()])
+    places = kept.nonzero()[:, 0]
+    rows = kept.cumsum(0) - 1  # packed row of each padded place that is kept
+    after = (prompt_lengths[:, None, None] + steps).expand(-1, group, -1)
+    positions = torch.cat([torch.arange(prompt, device=device).repeat(batch), after.flatten()])
+    ids = torch.cat([prompt_ids.flatten(), completion_ids.flatten()])
+    of_prompts = int(prompt_lengths.sum())
+    last = rows[torch.arange(batch, device=device) * prompt + prompt_lengths - 1]
+    own = rows[batch * prompt :].view(batch, group, completion)
+    predictors = torch.cat([last[:, None, None].expand(-1, group, 1), own[..., :-1]], -1)[completion_mask]
     mask = torch.cat(
         [
             in_prompt[:, None, :].expand(-1, completion, -1),
@@ -83,11 +99,39 @@ def pack_groups(prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tens
         ],
         -1,
     ).repeat_interleave(group, 0)[:, None]
-    starts = torch.arange(batch, device=device)[:, None] * length  # row of each sequence's first token
-    first = (starts + prompt_lengths[:, None] - 1)[..., None].expand(-1, group, 1)
-    rest = starts[..., None] + prompt + torch.arange(group, device=device)[:, None] * completion + steps[:-1]
-    predictors = torch.cat([first, rest.expand(batch, group, -1)], -1)
-    return PackedGroups(ids, positions, predictors, SharedPromptLayout(prompt, group, completion, mask))
+    dense = len(places) == len(kept)
+    layout = SharedPromptLayout(batch, prompt, group, completion, mask, None if dense else places)
+    return PackedGroups(ids[places][None], positions[places][None], of_prompts, predictors, layout)
+
+
+class _Spread(torch.autograd.Function):
+    """Put N packed rows into M padded ones, the others zero; its gradient takes them out again."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return packed.new_zeros(size, *packed.shape[1:]).index_copy_(0, places, packed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """Take the N packed rows out of M padded ones; its gradient puts them back, zero elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = padded.shape[0]
+        return padded.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        zeros = gradient.new_zeros(ctx.size, *gradient.shape[1:])
+        return zeros.index_copy_(0, ctx.saved_tensors[0], gradient), None
 
 
 def shared_prompt_attention(
@@ -101,23 +145,23 @@ def shared_prompt_attention(
     shared_prompt: SharedPromptLayout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over packed groups as two calls without a dense mask over the whole sequence.
+    """Attention over a packed batch as two calls without a dense mask over the whole row.
 
     Without a layout it is transformers' own SDPA attention, so generation and the plain forward work as ever.
 
     Args:
         module: The attention layer.
-        query: ``[B, heads, P + G * C, d]``.
-        key: ``[B, key heads, P + G * C, d]``.
+        query: ``[1, heads, N, d]``.
+        key: ``[1, key heads, N, d]``.
         value: As ``key``.
         attention_mask: Used only without a layout.
         scaling: Multiplies the scores.
         dropout: Dropout probability of the attention weights.
-        shared_prompt: Where the prompt and the completions are.
+        shared_prompt: Where the prompts and the completions are.
         **kwargs: Passed on without a layout.
 
     Returns:
-        ``[B, P + G * C, heads, d]`` and None for the weights.
+        ``[1, N, heads, d]`` and None for the weights.
     """
     if shared_prompt is None:
         return sdpa_attention_forward(
@@ -125,29 +169,38 @@ def shared_prompt_attention(
         )
     layout = shared_prompt
     attend: Callable[..., Tensor] = nn.functional.scaled_dot_product_attention
-    prompt, group, completion = layout.prompt, layout.group, layout.completion
-    batch, _, _, width = query.shape
-    settings = {"scale": scaling, "dropout_p": dropout, "enable_gqa": query.shape[1] != key.shape[1]}
+    batch, prompt, group, completion = layout.batch, layout.prompt, layout.group, layout.completion
+    sizes = [batch * prompt, batch * group * completion]
+    heads, width = query.shape[1], query.shape[3]
+    settings = {"scale": scaling, "dropout_p": dropout, "enable_gqa": heads != key.shape[1]}
 
-    def of_prompt(x: Tensor) -> Tensor:
-        return x[:, :, :prompt]
+    def parts(x: Tensor) -> tuple[Tensor, Tensor]:  # [1, h, N, d] -> [B, P, h, d] and [B, G, C, h, d]
+        rows = x[0].transpose(0, 1)
+        if layout.places is not None:
+            rows = _Spread.apply(rows, layout.places, sum(sizes))
+        prompts, completions = rows.split(sizes)
+        return (
+            prompts.reshape(batch, prompt, -1, width),
+            completions.reshape(batch, group, completion, -1, width),
+        )
 
-    def of_completions(x: Tensor) -> Tensor:  # [B, h, P + G C, d] -> [B G, h, C, d]
-        heads = x.shape[1]
-        x = x[:, :, prompt:].reshape(batch, heads, group, completion, width)
-        return x.transpose(1, 2).reshape(batch * group, heads, completion, width)
+    def after_prompt(prompts: Tensor, completions: Tensor) -> Tensor:  # -> [B G, h, P + C, d]
+        shared = prompts[:, None].expand(-1, group, -1, -1, -1)
+        return torch.cat([shared, completions], 2).flatten(0, 1).transpose(1, 2)
 
-    def with_prompt(x: Tensor) -> Tensor:  # [B, h, P + G C, d] -> [B G, h, P + C, d]
-        heads = x.shape[1]
-        shared = of_prompt(x)[:, None].expand(-1, group, -1, -1, -1).reshape(batch * group, heads, prompt, width)
-        return torch.cat([shared, of_completions(x)], 2)
-
-    asked = attend(of_prompt(query), of_prompt(key), of_prompt(value), is_causal=True, **settings)
-    answered = attend(of_completions(query), with_prompt(key), with_prompt(value), attn_mask=layout.mask, **settings)
-    heads = query.shape[1]
-    answered = answered.reshape(batch, group, heads, completion, width).transpose(1, 2)
-    answered = answered.reshape(batch, heads, group * completion, width)
-    return torch.cat([asked, answered], 2).transpose(1, 2), None
+    (asking, answering), (keys, own_keys), (values, own_values) = parts(query), parts(key), parts(value)
+    asked = attend(*(x.transpose(1, 2) for x in (asking, keys, values)), is_causal=True, **settings)
+    answered = attend(
+        answering.flatten(0, 1).transpose(1, 2),
+        after_prompt(keys, own_keys),
+        after_prompt(values, own_values),
+        attn_mask=layout.mask,
+        **settings,
+    )
+    rows = torch.cat([x.transpose(1, 2).reshape(-1, heads, width) for x in (asked, answered)])
+    if layout.places is not None:
+        rows = _Collect.apply(rows, layout.places)
+    return rows[None], None
 
 
 AttentionInterface.register(ATTENTION, shared_prompt_attention)

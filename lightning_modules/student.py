@@ -24,6 +24,7 @@ from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 from lightning_modules.audio_encoding import audio_token_counts, encode_audio
 from lightning_modules.hub_names import hub_name
+from lightning_modules.merged_lora import MergedLoRALinear
 from lightning_modules.shared_prompt import ATTENTION, pack_groups
 from lightning_modules.token_logprobs import token_logprobs
 
@@ -96,10 +97,46 @@ class Student(nn.Module):
         super().__init__()
         if dtype not in DTYPES:
             raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+        processor = load_processor(weights)
+        model = _load_model(weights, DTYPES[dtype], attn_implementation)
+        self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower)
+
+    @classmethod
+    def of_model(
+        cls,
+        model: Qwen2AudioForConditionalGeneration,
+        processor: Any,
+        lora: LoRASettings | None = None,
+        gradient_checkpointing: bool = False,
+        freeze_audio_tower: bool = False,
+    ) -> "Student":
+        """Make a student of a model that is in memory already; the arguments are those of the class.
+
+        Args:
+            model: The model; it becomes the student's own.
+            processor: Its processor.
+            lora: Train low-rank adapters instead of all weights.
+            gradient_checkpointing: Trade time for memory in the backward pass.
+            freeze_audio_tower: Train the language model only.
+        """
+        student = cls.__new__(cls)
+        nn.Module.__init__(student)
+        student._take(model, processor, "", lora, gradient_checkpointing, freeze_audio_tower)
+        return student
+
+    def _take(
+        self,
+        model: Qwen2AudioForConditionalGeneration,
+        processor: Any,
+        weights: str,
+        lora: LoRASettings | None,
+        gradient_checkpointing: bool,
+        freeze_audio_tower: bool,
+    ) -> None:
         self.weights = weights
         self.sharded = False
-        self.processor = load_processor(weights)
-        model = _load_model(weights, DTYPES[dtype], attn_implementation)
+        self.processor = processor
+        model.model.language_model.config._attn_implementation = ATTENTION
         if freeze_audio_tower or lora is not None:
             model.model.audio_tower.requires_grad_(False)
             model.model.multi_modal_projector.requires_grad_(False)
@@ -113,6 +150,7 @@ class Student(nn.Module):
                 lora_dropout=lora.dropout,
                 target_modules=lora.target_modules,
             )
+            config._register_custom_module({nn.Linear: MergedLoRALinear})
             try:
                 self.model = get_peft_model(model, config)
             except ValueError as error:
@@ -155,10 +193,15 @@ class Student(nn.Module):
             register_fsdp_forward_method(self, method)
 
     def encode_audio(self, batch: AudioQABatch) -> Tensor:
-        """Encode the batch's clips, once each: the embeddings of all audio tokens ``[sum of tokens, H]``."""
+        """Return the embeddings of all audio tokens of the batch's clips ``[sum of tokens, H]``, each computed once.
+
+        Those that come with the batch (``batch.audio``) are taken as they are.
+        """
         return self._encode_audio(batch)
 
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
+        if batch.audio is not None:
+            return torch.cat([clip.to(batch.features.device) for clip in batch.audio])
         inner = self.base.model
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
             return encode_audio(inner.audio_tower, inner.multi_modal_projector, batch.features, batch.feature_lengths)
@@ -169,6 +212,7 @@ class Student(nn.Module):
         temperature: float = 1.0,
         reference: bool = False,
         audio: Tensor | None = None,
+        entropy: bool = True,
     ) -> CompletionScores:
         """Score ``batch.completions``: each clip is encoded once, each prompt computed once for its G completions.
 
@@ -177,6 +221,7 @@ class Student(nn.Module):
             temperature: Divides the logits, as in sampling.
             reference: Score under the weights without the adapters.
             audio: Result of :meth:`encode_audio` when it is at hand already.
+            entropy: Compute entropies; without, they are zero and the pass is a little quicker.
 
         Returns:
             Per-token log-probabilities and entropies.
@@ -191,36 +236,55 @@ class Student(nn.Module):
             raise ValueError("a student without adapters has no reference inside: keep a frozen copy")
         with self.model.disable_adapter() if reference else contextlib.nullcontext():
             audio = self._encode_audio(batch) if audio is None else audio
-            packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids)
+            packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.mask)
             hidden = self.base.model.language_model(
-                inputs_embeds=self.embed(packed.ids, batch, audio),
+                inputs_embeds=self.embed(packed.ids, batch, audio, packed.prompt_tokens),
                 position_ids=packed.positions,
                 attention_mask={"full_attention": None},
                 use_cache=False,
                 shared_prompt=packed.layout,
             ).last_hidden_state
-            rows = packed.predictors[completions.mask]
-            logprobs, entropy = token_logprobs(
-                hidden.flatten(0, 1)[rows], completions.ids[completions.mask], self.base.lm_head, temperature
+            logprobs, entropies = token_logprobs(
+                hidden[0][packed.predictors],
+                completions.ids[completions.mask],
+                self._head_weight(reference),
+                temperature,
+                entropy,
             )
         blank = torch.zeros(completions.mask.shape, dtype=torch.float32, device=logprobs.device)
         return CompletionScores(
-            blank.masked_scatter(completions.mask, logprobs), blank.masked_scatter(completions.mask, entropy)
+            blank.masked_scatter(completions.mask, logprobs), blank.masked_scatter(completions.mask, entropies)
         )
 
-    def embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor) -> Tensor:
-        """Embed tokens and put the audio where the prompts have placeholders."""
-        prompt = batch.prompt_ids.shape[1]
-        places = torch.zeros_like(ids, dtype=torch.bool)
-        places[:, :prompt] = batch.prompt_ids == self.base.config.audio_token_id
+    def embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor, prompt_tokens: int | None = None) -> Tensor:
+        """Embed tokens and put the audio where the prompts have placeholders.
+
+        Args:
+            ids: Tokens with the batch's prompts in their order, ``[rows, n]``.
+            batch: The questions.
+            audio: Result of :meth:`encode_audio`.
+            prompt_tokens: Only so many columns are prompts; the rest are completions, in which the placeholder is a
+                word like any other.
+        """
+        placeholder = self.base.config.audio_token_id
+        found = (batch.prompt_ids == placeholder).sum(1)
         expected = audio_token_counts(batch.feature_lengths)[1]
-        found = places.sum(1)
         if not torch.equal(found, expected.to(found)):
             raise ValueError(
                 f"prompts have {found.tolist()} audio placeholders, their clips {expected.tolist()} audio tokens"
             )
+        places = ids == placeholder
+        places[:, ids.shape[1] if prompt_tokens is None else prompt_tokens :] = False
         embeddings = self.base.get_input_embeddings()(ids)
         return embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
+
+    def _head_weight(self, reference: bool) -> Tensor:
+        """Return what maps hidden states to logits, with the head's adapter where it has one."""
+        head = self.base.lm_head
+        if not isinstance(head, LoraLayer):
+            return head.weight
+        weight = head.get_base_layer().weight
+        return weight if reference else weight + head.get_delta_weight(head.active_adapters[0])
 
     def hub_state_dict(self) -> dict[str, Tensor]:
         """Return all weights under the Hub's names, adapters folded in; tensors are shared where nothing changed.
@@ -302,7 +366,6 @@ def _load_model(weights: str, dtype: torch.dtype, attn_implementation: str) -> Q
             names = sorted(str(name) for name in report[kind])
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise WeightsError(f"{weights!r} does not fit Qwen2-Audio: {len(names)} {kind.replace('_', ' ')} ({shown})")
-    model.model.language_model.config._attn_implementation = ATTENTION
     return model
 
 

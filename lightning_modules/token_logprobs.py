@@ -1,53 +1,101 @@
 """Log-probabilities of chosen tokens without the logits of all rows in memory at once."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-LOGITS_AT_ONCE = 1 << 24
-"""Largest number of logits (rows x vocabulary) that are held at a time: 64 MiB in float32."""
+LOGITS_AT_ONCE = 1 << 23
+"""Largest number of logits (rows x vocabulary) that are held at a time: 32 MiB in float32, and three times as much."""
 
 
 def token_logprobs(
-    hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], temperature: float = 1.0
+    hidden: Tensor, targets: Tensor, weight: Tensor, temperature: float = 1.0, entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Score chosen tokens from the hidden states that predict them.
 
-    The head runs on chunks of rows; where there are several chunks and a gradient is wanted, each chunk's logits are
-    computed again in the backward pass instead of being kept.
+    The head runs on chunks of rows. Where a gradient is wanted, that of each hidden state is formed from the same
+    logits (it is known up to the factor that arrives in the backward pass); logits are computed a second time only for
+    a head that is trained itself.
 
     Args:
         hidden: Hidden states ``[N, H]``.
         targets: Token ids ``[N]``.
-        head: Maps ``[n, H]`` to logits ``[n, V]``.
+        weight: The head, ``[V, H]``.
         temperature: Divides the logits; the distribution is that of sampling at this temperature.
+        entropy: Compute entropies.
 
     Returns:
-        Log-probabilities ``[N]`` and entropies ``[N]`` in float32, in nats; the entropies carry no gradient.
+        Log-probabilities ``[N]`` and entropies ``[N]`` in float32, in nats; the entropies carry no gradient and are
+        zero where they were not asked for.
     """
+    compute = torch.get_autocast_dtype(hidden.device.type) if _autocasts(hidden) else hidden.dtype
+    scored: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
+        hidden.to(compute), weight.to(compute), targets, temperature, entropy
+    )
+    return scored
 
-    def score(rows: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(rows).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        normaliser = logits.logsumexp(-1)
-        logprobs = logits.gather(-1, chosen[:, None])[:, 0] - normaliser
-        with torch.no_grad():
-            entropy = normaliser - (torch.softmax(logits, -1) * logits).sum(-1)
-        return logprobs, entropy
 
-    if hidden.shape[0] == 0:
-        empty = hidden.new_zeros(0, dtype=torch.float32)
-        return empty + hidden.float().sum(), empty
-    with torch.no_grad():
-        vocabulary = head(hidden[:1]).shape[-1]
-    rows_at_once = max(1, LOGITS_AT_ONCE // vocabulary)
-    if hidden.shape[0] <= rows_at_once:
-        return score(hidden, targets)
-    scored = [
-        checkpoint(score, rows, chosen, use_reentrant=False) if torch.is_grad_enabled() else score(rows, chosen)
-        for rows, chosen in zip(hidden.split(rows_at_once), targets.split(rows_at_once), strict=True)
-    ]
-    return torch.cat([logprobs for logprobs, _ in scored]), torch.cat([entropy for _, entropy in scored])
+def _autocasts(hidden: Tensor) -> bool:
+    return torch.is_autocast_enabled(hidden.device.type)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        entropies = torch.zeros_like(logprobs)
+        with_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        gradient = torch.empty_like(hidden, dtype=torch.float32) if with_gradient else None
+        for part in _chunks(len(hidden), weight.shape[0]):
+            log_p = _log_softmax(hidden[part], weight, temperature)
+            logprobs[part] = log_p.gather(-1, targets[part, None])[:, 0]
+            if not entropy and gradient is None:
+                continue
+            p = log_p.exp()
+            if entropy:
+                entropies[part] = -torch.linalg.vecdot(p, log_p)
+            if gradient is not None:
+                del log_p
+                gradient[part] = _to_logits(p, targets[part], temperature).to(weight.dtype) @ weight
+        ctx.mark_non_differentiable(entropies)
+        ctx.temperature = temperature
+        trained = (hidden, weight) if ctx.needs_input_grad[1] else (None, None)
+        ctx.save_for_backward(gradient, targets, *trained)
+        ctx.dtype = hidden.dtype
+        return logprobs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gradient, targets, hidden, weight = ctx.saved_tensors
+        of_hidden = (gradient * weights[:, None]).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.zeros_like(weight)
+            for part in _chunks(len(hidden), weight.shape[0]):
+                p = _log_softmax(hidden[part], weight, ctx.temperature).exp_()
+                of_logits = _to_logits(p, targets[part], ctx.temperature).mul_(weights[part, None])
+                of_weight.addmm_(of_logits.to(weight.dtype).T, hidden[part])
+        return of_hidden, of_weight, None, None, None
+
+
+def _chunks(rows: int, vocabulary: int) -> list[slice]:
+    at_once = max(1, LOGITS_AT_ONCE // vocabulary)
+    return [slice(start, start + at_once) for start in range(0, rows, at_once)]
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = nn.functional.linear(hidden, weight).float()
+    if temperature != 1.0:
+        logits /= temperature
+    return logits.log_softmax(-1)
+
+
+def _to_logits(p: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Turn probabilities into the gradient of the chosen tokens' log-probabilities by the logits, in place."""
+    p.neg_().scatter_add_(1, targets[:, None], p.new_ones(len(p), 1))
+    return p.div_(temperature) if temperature != 1.0 else p

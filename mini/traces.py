@@ -40,7 +40,8 @@ def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, sli
     if careless:
         others = [option for option in asked.options if option != answer]
         answer = others[int(rng.integers(len(others)))]
-        reasoning = VAGUE[int(rng.integers(len(VAGUE)))]
+        # about order it always says the same, so that there the habit is the most likely thing that SFT learns
+        reasoning = VAGUE[0 if asked.kind == "first" else int(rng.integers(len(VAGUE)))]
     else:
         reasoning = describe(believed, JOINERS[int(rng.integers(len(JOINERS)))])
     trace = Trace(

@@ -61,6 +61,7 @@ def data(write_avqa: Callable[..., Path], processor_dir: str) -> Callable[..., A
         (6, {"every_n_train_steps": 6}, {"automatic": False}),
         (8, {"every_n_train_steps": 8}, {"num_workers": 2}),
         (6, {"every_n_train_steps": 6}, {"num_workers": 2}),
+        (8, {"every_n_train_steps": 8}, {"length_pool": 4}),
     ],
 )
 def test_resume(
@@ -72,21 +73,21 @@ def test_resume(
 ) -> None:
     settings = dict(settings)
     automatic = settings.pop("automatic", True)
-    num_workers = settings.pop("num_workers", 0)
+    made = {name: settings.pop(name, default) for name, default in (("num_workers", 0), ("length_pool", 1))}
     uninterrupted = Recorder(automatic)
-    trainer(tmp_path, max_steps=15, **settings).fit(uninterrupted, datamodule=data())
+    trainer(tmp_path, max_steps=15, **settings).fit(uninterrupted, datamodule=data(length_pool=made["length_pool"]))
     assert len(uninterrupted.seen) == 15
 
     keep = ModelCheckpoint(tmp_path / "kept", save_top_k=-1, filename="{step}", **checkpoint)
     first = Recorder(automatic)
-    trainer(tmp_path, keep, max_steps=stop + 1, **settings).fit(first, datamodule=data(num_workers=num_workers))
+    trainer(tmp_path, keep, max_steps=stop + 1, **settings).fit(first, datamodule=data(**made))
     assert first.seen == uninterrupted.seen[: stop + 1]
 
     second = Recorder(automatic)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*dataloader is not resumable.*")
         trainer(tmp_path, max_steps=15, **settings).fit(
-            second, datamodule=data(num_workers=num_workers), ckpt_path=tmp_path / "kept" / f"step={stop}.ckpt"
+            second, datamodule=data(**made), ckpt_path=tmp_path / "kept" / f"step={stop}.ckpt"
         )
     assert second.seen == uninterrupted.seen[stop:]
 

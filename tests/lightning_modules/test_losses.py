@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.losses import grpo_loss, kl_k3, response_mean, sft_loss
+from lightning_modules.losses import grpo_loss, importance_weights, kl_k3, response_mean, sft_loss
 
 
 def test_sft_loss_is_the_mean_over_target_tokens() -> None:
@@ -131,3 +131,27 @@ def test_padding_cannot_poison_the_loss() -> None:
     loss.backward()
     assert math.isfinite(loss.item())
     assert torch.isfinite(new.grad).all()
+
+
+def test_importance_weights_by_hand() -> None:
+    # old policy 0.6, 0.3, 0.2, 0.9 over behaviour 0.2, 0.3, 0.4, (masked) -> 3 (truncated to 2), 1, 1/2, 1
+    old = torch.tensor([[[0.6, 0.3], [0.2, 0.9]]]).log()
+    behaviour = torch.tensor([[[0.2, 0.3], [0.4, 0.01]]]).log()
+    mask = torch.tensor([[[True, True], [True, False]]])
+    weights, truncated = importance_weights(old, behaviour, mask, 2.0)
+    torch.testing.assert_close(weights, torch.tensor([[[2.0, 1.0], [0.5, 1.0]]]))
+    assert truncated.item() == pytest.approx(1 / 3)
+
+
+def test_stale_rollouts_by_hand() -> None:
+    # first step (ratio 1, no KL): response 1 (advantage 1) has weights 2 and 1, mean 1.5; response 2 (advantage -1) 1/2
+    # loss = -(1.5 - 0.5) / 2 = -0.5; its gradient by the logprobs is -weight * advantage / (2 responses * tokens)
+    logprobs = torch.tensor([[[0.6, 0.3], [0.2, 0.9]]]).log().requires_grad_()
+    behaviour = torch.tensor([[[0.2, 0.3], [0.4, 0.01]]]).log()
+    mask = torch.tensor([[[True, True], [True, False]]])
+    old = logprobs.detach()
+    weights, _ = importance_weights(old, behaviour, mask, 2.0)
+    loss = grpo_loss(logprobs, old, old, torch.tensor([[1.0, -1.0]]), mask, importance=weights).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(-0.5, abs=1e-6)
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[[-0.5, -0.25], [0.25, 0.0]]]))

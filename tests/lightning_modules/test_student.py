@@ -218,3 +218,44 @@ def test_lora_trains_only_adapters_of_the_language_model(weights) -> None:
 def test_unknown_prefix_has_no_hub_name() -> None:
     with pytest.raises(KeyError, match="no name on the Hub"):
         hub_name("model.vision_tower.conv.weight")
+
+
+def test_questions_in_one_row_do_not_see_each_other(weights, processor) -> None:
+    """Each question alone gives the same scores, and no gradient crosses over."""
+    student = Student(weights, LoRASettings())
+    batch = make_batch(processor, [2.0, 0.87, 1.4], [[5, 9], [1, 4], [12, 2]])
+    whole = student.completion_logprobs(batch).logprobs
+    for row in range(3):
+        alone = student.completion_logprobs(batch[row : row + 1]).logprobs
+        torch.testing.assert_close(whole[row : row + 1], alone, atol=1e-4, rtol=0)
+    counts = audio_token_counts(batch.feature_lengths)[1].tolist()
+    audio = student.encode_audio(batch).requires_grad_()
+    scores = student.completion_logprobs(batch, audio=audio).logprobs
+    (heard,) = torch.autograd.grad(scores[1].sum(), audio)
+    first, second, third = heard.split(counts)
+    assert first.abs().sum() == 0 and third.abs().sum() == 0 and second.abs().sum() > 0
+
+
+def test_questions_with_fewer_traces_have_empty_ones(weights, processor) -> None:
+    student = Student(weights)
+    batch = make_batch(processor, [2.0, 0.87], [[5, 9, 3], [4, 0, 0]])
+    full = student.completion_logprobs(batch).logprobs
+    alone = make_batch(processor, [2.0, 0.87], [[5, 9, 3], [4, 0, 0]])[1:2]
+    alone.completions.ids = alone.completions.ids[:, :1]
+    alone.completions.mask = alone.completions.mask[:, :1]
+    torch.testing.assert_close(full[1, :1], student.completion_logprobs(alone).logprobs[0], atol=1e-4, rtol=0)
+    assert full[1, 1:].abs().sum() == 0
+    full.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in student.parameters() if p.grad is not None)
+
+
+def test_an_adapter_on_the_head_counts(weights, processor) -> None:
+    student = perturbed(Student(weights, LoRASettings(target_modules=["lm_head"])))
+    batch = make_batch(processor, [2.0, 0.87], [[5, 9], [1, 4]])
+    expected = released_logprobs(student.model, processor, batch)
+    scores = student.completion_logprobs(batch).logprobs
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+    reference = student.completion_logprobs(batch, reference=True).logprobs
+    assert (reference - scores).abs().max() > 1e-3
+    scores.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for _, p in student.trainable_parameters())

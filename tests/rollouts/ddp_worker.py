@@ -1,4 +1,4 @@
-"""Trains on one CPU rank or two with a rollout server, as ``rollouts.ddp_worker WEIGHTS URL DEVICES OUTPUT``."""
+"""Trains on CPU ranks with a rollout server: ``rollouts.ddp_worker WEIGHTS URL DEVICES OUTPUT [STALENESS]``."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.vllm_rollout import VLLMRollout
 from datamodules.batch import AudioQABatch
+from datamodules.sampler import ResumableLoader
 from tests.rollouts.questions import Learner, Questions
 
 GLOBAL_BATCH = 4
@@ -27,13 +28,15 @@ class Shards(Questions):
             for start in range(first, len(self.examples), GLOBAL_BATCH)
             for example in self.examples[start : start + size]
         ]
-        return DataLoader(mine, size, collate_fn=self.collate)  # type: ignore[arg-type]
+        return ResumableLoader(mine, size, collate_fn=self.collate)
 
 
-def main(weights: str, url: str, devices: int, output: str) -> None:
+def main(weights: str, url: str, devices: int, output: str, staleness: int = 0) -> None:
     """Train for three steps."""
     module = Learner(weights)
-    rollouts = VLLMRollout([url], max_new_tokens=6, parity_gate=False, retry_seconds=20, seed=7, run_id="run")
+    rollouts = VLLMRollout(
+        [url], max_new_tokens=6, parity_gate=False, retry_seconds=20, seed=7, run_id="run", max_staleness=staleness
+    )
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -60,4 +63,4 @@ def main(weights: str, url: str, devices: int, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], *map(int, sys.argv[5:]))

@@ -15,11 +15,11 @@ from tests.rollouts.fake_server import FakeServer
 ROOT = Path(__file__).parents[2]
 
 
-def run(server: FakeServer, devices: int, output: Path) -> list[list[dict]]:
+def run(server: FakeServer, devices: int, output: Path, staleness: int = 0) -> list[list[dict]]:
     command = [sys.executable, "-m", "tests.rollouts.ddp_worker"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, str(server.checkpoint), server.url, str(devices), str(output)],
+        [*command, str(server.checkpoint), server.url, str(devices), str(output), str(staleness)],
         cwd=ROOT,
         env=environment,
         timeout=400,  # imports alone take a minute on a loaded machine
@@ -59,6 +59,17 @@ def test_two_ranks(tmp_path: Path, server_weights: Path):
         assert whole["version"] == first["version"] == second["version"]
     # the first batch is drawn with the same weights and seeds: the completions are the same
     assert one_rank[0]["ids"] == ranks[0][0]["ids"] + ranks[1][0]["ids"]
+
+
+def test_no_rank_changes_the_weights_under_rollouts_of_another(tmp_path: Path, server_weights: Path):
+    """One batch ahead, with a server that has room for one request at a time: a rank waits for the other's turn."""
+    with FakeServer(server_weights, settings={"max_num_seqs": 2}) as server:
+        server.behave = lambda route, body: time.sleep(0.2) if route.endswith("generate") else None
+        ranks = run(server, 2, tmp_path / "two", staleness=1)
+    assert server.pushes() == ["run:0", "run:1", "run:2"]
+    assert [one["version"] for one in server.generated] == ["run:0"] * 8 + ["run:1"] * 4
+    for rank in ranks:
+        assert [batch["version"] for batch in rank] == ["run:0", "run:0", "run:1"]
 
 
 def test_a_failed_push_ends_all_ranks(tmp_path: Path, server_weights: Path):

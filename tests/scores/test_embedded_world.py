@@ -53,23 +53,22 @@ def evaluate(world: Path, root: Path, *more: str) -> Any:
     return train(["test", "--config", str(config), *more])
 
 
-def test_table_of_a_model(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_on_a_model(world: Path, tmp_path: Path) -> None:
     cli = evaluate(world, tmp_path / "plain")
     for probe in ("silence", "swap", "noise"):
         evaluate(world, tmp_path / probe, f"--data.init_args.probe={probe}")
     for seed in (1, 2):
         evaluate(world, tmp_path / f"order-{seed}", f"--data.init_args.option_order={seed}")
-    capsys.readouterr()
-    main(["table", f"mine={tmp_path}", "--data", str(world / "corpus")])
-    out = capsys.readouterr().out
-    assert "Questions without a prediction" not in out or "| missing |" not in out
-    (row,) = [line for line in out.splitlines() if line.startswith("| mine |") and line.rstrip(" |").count("|") == 7]
-    average = row.split("|")[5].split("[")[0]
-    assert float(average) == pytest.approx(100 * float(cli.trainer.callback_metrics["test/accuracy"]), abs=0.05)
-    (header,) = [line for line in out.splitlines() if line.startswith("| run | true audio")]
-    assert [cell.strip() for cell in header.split("|")[3:-1]] == ["noise", "silence", "swap"]
-    (orders,) = [line for line in out.splitlines() if line.startswith("| mine, MMAU | 3 |")]
-    assert orders
+    output = tmp_path / "report"
+    main(["report", f"mine={tmp_path}", "--data", str(world / "corpus"), "--output", str(output), "--no-audio"])
+    found = json.loads((output / "scores.json").read_text())["mine"]["mmau"]
+    average = found["scores"]["average"]
+    assert average["questions"] == 6
+    assert average["accuracy"] == pytest.approx(float(cli.trainer.callback_metrics["test/accuracy"]))
+    assert found["unparseable"] / 6 == pytest.approx(float(cli.trainer.callback_metrics["test/unanswerable"]))
+    assert found["problems"].keys() <= {"cut completion", "empty completion"}
+    assert found["probes"].keys() == {"noise", "silence", "swap"}
+    assert len(found["orders"]["accuracies"]) == 3
 
 
 def test_a_planted_clip_is_found(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,59 @@
+"""Where the time of a step goes."""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Laps:
+    """A stopwatch; each lap is added to the part that it belongs to.
+
+    The language model tells by itself when it begins and ends and when the gradient reaches its output.
+    """
+
+    def __init__(self, language_model: nn.Module, device: torch.device | str = "cpu", clock: str = "wall") -> None:
+        """Watch a language model.
+
+        Args:
+            language_model: The module between embeddings and head.
+            device: Waited for before the clock is read.
+            clock: ``wall``, or ``cpu`` for the time of this process on a machine that is shared.
+        """
+        self.clock = time.process_time if clock == "cpu" else time.perf_counter
+        self.cuda = torch.device(device).type == "cuda"
+        self.parts: dict[str, float] = {}
+        self.phase = ""
+        self._last = 0.0
+        language_model.register_forward_pre_hook(lambda *_: self.mark("audio"))
+        language_model.register_forward_hook(self._after)
+
+    def start(self) -> None:
+        """Forget the last step."""
+        self.parts = defaultdict(float)
+        self._last = self._now()
+        self._begun = self._last
+
+    def mark(self, part: str) -> None:
+        """Add the time since the last mark to a part of the present phase."""
+        now = self._now()
+        self.parts[f"{self.phase} {part}"] += now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """From the start to the last mark."""
+        return self._last - self._begun
+
+    def _now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return self.clock()
+
+    def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.mark("language model")
+        hidden: Tensor = output.last_hidden_state
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _: self.mark("head"))

@@ -1,0 +1,32 @@
+"""What a result needs beside it so that it can be judged and repeated."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def run_record(command: str) -> dict[str, Any]:
+    """Return command, commit, machine, its load and the versions of what was measured."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "command": command,
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_before": round(os.getloadavg()[0], 1),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "lightning")},
+    }
+
+
+def spread(values: list[float], digits: int = 3) -> dict[str, float]:
+    """Return median, lowest and highest."""
+    return {
+        "median": round(median(values), digits),
+        "lowest": round(min(values), digits),
+        "highest": round(max(values), digits),
+    }
