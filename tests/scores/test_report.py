@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from scores.checked import check_predictions
 from scores.examples import pick
 from scores.plots import read_curves
 from tests.datamodules.dataset_files import tone
-from tests.scores.browser import Browser
+from tests.scores.browser import Browser, find_or_install
 from tests.scores.predictions import OPTIONS, prediction, question, write_mmau, write_predictions
 
 HOSTILE = "<think>I hear <b>a</b> cat <script>document.title = 'hacked'</script></think><answer>cat</answer>"
@@ -173,3 +174,9 @@ def test_curves(tmp_path: Path) -> None:
             read_curves(tmp_path / "other.csv")
     with pytest.raises(UserError, match="there is no such file"):
         read_curves(tmp_path / "nothing.csv")
+
+
+def test_without_a_browser_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(RuntimeError, match="Chromium, which is not installed: apt-get install"):
+        find_or_install()
