@@ -67,6 +67,13 @@ class PredictionWriter(Callback):
     def _recall(self, pl_module: Any, batch: AudioQABatch) -> None:
         """Fill in a batch all of whose questions were answered before."""
         known = [self._done.get(question.id) for question in batch.questions]
+        for question, prediction in zip(batch.questions, known, strict=True):
+            then = prediction and (prediction.options, prediction.probe)
+            if then and then != (question.options, question.metadata.get("probe", "")):
+                raise UserError(
+                    f"{self.path}: {question.id} was answered before with other options or with other audio: restore "
+                    "data.option_order and data.probe, or set resume to false"
+                )
         if not known or any(prediction is None for prediction in known):
             return
         done = [prediction for prediction in known if prediction is not None]

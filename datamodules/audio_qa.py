@@ -16,6 +16,7 @@ from datamodules.annotations import AnnotatedQuestion
 from datamodules.audio import ClipFolder
 from datamodules.collate import Collator
 from datamodules.media_index import MediaIndex
+from datamodules.probes import Clips, ProbedClips, ProbeName, derangement, mark, shuffle_options
 from datamodules.prompts import PROMPTS, Prompt, PromptName
 from datamodules.question_dataset import Item, QuestionDataset
 from datamodules.question_reader import QuestionReader
@@ -44,6 +45,8 @@ class AudioQADataModule(LightningDataModule):
 
     dataset: str
     number_repeated_ids = False
+    can_probe = True
+    """False where loaders of its own would ignore ``probe`` and ``option_order``."""
 
     def __init__(
         self,
@@ -62,6 +65,8 @@ class AudioQADataModule(LightningDataModule):
         limit: int | None = None,
         seed: int = 0,
         length_pool: int = 1,
+        probe: ProbeName | None = None,
+        option_order: int | None = None,
     ) -> None:
         """Describe the data; nothing is read before ``setup``.
 
@@ -85,6 +90,10 @@ class AudioQADataModule(LightningDataModule):
             length_pool: Sort the questions of so many successive training batches by length (clip and targets), so that
                 a batch holds questions of similar length; 1 leaves the random order as it is. Which questions share a
                 pool, and the order of its batches, stay random.
+            probe: In validation, test and prediction, replace the audio by silence, by another clip's (swap) or by
+                noise of the same level; null leaves it. Training is never probed.
+            option_order: In validation, test and prediction, show the options in an order drawn from this seed; null
+                keeps the file's order.
         """
         super().__init__()
         for name, value in (
@@ -97,6 +106,8 @@ class AudioQADataModule(LightningDataModule):
                 raise UserError(f"data.{name} must be 1 or more, found {value}")
         if max_seconds <= 0:
             raise UserError(f"data.max_seconds must be more than 0, found {max_seconds}")
+        if (probe or option_order is not None) and not self.can_probe:
+            raise UserError(f"data.probe and data.option_order are for benchmarks; {type(self).__name__} has neither")
         if isinstance(prompt, str) and prompt not in PROMPTS:
             raise UserError(f"data.prompt must be one of {', '.join(PROMPTS)}, found {prompt!r}")
         self.root = Path(root)
@@ -113,6 +124,8 @@ class AudioQADataModule(LightningDataModule):
         self.seed = seed
         self.length_pool = length_pool
         self._clip_seconds: dict[str, float] = {}
+        self.probe: ProbeName | None = probe
+        self.option_order = option_order
         self._splits: dict[str, list[Question]] = {}
         self._train_items: list[Item] | None = None
         self._collator: Collator | None = None
@@ -313,13 +326,27 @@ class AudioQADataModule(LightningDataModule):
         if len(questions) < world_size:
             raise UserError(f"{len(questions)} questions for {role} are fewer than the {world_size} devices")
         share = eval_share(len(questions), trainer.global_rank if trainer is not None else 0, world_size)
-        items = [Item(questions[place], questions[place].answer_text) for place in share]
+        asked = [self._asked(questions[place]) for place in share]
+        items = [Item(question, question.answer_text) for question in asked]
         return DataLoader(
-            QuestionDataset(items, self.clips),
+            QuestionDataset(items, self._heard(questions)),
             batch_size=self.eval_batch_size,
             collate_fn=self.collator,
             **self._loader_settings(),
         )
+
+    def _asked(self, question: Question) -> Question:
+        """Return a question as evaluation asks it."""
+        if self.option_order is not None:
+            question = shuffle_options(question, self.option_order)
+        return mark(question, self.probe) if self.probe else question
+
+    def _heard(self, questions: list[Question]) -> Clips:
+        """Return what evaluation lets the model hear."""
+        if self.probe is None:
+            return self.clips
+        others = derangement(question.media for question in questions) if self.probe == "swap" else {}
+        return ProbedClips(self.clips, self.probe, others)
 
     def _loader_settings(self) -> dict[str, Any]:
         if self.num_workers:

@@ -47,6 +47,8 @@ class AVQAVideoDataModule(AVQADataModule):
     twice. A clip that cannot be decoded becomes an error record and does not stop the run. Files as for AVQADataModule.
     """
 
+    can_probe = False
+
     def __init__(
         self,
         root: str,

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
-from datamodules.audio import ClipFolder, MediaError
+from datamodules.audio import MediaError
 from datamodules.collate import Example
+from datamodules.probes import Clips
 from datamodules.records import Question
 
 
@@ -27,7 +28,7 @@ class Item:
 class QuestionDataset(Dataset[Example]):
     """Items whose clips are decoded when they are asked for, that is in the DataLoader's workers."""
 
-    def __init__(self, items: list[Item], clips: ClipFolder) -> None:
+    def __init__(self, items: list[Item], clips: Clips) -> None:
         """Make the dataset.
 
         Args:

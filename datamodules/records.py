@@ -4,6 +4,7 @@ Raw records are kept; filters such as unanimity are switches of the stage that r
 """
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -57,7 +58,7 @@ class Record:
         found = values.pop("schema", None)
         if found != cls.schema:
             raise RecordError(f"{where}: expected schema {cls.schema!r}, found {found!r}")
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for name in sorted(values.keys() - fields.keys()):
             raise RecordError(f"{where}: unknown field {name!r}")
@@ -68,6 +69,11 @@ class Record:
                 continue
             values[name] = _coerce(values[name], hints[name], f"{where}: field {name!r}")
         return cls(**values)
+
+
+@functools.cache
+def _hints(record: type) -> dict[str, Any]:
+    return typing.get_type_hints(record)
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
@@ -211,6 +217,7 @@ class Prediction(Record):
         category: The question's category.
         options: The option texts.
         finished: False when the completion was cut at the token limit.
+        probe: What was done to the audio (``silence``, ``swap``, ``noise``), or empty when it was heard as it is.
     """
 
     schema: ClassVar[str] = "prediction/1"
@@ -223,6 +230,7 @@ class Prediction(Record):
     category: str
     options: tuple[str, ...]
     finished: bool
+    probe: str = ""
 
 
 def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> Iterator[R]:

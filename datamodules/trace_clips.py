@@ -79,6 +79,8 @@ class TraceClipsDataModule(AVQADataModule):
     not decoded again. A clip that cannot be decoded becomes an error record and does not stop the run.
     """
 
+    can_probe = False
+
     def __init__(
         self,
         root: str,

@@ -13,8 +13,15 @@ CLOSE_ENOUGH = 0.75
 
 _ANSWER_OPEN = re.compile(r"<answer>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:answer|think)>", re.IGNORECASE)
+_LONE_BRACKETED_LETTER = re.compile(r"^(?:\(?([A-Za-z])\)|\[([A-Za-z])\])[.:]?$")
+_BRACKETS = str.maketrans("【】「」", "[][]")
+_LATEX = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\{([^{}]*)\}")
+_EMPHASIS = re.compile(r"\*+|`+|\$(?!\d)|(?<!\w)_+|_+(?!\w)")
 _BARE_LETTER = re.compile(r"^\(?([A-Za-z])\s*[).:]*$")
 _LEADING_LETTER = re.compile(r"^(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])\s*[).:](?=\s|$|\w))")
+_LETTER_ON_ITS_OWN_LINE = re.compile(r"^\(?([A-Za-z])[).:]*[ \t]*\n")
+_LAST_LETTER = re.compile(r"(?<![\w'])([A-Z])[.!]*$")
+_OTHER_LETTERS = re.compile(r"(?<![\w'])[A-Z]\W+(?:and|or|nor|not|,|/)", re.IGNORECASE)
 _SAID_LETTER = re.compile(
     r"\b(?:answer|option|choice)\b(?:\s+(?:is|would be|should be|must be))?\s*:?\s*(?:option\s+)?"
     r"(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])(?![\w']))",
@@ -35,14 +42,21 @@ def extract_answer(completion: str) -> str:
 
     The text inside the last ``<answer>`` tag, closed or not; without such a tag what follows the reasoning; else all.
     """
-    text = unicodedata.normalize("NFKC", completion)
+    text = unicodedata.normalize("NFKC", completion).translate(_BRACKETS)
     opened = list(_ANSWER_OPEN.finditer(text))
     if opened:
         text = text[opened[-1].end() :]
         text = re.split(r"</answer>", text, maxsplit=1, flags=re.IGNORECASE)[0]
     elif re.search(r"</think>", text, re.IGNORECASE):
         text = re.split(r"</think>", text, flags=re.IGNORECASE)[-1]
-    return _TAG.sub(" ", text).strip()
+    return _without_markup(_TAG.sub(" ", text).strip())
+
+
+def _without_markup(text: str) -> str:
+    """Remove LaTeX's boxes and Markdown's emphasis around words."""
+    while (inner := _LATEX.sub(r"\1", text)) != text:
+        text = inner
+    return _EMPHASIS.sub("", text).strip()
 
 
 def match_option(completion: str, options: Sequence[str]) -> int | None:
@@ -56,14 +70,41 @@ def match_option(completion: str, options: Sequence[str]) -> int | None:
         The option's index, or None where no careful reader could say.
     """
     answer = extract_answer(completion)
-    plain = [_plain(option) for option in options]
-    exact = _unique(i for i, option in enumerate(plain) if option and option == _plain(answer))
-    if exact is not None:
-        return exact
-    letter = _letter(answer, len(options))
-    if letter is not None:
-        return letter
-    return _closest(_plain(answer), plain)
+    stated = _stated(answer, options)
+    if stated is not None:
+        return stated
+    closest = _closest(_plain(answer), [_plain(option) for option in options])
+    if closest is None and (last := _LAST_LETTER.search(answer)) and not _OTHER_LETTERS.search(answer):
+        index = ord(last[1]) - ord("A")
+        return index if index < len(options) else None
+    return closest
+
+
+def answer_in_words(completion: str, options: Sequence[str]) -> str:
+    """Return the answer for a judge who knows no option letters.
+
+    Args:
+        completion: The raw completion, with or without tags.
+        options: The options in the order in which they were shown.
+
+    Returns:
+        The option's text where the answer is that text or states its letter, else the answer in its own words.
+    """
+    answer = extract_answer(completion)
+    stated = _stated(answer, options)
+    return answer if stated is None else options[stated]
+
+
+def _stated(answer: str, options: Sequence[str]) -> int | None:
+    """Index of the option whose letter or whole text the answer is or begins with."""
+    # "(C)" is the letter even where an option's text is "C", a chord; "C" alone is the text then
+    if lone := _LONE_BRACKETED_LETTER.match(answer):
+        index = ord((lone[1] or lone[2]).upper()) - ord("A")
+        if index < len(options):
+            return index
+    said = _plain(answer)
+    exact = _unique(index for index, option in enumerate(options) if said and _plain(option) == said)
+    return _letter(answer, len(options)) if exact is None else exact
 
 
 def _letter(answer: str, count: int) -> int | None:
@@ -73,7 +114,7 @@ def _letter(answer: str, count: int) -> int | None:
         letters = (next(filter(None, match.groups())).upper() for match in pattern.finditer(answer))
         return {index for letter in letters if (index := ord(letter) - ord("A")) < count}
 
-    for pattern in (_BARE_LETTER, _SAID_LETTER):
+    for pattern in (_BARE_LETTER, _LETTER_ON_ITS_OWN_LINE, _SAID_LETTER):
         if found := stated(pattern):
             return found.pop() if len(found) == 1 else None
     found = stated(_LEADING_LETTER) | stated(_BRACKETED_LETTER)

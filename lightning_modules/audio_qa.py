@@ -126,6 +126,7 @@ class AudioQAModule(lightning.LightningModule):
                     category=question.category,
                     options=question.options,
                     finished=bool(ended[0]),
+                    probe=question.metadata.get("probe", ""),
                 )
             )
             self._formatted[question.id] = self._format(texts[0], question, None)

@@ -98,3 +98,24 @@ def test_a_broken_shard_is_named(world: Path, tmp_path: Path, capsys, monkeypatc
     with pytest.raises(SystemExit):
         evaluate(world, tmp_path / "run")
     assert "predictions.jsonl.rank0:1: expected schema 'prediction/1'" in capsys.readouterr().err
+
+
+def test_predictions_say_what_was_done_to_the_audio(world: Path, tmp_path: Path) -> None:
+    evaluate(world, tmp_path, "--data.init_args.probe=silence", "--data.init_args.option_order=1")
+    plain = evaluate(world, tmp_path.with_name("plain")).model.predictions
+    found = read(tmp_path)
+    assert {p.probe for p in found} == {"silence"} and {p.probe for p in plain} == {""}
+    assert [sorted(p.options) for p in found] == [sorted(p.options) for p in plain]
+    assert [p.options for p in found] != [p.options for p in plain]
+    assert [p.options[p.answer] for p in found] == [p.options[p.answer] for p in plain]
+
+
+@pytest.mark.parametrize("change", ["--data.init_args.probe=noise", "--data.init_args.option_order=1"])
+def test_answers_to_other_audio_or_options_are_not_taken_over(
+    world: Path, tmp_path: Path, capsys, monkeypatch, change: str
+) -> None:
+    interrupted(world, tmp_path / "run")
+    monkeypatch.setenv("SIGHTSOUND_RESUME", "true")
+    with pytest.raises(SystemExit):
+        evaluate(world, tmp_path / "run", change)
+    assert "was answered before with other options or with other audio" in capsys.readouterr().err

@@ -2,13 +2,14 @@
 
 import pytest
 
-from lightning_modules.answers import extract_answer, match_option
+from lightning_modules.answers import answer_in_words, extract_answer, match_option
 
 ANIMALS = ("dog", "cat", "a dog barking", "rain")
 COUNTS = ("one", "two", "three", "more than ten")
 NUMBERS = ("1", "2", "10", "12")
 YES_NO = ("yes", "no")
 VEHICLES = ("motorboat", "Yacht consignment", "Sailboat set sail", "Consignment car")
+CHORDS = ("C", "Gm", "Cm7b5", "Eb/G")
 LETTERS = ("A minor", "B flat major", "C major", "D")
 
 
@@ -82,6 +83,34 @@ LETTERS = ("A minor", "B flat major", "C major", "D")
         ("C major", LETTERS, 2),
         ("(B) B flat major", LETTERS, 1),
         ("B flat major", LETTERS, 1),
+        # markup, and letters in other places
+        ("**B**", ANIMALS, 1),
+        ("**Answer:** B", ANIMALS, 1),
+        ("Final answer: **(B) cat**", ANIMALS, 1),
+        ("<answer> *rain* </answer>", ANIMALS, 3),
+        ("`cat`", ANIMALS, 1),
+        (r"\boxed{B}", ANIMALS, 1),
+        (r"$\boxed{\text{B}}$", ANIMALS, 1),
+        (r"The answer is \boxed{rain}.", ANIMALS, 3),
+        ("【B】", ANIMALS, 1),
+        ("B\n\nBecause something meows.", ANIMALS, 1),
+        ("I think it's B", ANIMALS, 1),
+        ("I pick D.", ANIMALS, 3),
+        ("A and B", ANIMALS, None),
+        ("either A or B", ANIMALS, None),
+        ("not A but B", ANIMALS, 1),
+        ("Both (A) and (B)", ANIMALS, None),
+        ("None of the above", ANIMALS, None),
+        ("the vitamin is C", ("vitamin B", "vitamin C"), 1),
+        # option texts that are letters
+        ("C", CHORDS, 0),
+        ("<answer>C</answer>", CHORDS, 0),
+        ("(C)", CHORDS, 2),
+        ("C)", CHORDS, 2),
+        ("[C].", CHORDS, 2),
+        ("(C) Cm7b5", CHORDS, 2),
+        ("The answer is (C)", CHORDS, 2),
+        ("(E)", CHORDS, None),
     ],
 )
 def test_match(completion: str, options: tuple[str, ...], choice: int | None) -> None:
@@ -109,3 +138,11 @@ def test_extract_answer() -> None:
     assert extract_answer("<think>x</think> <answer> dog </answer>") == "dog"
     assert extract_answer("just text") == "just text"
     assert extract_answer("<think>x</think> so: rain") == "so: rain"
+
+
+def test_answer_in_words() -> None:
+    assert answer_in_words("<answer>(B)</answer>", ANIMALS) == "cat"
+    assert answer_in_words("<answer>(B) cat</answer>", ANIMALS) == "cat"
+    assert answer_in_words("<think>(A)</think><answer>Rain.</answer>", ANIMALS) == "rain"
+    assert answer_in_words("<answer>heavy rain</answer>", ANIMALS) == "heavy rain"
+    assert answer_in_words("", ANIMALS) == ""

@@ -1,0 +1,119 @@
+"""``python -m scores``."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules.records import UserError
+from scores.__main__ import main
+from scores.tables import leakage_table, read_paper
+from tests.scores.predictions import prediction, question, write_mmau, write_predictions
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_mmau(tmp_path / "data", [question(number) for number in range(6)])
+
+
+def test_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [
+        prediction(0),
+        prediction(1),
+        prediction(2, "(A)", choice=0),
+        prediction(3, "?"),
+        prediction(3),
+        prediction(9),
+    ]
+    write_predictions(tmp_path / "run" / "predictions.jsonl", answers)  # fmt: skip
+    paper = tmp_path / "paper.yaml"
+    paper.write_text(
+        "t: {title: Their table, benchmarks: [mmau], "
+        "rows: [{name: mine, title: Ours, figures: {mmau: {average: 61.5}}}]}"
+    )
+    main(["table", f"mine={tmp_path / 'run'}", "--data", str(data), "--paper", str(paper), "--resamples", "50"])
+    out = capsys.readouterr().out
+    assert "### Their table" in out
+    (row,) = [line for line in out.splitlines() if line.startswith("| Ours |")]
+    assert row.split("|")[-2].strip().startswith("61.5 / 33.3 [")
+    (row,) = [line for line in out.splitlines() if line.startswith("| mine |")]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert [cell.split(" ")[0] for cell in cells] == ["mine", "50.0", "50.0", "0.0", "33.3", "33.3", "6", "1"]
+    for problem in ("unknown id | 1", "doubled id, other answer | 1", "missing | 2"):
+        assert f"| mine, MMAU | {problem} |" in out
+    assert "Questions without a prediction are counted as wrong." in out
+
+
+def test_compare(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write_predictions(tmp_path / "good.jsonl", [prediction(number) for number in range(6)])
+    bad = write_predictions(tmp_path / "bad.jsonl", [prediction(number, "<answer>dog</answer>") for number in range(5)])
+    main(["compare", str(bad), str(good), "--data", str(data)])
+    out = capsys.readouterr().out
+    assert f"{bad}: 0.0% of 5 questions" in out and "1 missing" in out
+    assert "difference on 5 common questions: +100.0 points" in out
+    assert "McNemar's exact test: p = 0.062" in out  # 2 / 2 ** 5
+
+
+def test_official_and_defects(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = write_predictions(
+        tmp_path / "answers.jsonl", [prediction(number, "(B)", choice=1) for number in range(6)]
+    )
+    main(["official", str(answers), str(tmp_path / "predictions.json"), "--data", str(data)])
+    assert {row["model_output"] for row in json.loads((tmp_path / "predictions.json").read_text())} == {"cat"}
+    assert "6 rows; every row has a prediction" in capsys.readouterr().out
+    main(["defects", "--data", str(data)])
+    assert "a wrong choice is accepted in 0 rows" in capsys.readouterr().out
+
+
+def test_what_cannot_be_scored(data: Path, tmp_path: Path) -> None:
+    silent = write_predictions(tmp_path / "silent.jsonl", [prediction(0, probe="silence")])
+    with pytest.raises(UserError, match="mmau is answered with probed audio or shuffled options only"):
+        main(["table", str(silent), "--data", str(data)])
+    plain = write_predictions(tmp_path / "plain.jsonl", [prediction(0)])
+    with pytest.raises(UserError, match="two runs are called a"):
+        main(["table", f"a={plain}", f"a={plain}", "--data", str(data)])
+    with pytest.raises(UserError, match="none of the folders avqa, mmau, music_avqa is there"):
+        main(["table", str(plain), "--data", str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[]", "must have title, benchmarks and rows"),
+        ("t: {title: x}", "t must have title, benchmarks and rows"),
+        ("t: {title: x, benchmarks: [], rows: [{name: a}]}", "each row must have a name and a title"),
+        ("t: {title: x, benchmarks: [], rows: [{name: a, title: b, figures: {mmar: {}}}]}", "no benchmark 'mmar'"),
+        ("t: {title: x, benchmarks: [], rows: [{name: a, title: b, figures: {mmau: {Sound: 1}}}]}", "column 'Sound'"),
+        ("{", "not YAML"),
+    ],
+)  # fmt: skip
+def test_bad_figures_of_the_paper(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "paper.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_paper(tmp_path / "paper.yaml")
+
+
+def test_leaked_clips_are_listed(tmp_path: Path) -> None:
+    line = {
+        "set": "mmau",
+        "benchmark": "a.wav",
+        "train": "b.mp4",
+        "how": "same sound",
+        "why": "x",
+        "questions": ["1", "2"],
+    }
+    (tmp_path / "shared.jsonl").write_text(json.dumps(line) + "\n")
+    table = leakage_table(tmp_path / "shared.jsonl")
+    assert table.rows == (("mmau: a.wav", "b.mp4", "same sound", "x", "2"),)
+    (tmp_path / "shared.jsonl").write_text("")
+    assert leakage_table(tmp_path / "shared.jsonl").note == "None was found."
+    (tmp_path / "shared.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"shared\.jsonl: line 1 is not of the command audit"):
+        leakage_table(tmp_path / "shared.jsonl")
+    with pytest.raises(UserError, match="no such file or directory; write it with the command audit"):
+        leakage_table(tmp_path / "nothing.jsonl")
+
+
+def test_the_rows_of_the_paper() -> None:
+    tables = read_paper()
+    assert [len(table["rows"]) for table in tables.values()] == [16, 8]

@@ -1,0 +1,119 @@
+"""The official rule, the file for the official script, and the rows that the rule judges wrongly."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules.annotations import read_rows
+from scores.benchmarks import read_questions
+from scores.checked import check_predictions
+from scores.official_mmau import accepts, defects, judge, official_rows, write_official
+from tests.datamodules.dataset_files import SHARED, needs_shared
+from tests.scores.predictions import prediction, question, write_mmau
+
+CHOICES = ["a dog barking", "a cat", "Light rain", "rain"]
+
+
+@pytest.mark.parametrize(
+    ("right", "said", "accepted"),
+    [
+        ("a cat", "a cat", True),
+        ("a cat", "A CAT.", True),
+        ("a cat", "it is a cat", True),  # words of no option do no harm
+        ("a cat", "cat", False),  # "a" is missing
+        ("a cat", "a cat or a dog", False),  # "dog" is a word of another option
+        ("a cat", "", False),
+        ("a cat", "?!", False),
+        ("a cat", "(B)", False),
+        ("rain", "rain", True),
+        ("rain", "light rain", False),
+        ("Light rain", "rain", False),
+        ("Light rain", "light RAIN", True),
+    ],
+)
+def test_the_rule(right: str, said: str, accepted: bool) -> None:
+    assert accepts(right, said, CHOICES) is accepted
+
+
+def test_letters_are_mapped_to_texts_first() -> None:
+    row = {"id": "q0", "answer": "cat", "choices": ["dog", "cat", "rain", "wind"]}
+    assert judge(prediction(0, "<answer>(B)</answer>"), row)
+    assert judge(prediction(0, "The answer is B"), row)
+    assert not judge(prediction(0, "<answer>(A)</answer>"), row)
+    # by the order in which the options were shown
+    assert judge(prediction(0, "(A)", options=("cat", "dog", "wind", "rain")), row)
+    # no letter: the model's own words count
+    assert judge(prediction(0, "<answer>a big cat</answer>"), row)
+    assert not judge(prediction(0, "<answer>cat, not dog</answer>"), row)
+
+
+def test_the_file_for_the_official_script(tmp_path: Path) -> None:
+    write_mmau(tmp_path, [question(number) for number in range(3)])
+    annotations = tmp_path / "mmau" / "mmau-test-mini.json"
+    answers = [prediction(1, "<think>(A)</think><answer>(B)</answer>"), prediction(0, "<answer>dog</answer>")]
+    write_official(tmp_path / "out" / "predictions.json", annotations, [*answers, prediction(0)])
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    rows = json.loads(annotations.read_text())
+    said = ["dog", "cat", ""]  # the first answer to q0 counts, q2 has none
+    assert written == [{**r, "model_output": s, "model_prediction": s} for r, s in zip(rows, said, strict=True)]
+
+
+def test_defects() -> None:
+    rows = [
+        {"id": "1", "answer": "cat", "choices": ["dog", "cat"]},
+        # the same words in another order
+        {"id": "2", "answer": "joy, then fear", "choices": ["fear, then joy", "joy, then fear", "neutral"]},
+        # "(A) ..." has the word "a", which only another option has
+        {"id": "3", "answer": "dog", "choices": ["dog", "a cat"]},
+    ]
+    assert [(d.id, d.also_accepted, d.refused_forms) for d in defects(rows)] == [
+        ("2", ("fear, then joy",), ()),
+        ("3", (), ("(A) dog",)),
+    ]
+
+
+@needs_shared
+def test_the_real_file_has_9_rows_with_a_wrong_answer_accepted_and_33_with_a_right_one_refused() -> None:
+    found = defects(read_rows(SHARED / "mmau" / "mmau-test-mini.json"))
+    assert sum(bool(defect.also_accepted) for defect in found) == 9
+    assert sum(bool(defect.refused_forms) for defect in found) == 33
+    assert all(form.startswith("(") for defect in found for form in defect.refused_forms)  # never the text alone
+
+
+@needs_shared
+@pytest.mark.parametrize("form", ["({letter})", "({letter}) {text}", "{text}", "<answer>{lower}</answer>"])
+@pytest.mark.parametrize(("benchmark", "number"), [("mmau", 1000), ("music_avqa", 9185)])
+def test_right_answers_fed_back_are_all_right(tmp_path: Path, benchmark: str, number: int, form: str) -> None:
+    questions = read_questions(benchmark, SHARED, str(tmp_path))
+    assert len(questions) == number
+    answers = []
+    for index, asked in enumerate(questions):
+        assert asked.answer is not None and asked.answer_text is not None
+        said = form.format(
+            letter="ABCDEFGHIJKLMNOPQRSTUVWXYZ"[asked.answer], text=asked.answer_text, lower=asked.answer_text.lower()
+        )
+        changes = {"question_id": asked.id, "options": asked.options, "answer": asked.answer, "choice": asked.answer}
+        answers.append(prediction(index, said, **changes))
+    checked = check_predictions(answers, questions)
+    assert all(answer.right for answer in checked.answers)
+    assert checked.problems == ()
+    if benchmark == "mmau":
+        rows = read_rows(SHARED / "mmau" / "mmau-test-mini.json")
+        by_id = {answer.question_id.rpartition("/")[2]: answer for answer in answers}
+        assert all(judge(by_id[row["id"]], row) for row in rows)
+        assert all(accepts(r["answer"], r["model_output"], r["choices"]) for r in official_rows(rows, by_id))
+
+
+@needs_shared
+def test_a_bare_letter_is_ambiguous_where_it_is_an_option_too(tmp_path: Path) -> None:
+    """ "C" is a chord in two rows of MMAU: there it is read as the chord, everywhere else as the third option."""
+    questions = read_questions("mmau", SHARED, str(tmp_path))
+    bare = [
+        prediction(0, "ABCDEFGH"[q.answer], question_id=q.id, options=q.options, answer=q.answer, choice=q.answer)
+        for q in questions
+        if q.answer is not None
+    ]
+    checked = check_predictions(bare, questions)
+    wrong = [answer.question.options for answer in checked.answers if not answer.right]
+    assert wrong == [("C", "Gm", "Cm7b5", "Eb/G"), ("G", "D", "E", "C")]
