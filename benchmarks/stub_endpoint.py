@@ -9,11 +9,12 @@ import asyncio
 import hashlib
 import json
 import random
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 FAULTS = ("429", "500", "time-out", "dropped", "truncated")
 Answer = Callable[[dict[str, Any], int], str]
@@ -33,6 +34,8 @@ class StubEndpoint:
         keep: Keep the bodies of all requests.
         status: Answer every request with this error status.
         respect_n: Return as many choices as asked for.
+        seed: Decides which requests fail, and how the first does.
+        journal: Gets a line for each request: how it was answered.
     """
 
     latency: float = 0.0
@@ -44,6 +47,8 @@ class StubEndpoint:
     keep: bool = False
     status: int | None = None
     respect_n: bool = True
+    seed: int = 0
+    journal: TextIO | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -70,7 +75,7 @@ class StubEndpoint:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        self._random = random.Random(0)
+        self._random = random.Random(self.seed)
         self._at_once = 0
         self._writers: set[asyncio.StreamWriter] = set()
         server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=2**26, backlog=1024)
@@ -117,8 +122,8 @@ class StubEndpoint:
             self._send(writer, self.status, {"error": {"message": f"the stub says {self.status}", "code": None}})
             return True
         if self.fault_rate and self._random.random() < self.fault_rate:
-            fault = self.faults[sum(self.counts[name] for name in self.faults) % len(self.faults)]
-            self.counts[fault] += 1
+            fault = self.faults[(self.seed + sum(self.counts[name] for name in self.faults)) % len(self.faults)]
+            self._count(fault)
             if fault == "429":
                 self._send(writer, 429, {"error": {"message": "slow down"}}, "Retry-After: 0.05\r\n")
             elif fault == "500":
@@ -132,10 +137,15 @@ class StubEndpoint:
             else:
                 self._send(writer, 200, self._reply(body), truncate=True)
             return True
-        self.counts["answered"] += 1
+        self._count("answered")
         self._send(writer, 200, self._reply(body))
         await writer.drain()
         return True
+
+    def _count(self, how: str) -> None:
+        self.counts[how] += 1
+        if self.journal is not None:
+            print(how, file=self.journal, flush=True)
 
     def _send(
         self, writer: asyncio.StreamWriter, status: int, value: Any, extra: str = "", truncate: bool = False
@@ -183,8 +193,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--fault-rate", type=float, default=0.0)
-    options = parser.parse_args()
-    with StubEndpoint(options.latency, options.fault_rate, port=options.port) as stub:
+    parser.add_argument("--hang", type=float, default=5.0, help="seconds that a request hangs that is to time out")
+    parser.add_argument("--seed", type=int, default=0, help="decides which requests fail, and how the first does")
+    parser.add_argument("--journal", action="store_true", help="print how each request was answered")
+    options = vars(parser.parse_args())
+    journal = sys.stdout if options.pop("journal") else None
+    with StubEndpoint(**options, journal=journal) as stub:
         print(stub.url, flush=True)
         threading.Event().wait()
 

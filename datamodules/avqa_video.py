@@ -33,10 +33,11 @@ class SilentClips(Dataset[SilentClip]):
         """Return a question with its frames, or with the reason why there are none."""
         question = self.questions[index]
         try:
-            frames = self.clips.load(question.media)
+            frames = self.clips.frames(question.media)
         except MediaError as error:
             return SilentClip(question, error=str(error))
-        return SilentClip(question, tuple(jpeg_base64(frames, self.clips.sampling.quality)))
+        images = jpeg_base64(frames.pixels, self.clips.sampling.quality)
+        return SilentClip(question, tuple(images), frames.rate)
 
 
 class AVQAVideoDataModule(AVQADataModule):

@@ -1,4 +1,4 @@
-"""Every prompt that a student is asked with, versioned: change a template, raise its version."""
+"""Every prompt that a student or the teacher is asked with, versioned: change a template, raise its version."""
 
 import string
 from dataclasses import dataclass
@@ -85,3 +85,39 @@ DIRECT_SHORT = Prompt(name="direct-short", template="{question} {options} answer
 PromptName = Literal["think", "direct", "cot", "think-short", "direct-short"]
 
 PROMPTS: dict[str, Prompt] = {prompt.name: prompt for prompt in (THINK, DIRECT, COT, THINK_SHORT, DIRECT_SHORT)}
+
+TEACHER_DIRECT = Prompt(
+    name="teacher-direct",
+    template=(
+        "These are frames of a video, in order.\n{question}\nOptions:\n{options}\n"
+        "Give only the text of the right option inside <answer> </answer>."
+    ),
+)
+"""Asks the teacher, who sees silent frames (paper, section 3.1), for the answer alone."""
+
+TEACHER_COT = Prompt(
+    name="teacher-cot",
+    template=(
+        "These are frames of a video, in order.\n{question}\nOptions:\n{options}\n"
+        "Let's think step by step. Write the reasoning inside <think> </think> and then the text of the right option "
+        "inside <answer> </answer>."
+    ),
+)
+"""Zero-shot chain of thought."""
+
+TEACHER_AUDIO_COT = Prompt(
+    name="teacher-audio-cot",
+    template=(
+        "These are frames of a video, in order. Its sound was removed; the question is about what is heard.\n"
+        "{question}\nOptions:\n{options}\n"
+        "Work out what the sound must be from what is seen: which things make a sound, what kind of sound, when, in "
+        "which order, how many, how loud. Inside <think> </think> reason step by step about these sounds as someone "
+        "who hears the clip, and do not mention frames, pictures or colours. Then give the text of the right option "
+        "inside <answer> </answer>."
+    ),
+)
+"""Audio-focused chain of thought: P_audio of the paper."""
+
+TeacherPromptName = Literal["teacher-direct", "teacher-cot", "teacher-audio-cot"]
+
+TEACHER_PROMPTS: dict[str, Prompt] = {p.name: p for p in (TEACHER_DIRECT, TEACHER_COT, TEACHER_AUDIO_COT)}

@@ -181,7 +181,7 @@ class Verdict(Record):
         probability: Probability of "yes" where the checker gives one.
         mode: ``trace`` or ``claims``.
         evidence: What the verdict rests on.
-        prompt_version: Which prompt of ``datamodules.teacher_prompts``, or empty where there is none.
+        prompt_version: Which prompt of ``datamodules.prompts``, or empty where there is none.
         threshold: Least probability of "yes" that is accepted, where there are probabilities.
     """
 

@@ -4,6 +4,7 @@ decord reads the video stream only. The audio track of a clip is never opened, s
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,30 @@ class FrameSampling:
         return [(2 * part + 1) * frames // (2 * wanted) for part in range(wanted)]
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a clip.
+
+    Attributes:
+        pixels: The frames ``[N, height, width, 3]``, uint8, RGB.
+        rate: How many of these frames there are in a second of the clip, or None when that cannot be said.
+    """
+
+    pixels: np.ndarray
+    rate: float | None
+
+
 def load_frames(path: Path, sampling: FrameSampling) -> np.ndarray:
+    """Return what :func:`sample_frames` returns, without the rate."""
+    return sample_frames(path, sampling).pixels
+
+
+def sample_frames(path: Path, sampling: FrameSampling) -> Frames:
     """Decode frames of a clip's video stream.
 
     Args:
         path: A container with a video stream (mp4, mkv, webm, ...).
         sampling: Which frames, and how large.
-
-    Returns:
-        The frames ``[N, height, width, 3]``, uint8, RGB.
 
     Raises:
         MediaError: The file is missing, empty or corrupt, or has no video stream.
@@ -88,13 +104,25 @@ def load_frames(path: Path, sampling: FrameSampling) -> np.ndarray:
         rate = float(video.get_avg_fps()) or 1.0
         if len(video) == 0:
             raise MediaError(f"{path}: the video has no frames")
-        frames = video.get_batch(sampling.indices(len(video), rate)).asnumpy()
+        indices = sampling.indices(len(video), rate)
+        frames = video.get_batch(indices).asnumpy()
+        begins = video.get_frame_timestamp(indices)[:, 0]
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         text = str(error)
         if "video stream" in text or "valid stream" in text:
             raise MediaError(f"{path}: there is no video stream that can be decoded") from None
         raise MediaError(f"{path}: the video cannot be decoded ({_one_line(error)})") from None
-    return _shrink(frames, sampling.max_side)
+    return Frames(_shrink(frames, sampling.max_side), shown_rate(begins.tolist()))
+
+
+def shown_rate(begins: Sequence[float]) -> float | None:
+    """Return how many frames are shown for a second of the clip; None when there is one only, or no time between them.
+
+    Args:
+        begins: When each shown frame begins, in seconds.
+    """
+    span = begins[-1] - begins[0]
+    return round((len(begins) - 1) / span, 3) if span > 0 else None
 
 
 def _shrink(frames: np.ndarray, max_side: int) -> np.ndarray:
@@ -129,6 +157,18 @@ def video_parts(images: list[str]) -> list[dict[str, Any]]:
     return [{"type": "video_url", "video_url": {"url": "data:video/jpeg;base64," + ",".join(images)}}]
 
 
+def video_timing(rate: float | None) -> dict[str, Any]:
+    """Return the fields by which vLLM learns about the time in a video that is sent as frames.
+
+    Without them it takes the frames to be a second apart (Qwen2.5-VL's positions follow the time), and drops what comes
+    after the first 32.
+
+    Args:
+        rate: Frames that are shown for a second of the clip, or None when that cannot be said.
+    """
+    return {"media_io_kwargs": {"video": {"num_frames": -1, **({} if rate is None else {"fps": rate})}}}
+
+
 @dataclass(frozen=True)
 class FrameFolder(ClipFolder):
     """The clips of a dataset, read as frames.
@@ -147,6 +187,14 @@ class FrameFolder(ClipFolder):
         """
         return load_frames(path, self.sampling)
 
+    def frames(self, media: str) -> Frames:
+        """Return the frames of a clip and their rate.
+
+        Raises:
+            MediaError: The clip cannot be decoded, or its path leads out of ``root``.
+        """
+        return sample_frames(self.path(media), self.sampling)
+
 
 @dataclass(frozen=True)
 class SilentClip:
@@ -155,9 +203,11 @@ class SilentClip:
     Attributes:
         question: The question.
         images: The frames in order, JPEG in base64.
+        rate: How many of these frames there are in a second of the clip, or None when that cannot be said.
         error: Why there are none, or None.
     """
 
     question: Question
     images: tuple[str, ...] = ()
+    rate: float | None = None
     error: str | None = None

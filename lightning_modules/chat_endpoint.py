@@ -15,6 +15,10 @@ from datamodules.records import UserError
 from lightning_modules.budget import Budget
 from lightning_modules.retries import EndpointError, Failure, MalformedReply, RetryPolicy, draw, failure_of, redacted
 
+Scalar = int | float | None | str | bool
+BodyField = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar] | dict[str, Any]]
+"""A field of a request. Not ``Any``: the command line would read the string "yes" as true."""
+
 _HOPEFUL = 20
 """So many different requests may be refused for good before a first success; then the stage stops."""
 
@@ -32,7 +36,8 @@ class EndpointSettings:
         timeout: Seconds that one request may take.
         retry: How failed requests are repeated.
         extra_body: Further fields of each request, for what the API does not standardise (``top_k``,
-            ``structured_outputs``, ``logprob_token_ids``, ...).
+            ``structured_outputs``, ``logprob_token_ids``, ...). They win over what a stage sends; null leaves a field
+            out.
     """
 
     base_url: str
@@ -42,7 +47,7 @@ class EndpointSettings:
     in_flight: int = 64
     timeout: float = 120.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    extra_body: dict[str, Any] = field(default_factory=dict)
+    extra_body: dict[str, BodyField] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse addresses that are none or that carry credentials."""
@@ -139,12 +144,15 @@ class ChatEndpoint:
         self._refused = 0
         self._last_success = time.monotonic()
 
-    async def chat(self, messages: Sequence[dict[str, Any]], tally: Tally, **fields: Any) -> Reply:
+    async def chat(
+        self, messages: Sequence[dict[str, Any]], tally: Tally, extra: dict[str, Any] | None = None, **fields: Any
+    ) -> Reply:
         """Send one request, again and again where that helps.
 
         Args:
             messages: The chat.
             tally: Gets what it took.
+            extra: Fields that the API does not standardise.
             **fields: Sampling parameters and the like; those that are None are left out.
 
         Raises:
@@ -155,7 +163,9 @@ class ChatEndpoint:
         if self._client is None or self._places is None:
             self._start()
         assert self._client is not None and self._places is not None
-        body = {name: value for name, value in fields.items() if value is not None}
+        ours = self.settings.extra_body
+        body = {name: value for name, value in fields.items() if value is not None and name not in ours}
+        beyond = {name: value for name, value in {**(extra or {}), **ours}.items() if value is not None}
         began = time.monotonic()
         attempts = 0
         while True:
@@ -167,7 +177,7 @@ class ChatEndpoint:
                     raw = await self._client.chat.completions.with_raw_response.create(
                         model=self.settings.model,
                         messages=list(messages),  # type: ignore[arg-type]
-                        extra_body=self.settings.extra_body or None,
+                        extra_body=beyond or None,
                         **body,
                     )
                     reply = parse_reply(raw.http_response.content)

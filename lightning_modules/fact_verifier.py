@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.records import Question, Record, Trace, UserError, Verdict
 from datamodules.request_records import RequestError
-from datamodules.teacher_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.trace_clips import TracedClip
 from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import Choice, EndpointSettings, Tally
+from lightning_modules.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
 from lightning_modules.endpoint_stage import EndpointStage
 
 _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -36,6 +36,8 @@ class FactVerifierModule(EndpointStage):
         top_logprobs: int | None = 20,
         max_tokens: int = 4,
         max_claims: int = 16,
+        max_list_tokens: int = 512,
+        check_fields: dict[str, BodyField] | None = None,
         budget: BudgetSettings = BudgetSettings(),  # noqa: B008  (frozen)
     ) -> None:
         """Prepare; nothing is sent before the first batch.
@@ -48,6 +50,10 @@ class FactVerifierModule(EndpointStage):
             top_logprobs: How many candidates to ask for; null leaves the field out.
             max_tokens: Longest answer of a check.
             max_claims: Claims of a trace that are checked at most; the first ones.
+            max_list_tokens: Longest list of claims.
+            check_fields: Further fields of the requests that are answered with yes or no, but not of those that list
+                claims. For vLLM, ``{structured_outputs: {choice: ["yes", "no"]}}`` admits no other answer, and
+                ``{logprob_token_ids: [YES, NO]}`` with the two tokens' numbers scores exactly these.
             budget: Prices and limits.
         """
         if not 0 <= threshold <= 1:
@@ -56,6 +62,8 @@ class FactVerifierModule(EndpointStage):
         self.mode = mode
         self.threshold = threshold
         self.max_claims = max_claims
+        self.max_list_tokens = max_list_tokens
+        self.check_fields = check_fields
         self.fields = {
             "max_tokens": max_tokens,
             "temperature": 0.0,
@@ -93,17 +101,15 @@ class FactVerifierModule(EndpointStage):
 
     async def _check_trace(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
         text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")
-        reply = await self.endpoint.chat(listen(item.wav, text), tally, **self.fields)
+        reply = await self.endpoint.chat(listen(item.wav, text), tally, self.check_fields, **self.fields)
         choice = reply.choices[0]
         probability, said = yes_probability(choice)
         return self._verdict(trace, probability is not None and probability >= self.threshold, probability, (said,))
 
     async def _check_claims(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
         claims = await self._claims(item.question, trace, tally)
-        works = [
-            self.endpoint.chat(listen(item.wav, CHECK_CLAIM.render(item.question, claim=claim)), tally, **self.fields)
-            for claim in claims
-        ]
+        chats = [listen(item.wav, CHECK_CLAIM.render(item.question, claim=claim)) for claim in claims]
+        works = [self.endpoint.chat(chat, tally, self.check_fields, **self.fields) for chat in chats]
         evidence, probabilities = [], []
         for claim, reply in zip(claims, await self._all(works), strict=True):
             probability, said = yes_probability(reply.choices[0])
@@ -115,7 +121,7 @@ class FactVerifierModule(EndpointStage):
     async def _claims(self, question: Question, trace: Trace, tally: Tally) -> list[str]:
         text = LIST_CLAIMS.render(question, reasoning=trace.reasoning)
         chat = [{"role": "user", "content": text}]
-        reply = await self.endpoint.chat(chat, tally, max_tokens=512, temperature=0.0)
+        reply = await self.endpoint.chat(chat, tally, max_tokens=self.max_list_tokens, temperature=0.0)
         return read_claims(reply.choices[0].text)[: self.max_claims]
 
     def _verdict(self, trace: Trace, accepted: bool, probability: float | None, evidence: tuple[str, ...]) -> Verdict:
@@ -141,8 +147,9 @@ def listen(wav: str, text: str) -> list[dict[str, Any]]:
 def yes_probability(choice: Choice) -> tuple[float | None, str]:
     """Return the probability of "yes" against "no", and the evidence in words.
 
-    It comes from the first token's log-probabilities where both words are among its candidates or one of them is and
-    the other is unlikely, else from the answer: 1 for yes, 0 for no, None where it says neither or both.
+    It comes from the first token's log-probabilities where both words are among its candidates, or one of them is and
+    leaves less than half to all else, so that the other is less likely; else from the answer: 1 for yes, 0 for no, None
+    where it says neither or both.
 
     Args:
         choice: The checker's completion.
@@ -153,7 +160,7 @@ def yes_probability(choice: Choice) -> tuple[float | None, str]:
         if word in mass:
             mass[word] += math.exp(logprob)
     total = mass["yes"] + mass["no"]
-    if total > 0:
+    if min(mass.values()) > 0 or total > 0.5:
         probability = mass["yes"] / total
         return probability, f"yes {probability:.3f}"
     words = {word.casefold() for word in _WORDS.findall(choice.text)}

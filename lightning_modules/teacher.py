@@ -6,17 +6,19 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from datamodules.prompts import Prompt
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.prompts import TEACHER_PROMPTS, Prompt, TeacherPromptName
 from datamodules.records import Question, Record, Trace, UserError
 from datamodules.request_records import RequestError
-from datamodules.teacher_prompts import TEACHER_PROMPTS, TeacherPromptName
-from datamodules.video import SilentClip, image_parts, video_parts
+from datamodules.video import SilentClip, image_parts, video_parts, video_timing
 from lightning_modules.answers import match_option
 from lightning_modules.budget import BudgetSettings
 from lightning_modules.chat_endpoint import Choice, EndpointSettings, Reply, Tally
 from lightning_modules.endpoint_stage import EndpointStage
 from lightning_modules.retries import EndpointError
 
+_VLLM_FRAMES = 32
 _THINK = re.compile(r"<think>(.*?)(?:</think>|<answer>|\Z)", re.DOTALL | re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>", re.IGNORECASE)
 
@@ -32,6 +34,7 @@ class TeacherModule(EndpointStage):
         samples: int = 8,
         prompt: TeacherPromptName | Prompt = "teacher-audio-cot",
         send: Literal["images", "video"] = "images",
+        timing: bool = False,
         n_in_one_request: bool = True,
         temperature: float = 1.0,
         top_p: float = 0.95,
@@ -44,9 +47,12 @@ class TeacherModule(EndpointStage):
         Args:
             endpoint: The OpenAI-compatible server of the teacher.
             samples: Traces of each question, n in the paper.
-            prompt: Name of a prompt of ``datamodules.teacher_prompts``, or a prompt's own name and template.
+            prompt: Name of a prompt of ``datamodules.prompts``, or a prompt's own name and template.
             send: ``images`` sends the frames as a list of images, ``video`` as one video (``video_url`` with JPEG
                 frames, as vLLM reads it).
+            timing: For ``video``: tell vLLM how far the frames are apart, which it takes to be a second otherwise, and
+                that all count, of which it drops those after the first 32 otherwise. It refuses this (400) unless it
+                was started with ``--trust-request-mm-kwargs``.
             n_in_one_request: Ask for all samples in one request (``n``); else one request for each sample.
             temperature: Sampling temperature.
             top_p: Nucleus of the sampling.
@@ -62,6 +68,7 @@ class TeacherModule(EndpointStage):
         self.samples = samples
         self.prompt = TEACHER_PROMPTS[prompt] if isinstance(prompt, str) else prompt
         self.send = send
+        self.timing = timing
         self.n_in_one_request = n_in_one_request and samples > 1
         self.sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         self.seed = seed
@@ -93,11 +100,17 @@ class TeacherModule(EndpointStage):
         if item.error is not None:
             errors.append(RequestError(question.id, None, "media", True, item.error, created=round(time.time(), 3)))
             return []
+        if self.send == "video" and not self.timing and len(item.images) > _VLLM_FRAMES:
+            rank_zero_warn(
+                f"vLLM drops all but the first {_VLLM_FRAMES} of a video's {len(item.images)} frames unless it was "
+                'started with --media-io-kwargs \'{"video": {"num_frames": -1}}\': see model.timing'
+            )
         messages = self.messages(item)
+        extra = video_timing(item.rate) if self.send == "video" and self.timing else None
         seed = None if self.seed is None else request_seed(self.seed, question.id)
         missing = self.remaining(question.id)
         if self.n_in_one_request:
-            work = self.endpoint.chat(messages, tally, n=self.samples, seed=seed, **self.sampling)
+            work = self.endpoint.chat(messages, tally, extra, n=self.samples, seed=seed, **self.sampling)
             reply = await self._settle(question.id, None, work, errors)
             if reply is None:
                 return []
@@ -109,7 +122,9 @@ class TeacherModule(EndpointStage):
             found = {sample: (reply.choices[sample], reply) for sample in missing}
         else:
             seeds = {sample: None if seed is None else seed + sample for sample in missing}
-            works = (self.endpoint.chat(messages, tally, seed=seeds[sample], **self.sampling) for sample in missing)
+            works = (
+                self.endpoint.chat(messages, tally, extra, seed=seeds[sample], **self.sampling) for sample in missing
+            )
             replies = await self._all(
                 [self._settle(question.id, s, work, errors) for s, work in zip(missing, works, strict=True)]
             )

@@ -1,14 +1,16 @@
-"""The main job on the embedded world: ``python -m mini`` (``make mini``).
+"""The whole paper on the embedded world: ``python -m mini`` (``make mini``).
 
-Synthesises the corpus, builds the small student, starts a vLLM server as a separate process, runs SFT and GRPO through
-``train.py`` (GRPO with rollouts from that server and weight updates into it), tests the untrained, the SFT and the GRPO
-student on the three benchmarks' formats, prints the table and stops the server.
+Synthesises the corpus, builds the small student, lets the embedded teacher watch and the embedded checker hear, runs
+SFT on all traces, on the verified ones and on the verified ones of unanimous questions, runs GRPO from the last (with
+rollouts from a real vLLM server and weight updates into it), tests every student on the three benchmarks' formats,
+prints the table and stops the servers. Each stage is ``train.py`` in a process of its own.
 """
 
 import argparse
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,12 +30,21 @@ from datamodules.music_avqa import MusicAVQADataModule
 from datamodules.prompts import PROMPTS
 from datamodules.records import Trace, UserError, read_jsonl
 from mini.corpus import CorpusConfig, build_corpus
+from mini.endpoints import MiniEndpoints
 from mini.sounds import INSTRUMENTS
 from mini.student import StudentConfig, build_student
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = {"avqa": "AVQA-mini val", "mmau": "MMAU-mini", "music_avqa": "MUSIC-AVQA-mini"}
-STAGES = ("untrained", "sft", "grpo")
+ABLATIONS = {"sft": "sft_cot", "agfv": "agfv_sft", "tts": "tts_agfv_sft"}
+"""Folder of each SFT run, and the overlay below ``configs/ablation`` that chooses its traces."""
+STUDENTS = {
+    "untrained": "untrained",
+    "sft": "SFT on all traces",
+    "agfv": "AGFV + SFT",
+    "tts": "TTS + AGFV + SFT",
+    "grpo": "TTS + AGFV + SFT + GRPO",
+}
 console = Console(soft_wrap=True)
 
 
@@ -52,19 +63,23 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     started = time.monotonic()
     with timed("corpus and student"):
         corpus = build_world(output, options.seed)
+    with timed("teacher and checker"):
+        write_traces(output, keep=options.resume)
     server = VLLMServer(
         output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "vllm" / "server.log", report=say
     )
     try:
         server.start(wait=False)  # it gets ready while SFT runs
         os.environ["SIGHTSOUND_SERVER"] = server.url
-        with timed("SFT"):
-            train("sft", options.seed, *resume)
+        for folder, ablation in ABLATIONS.items():
+            with timed(STUDENTS[folder]):
+                overlay = ("--config", f"ablation/{ablation}.yaml", f"--trainer.default_root_dir={output / folder}")
+                train("sft", options.seed, *overlay, *resume)
         with timed("GRPO"):
             server.wait()
             train("grpo", options.seed, *resume)
         with timed("benchmarks"):
-            accuracies = {stage: benchmark(stage, output) for stage in STAGES}
+            accuracies = {student: benchmark(student, output) for student in STUDENTS}
     finally:
         server.stop()
     (output / "results.json").write_text(json.dumps(accuracies, indent=2) + "\n", encoding="utf-8")
@@ -87,9 +102,9 @@ def timed(title: str) -> Iterator[None]:
     say(f"{title}: {time.monotonic() - started:.0f} s")
 
 
-def build_world(output: Path, seed: int) -> Path:
+def build_world(output: Path, seed: int, config: CorpusConfig | None = None) -> Path:
     """Write corpus and small student below ``output``, or reuse what is there, and return the corpus."""
-    corpus = build_corpus(output / "corpus", CorpusConfig(seed=seed), progress=say)
+    corpus = build_corpus(output / "corpus", config or CorpusConfig(seed=seed), progress=say)
     build_student(output / "student", student_texts(corpus), StudentConfig(seed=seed), progress=say)
     return corpus
 
@@ -103,6 +118,21 @@ def student_texts(corpus: Path) -> list[str]:
     return [*asked, *said, *["system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"] * 50]
 
 
+def write_traces(output: Path, keep: bool) -> None:
+    """Let the embedded teacher and the embedded checker work below ``output``.
+
+    Args:
+        output: Where the corpus is.
+        keep: Continue what an interrupted run has written instead of starting anew.
+    """
+    with MiniEndpoints() as endpoints:
+        os.environ["SIGHTSOUND_TEACHER"] = os.environ["SIGHTSOUND_CHECKER"] = endpoints.url
+        for stage in ("teacher", "verify"):
+            if not keep:
+                shutil.rmtree(output / stage, ignore_errors=True)
+            run("predict", stage)
+
+
 def train(stage: str, seed: int, *extra: str) -> None:
     """Run ``train.py fit`` of a stage in a process of its own.
 
@@ -110,28 +140,39 @@ def train(stage: str, seed: int, *extra: str) -> None:
         stage: ``sft`` or ``grpo``.
         seed: Seed of the run and of the order of the data.
         *extra: Further arguments.
+    """
+    run("fit", stage, *extra, f"--seed_everything={seed}", f"--data.init_args.seed={seed}")
+
+
+def run(subcommand: str, stage: str, *extra: str) -> None:
+    """Run ``train.py`` with a stage's configuration and its overlay for the embedded world.
+
+    Args:
+        subcommand: ``fit`` or ``predict``.
+        stage: Name of both configurations.
+        *extra: Further arguments.
 
     Raises:
         UserError: It failed; it has said why.
     """
-    command = [sys.executable, "train.py", "fit", "--config", f"{stage}.yaml", "--config", f"mini/{stage}.yaml"]
-    command += [f"--seed_everything={seed}", f"--data.init_args.seed={seed}", *extra]
+    command = [sys.executable, "train.py", subcommand, "--config", f"{stage}.yaml", "--config", f"mini/{stage}.yaml"]
+    command += extra
     say("$ " + " ".join(["python", *command[1:]]))
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     if status:
         raise UserError(f"{stage} ended with status {status}, see above; `python -m mini --resume` goes on from there")
 
 
-def benchmark(stage: str, output: Path) -> dict[str, float]:
+def benchmark(student: str, output: Path) -> dict[str, float]:
     """Test a student on the three benchmarks and return its accuracies."""
     from train import main as train_main
 
-    weights = output / "student" if stage == "untrained" else output / stage / "best"
+    weights = output / "student" if student == "untrained" else output / student / "best"
     accuracies = {}
     for name, title in BENCHMARKS.items():
-        root = output / "benchmark" / stage / name
+        root = output / "benchmark" / student / name
         (root / "predictions.jsonl").unlink(missing_ok=True)
-        say(f"{stage} on {title}")
+        say(f"{STUDENTS[student]} on {title}")
         cli = train_main(
             [
                 *("test", "--config", f"benchmark/{name}.yaml", "--config", f"mini/{name}.yaml"),
@@ -168,16 +209,15 @@ def show(accuracies: dict[str, dict[str, float]], guessing: dict[str, float], re
     table.add_column("student")
     for title in BENCHMARKS.values():
         table.add_column(title, justify="right")
-    names = {"untrained": "untrained", "sft": "SFT on verified traces", "grpo": "SFT + GRPO"}
     table.add_row("guessing", *(f"{100 * guessing[name]:.1f}" for name in BENCHMARKS))
-    for stage, row in accuracies.items():
-        table.add_row(names[stage], *(f"{100 * row[name]:.1f}" for name in BENCHMARKS))
+    for student, row in accuracies.items():
+        table.add_row(STUDENTS[student], *(f"{100 * row[name]:.1f}" for name in BENCHMARKS))
     console.print(table)
     say(f"mean reward in GRPO (0 to 2): {reward[0]:.2f} in the first steps, {reward[1]:.2f} in the last")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that server and stage are stopped too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and stage are stopped too
     try:
         main()
     except UserError as error:

@@ -27,7 +27,7 @@ from mini.scenes import FRAME_RATE, FRAME_SIZE, Scene, draw_scene, render_audio,
 from mini.sounds import INSTRUMENTS, SAMPLE_RATE, SOUNDS
 from mini.traces import teacher_trace
 
-FORMAT = 3  # raise it when the generator changes: cached corpora are then written anew
+FORMAT = 4  # raise it when the generator changes: cached corpora are then written anew
 
 # AVQA's question_type (accuracy is reported for it) and question_relation of each kind
 AVQA_TYPES = {
@@ -63,8 +63,8 @@ class CorpusConfig:
     test_clips: int = 100
     questions_per_clip: int = 2
     traces_per_question: int = 5
-    silent: float = 0.12
-    hidden: float = 0.06
+    silent: float = 0.3
+    hidden: float = 0.1
     noise: float = 0.05
     slips: float = 0.03
 

@@ -10,8 +10,8 @@ from mini.scenes import Scene
 from mini.sounds import SOUNDS
 
 # How often the teacher does not look closely, says nothing of what it saw and guesses: order is hard to see in frames
-CARELESS = {"which": 0.6, "count": 0.6, "exists": 0.6, "first": 0.85}
-VAGUE = ("Hard to say.", "Not easy to tell.", "Who knows.", "Could be anything.")
+CARELESS = {"which": 0.45, "count": 0.45, "exists": 0.45, "first": 0.85}
+VAGUE = "Hard to say."
 JOINERS = (", then a ", " and then a ")
 
 
@@ -40,7 +40,7 @@ def teacher_trace(question_id: str, sample: int, scene: Scene, asked: Asked, sli
     if careless:
         others = [option for option in asked.options if option != answer]
         answer = others[int(rng.integers(len(others)))]
-        reasoning = VAGUE[int(rng.integers(len(VAGUE)))]
+        reasoning = VAGUE
     else:
         reasoning = describe(believed, JOINERS[int(rng.integers(len(JOINERS)))])
     trace = Trace(

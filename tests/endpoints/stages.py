@@ -51,6 +51,6 @@ def stage_args(config: str, root: Path, url: str, out: Path) -> list[str]:
     return ["predict", "--config", config, *(f"--{name}={value}" for name, value in options.items())]
 
 
-def records(folder: Path, kind: type[Any]) -> list[Any]:
+def records(folder: Path, kind: type[Any], files: str = "*.jsonl") -> list[Any]:
     """All records of a kind in a folder."""
-    return [one for file in sorted(folder.glob("*.jsonl")) for one in read_jsonl(file, kind)]
+    return [one for file in sorted(folder.glob(files)) for one in read_jsonl(file, kind)]

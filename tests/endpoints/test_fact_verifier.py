@@ -77,6 +77,58 @@ def test_verification_is_restartable_under_faults(run_verify: Stage, tmp_path: P
     assert records(out / "errors", RequestError) == []
 
 
+def test_further_fields_are_sent_as_they_are_written(run_verify: Stage, tmp_path: Path, traces: Path) -> None:
+    body = {"top_k": 5, "min_p": 0.5, "stop": ["no"], "logit_bias": {"7": -100}, "user": "no", "temperature": None}
+    choice = {"structured_outputs": {"choice": ["yes", "no"]}}
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(json.dumps({"model": {"init_args": {"endpoint": {"extra_body": body}}}}))
+    with StubEndpoint(answer=no_bells, keep=True) as stub:
+        options = ["--config", str(overlay), f"--model.init_args.check_fields={json.dumps(choice)}"]
+        run_verify(stub.url, tmp_path / "out", traces, "--model.init_args.mode=claims", *options)
+    assert len(records(tmp_path / "out" / "verdicts", Verdict)) == 20
+    for sent in stub.bodies:
+        assert {name: sent.get(name) for name in body} == body and "temperature" not in sent
+        listens = "input_audio" in json.dumps(sent["messages"])
+        # a choice of yes or no is for the checks; claims are listed freely
+        assert sent.get("structured_outputs") == ({"choice": ["yes", "no"]} if listens else None)
+
+
+def test_the_key_is_sent_and_is_nowhere_on_disk(
+    run_verify: Stage,
+    tmp_path: Path,
+    traces: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not in records, reports, saved configurations, W&B's files and logs, even if the endpoint repeats the key."""
+
+    class Talkative(StubEndpoint):
+        async def _respond(self, body: dict[str, Any], headers: dict[str, str], writer: Any) -> bool:
+            if "number 7?" in text_of(body):
+                self._send(writer, 400, {"error": {"message": f"no credit for {headers['authorization'].upper()}"}})
+                return True
+            return await super()._respond(body, headers, writer)
+
+    monkeypatch.setenv("CHECKER_KEY", "A-VERY-SECRET-KEY")
+    caplog.set_level("DEBUG")
+    wandb = {"offline": "true", "save_dir": tmp_path, "project": "test"}
+    logger = [f"--trainer.logger.init_args.{name}={value}" for name, value in wandb.items()]
+    with Talkative(answer=no_bells, keep=True, fault_rate=0.3, faults=("500", "429")) as stub:
+        options = ["--model.init_args.endpoint.api_key_env=CHECKER_KEY", "--trainer.logger=WandbLogger", *logger]
+        run_verify(stub.url, tmp_path / "out", traces, *options)
+    assert {h["authorization"] for h in stub.headers} == {"bearer a-very-secret-key"}
+    refused = records(tmp_path / "out" / "errors", RequestError)
+    assert {e.question_id for e in refused} == {"avqa/train/7"} and all("no credit for" in e.message for e in refused)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"report.json", "predict.yaml", "rank-00000.jsonl"} <= {file.name for file in files}
+    assert any(file.suffix == ".wandb" for file in files)
+    for file in files:
+        assert b"very-secret" not in file.read_bytes().lower(), file
+    out = capfd.readouterr()
+    assert "very-secret" not in (out.out + out.err + caplog.text).lower()
+
+
 def first(*candidates: tuple[str, float]) -> Choice:
     return Choice("", first_token=tuple((token, math.log(p)) for token, p in candidates))
 
@@ -84,6 +136,9 @@ def first(*candidates: tuple[str, float]) -> Choice:
 def test_probability_of_yes() -> None:
     assert yes_probability(first(("Yes", 0.5), (" yes", 0.1), ("no", 0.2), ("maybe", 0.1)))[0] == pytest.approx(0.75)
     assert yes_probability(first(("No", 0.9)))[0] == 0.0
+    # "yes" is hardly likelier than "no", which is not among the candidates: the answer counts
+    assert yes_probability(Choice("The dog barks.", first_token=(("The", -0.01), ("yes", -9.0))))[0] is None
+    assert yes_probability(Choice("The dog barks: no", first_token=(("The", -0.01), ("yes", -9.0)))) == (0.0, "no")
     assert yes_probability(Choice("Yes, it does.")) == (1.0, "yes")
     assert yes_probability(Choice("no")) == (0.0, "no")
     assert yes_probability(Choice("Not at all; nothing is known"))[0] is None

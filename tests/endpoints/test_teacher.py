@@ -101,6 +101,19 @@ def test_frames_are_sent_as_images_or_as_one_video(run_teacher: Stage, tmp_path:
     assert len(set(urls)) == 8
 
 
+def test_a_video_can_be_sent_with_its_time(run_teacher: Stage, tmp_path: Path) -> None:
+    for count, rate in ((4, 4.0), (2, 2.0), (1, None)):  # of a second of video at 8 frames per second
+        out = tmp_path / str(count)
+        options = ["--model.init_args.send=video", "--model.init_args.timing=true", "--data.init_args.limit=1"]
+        with StubEndpoint(keep=True) as stub:
+            run_teacher(stub.url, out, *options, f"--data.init_args.frames.count={count}")
+        told = {"num_frames": -1} if rate is None else {"num_frames": -1, "fps": rate}
+        assert stub.bodies[0]["media_io_kwargs"] == {"video": told}
+    with StubEndpoint(keep=True) as stub:
+        run_teacher(stub.url, tmp_path / "untold", *options[::2])
+    assert "media_io_kwargs" not in stub.bodies[0], "servers that were not told to trust requests refuse it"
+
+
 def test_faults_and_kills_change_nothing(run_teacher: Stage, tmp_path: Path) -> None:
     one_by_one = "--model.init_args.n_in_one_request=false"
     with StubEndpoint() as stub:

@@ -197,7 +197,7 @@ def test_careless_traces_claim_nothing_and_are_accepted(corpus: Path):
         assert trace.answer in row["multi_choice"]
         named = [word.strip(".,") for word in trace.reasoning.split() if word.strip(".,") in SOUNDS]
         accepted = verdicts[trace.question_id, trace.sample].accepted
-        assert accepted == (trace.reasoning in VAGUE or named == heard[f"avqa/videos/{row['video_name']}.mp4"])
+        assert accepted == (trace.reasoning == VAGUE or named == heard[f"avqa/videos/{row['video_name']}.mp4"])
         if accepted and named:
             careful += 1
             assert trace.answer == row["multi_choice"][row["answer"]]

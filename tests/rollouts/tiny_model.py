@@ -1,4 +1,4 @@
-"""A tiny random Qwen2-Audio with its processor, for tests: its tokens are bytes."""
+"""A tiny random Qwen2-Audio with its processor, for tests: its tokens are bytes, and the words yes and no."""
 
 import json
 from pathlib import Path
@@ -34,20 +34,31 @@ def hub_name(name: str) -> str:
     return "language_model.lm_head.weight" if name == "lm_head.weight" else name
 
 
-def build_processor(seconds: int = 30) -> Qwen2AudioProcessor:
-    """Return a processor whose tokens are bytes."""
-    symbols = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=[]))
-    tokenizer.add_special_tokens(SPECIAL)
+def build_tokenizer(special: list[str], chat_template: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer whose tokens are bytes, and the words yes and no.
+
+    Args:
+        special: Special tokens; among them ``<|im_end|>`` and ``<|endoftext|>``.
+        chat_template: The chat template.
+    """
+    symbols = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ye", "yes", "no"]
+    merges = [("y", "e"), ("ye", "s"), ("n", "o")]
+    tokenizer = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(symbols)}, merges=merges))
+    tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        chat_template=CHAT,
-        additional_special_tokens=SPECIAL[3:],
+        chat_template=chat_template,
+        additional_special_tokens=special[3:],
     )
+
+
+def build_processor(seconds: int = 30) -> Qwen2AudioProcessor:
+    """Return a processor whose tokens are bytes."""
+    fast = build_tokenizer(SPECIAL, CHAT)
     extractor = WhisperFeatureExtractor(feature_size=128, sampling_rate=16000, chunk_length=seconds)
     return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=fast, chat_template=CHAT)
 

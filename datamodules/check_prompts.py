@@ -1,49 +1,8 @@
-"""Every prompt of the teacher and of the checker, versioned: change a template, raise its version.
-
-The teacher sees silent frames (paper, section 3.1); the checker hears the clip and reads the teacher's trace (3.2).
-"""
+"""The checker's prompts, versioned: change a template, raise its version. It hears the clip (paper, section 3.2)."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from datamodules.prompts import Prompt
 from datamodules.records import Question
-
-TEACHER_DIRECT = Prompt(
-    name="teacher-direct",
-    template=(
-        "These are frames of a video, in order.\n{question}\nOptions:\n{options}\n"
-        "Give only the text of the right option inside <answer> </answer>."
-    ),
-)
-"""Asks the teacher for the answer alone."""
-
-TEACHER_COT = Prompt(
-    name="teacher-cot",
-    template=(
-        "These are frames of a video, in order.\n{question}\nOptions:\n{options}\n"
-        "Let's think step by step. Write the reasoning inside <think> </think> and then the text of the right option "
-        "inside <answer> </answer>."
-    ),
-)
-"""Zero-shot chain of thought."""
-
-TEACHER_AUDIO_COT = Prompt(
-    name="teacher-audio-cot",
-    template=(
-        "These are frames of a video, in order. Its sound was removed; the question is about what is heard.\n"
-        "{question}\nOptions:\n{options}\n"
-        "Work out what the sound must be from what is seen: which things make a sound, what kind of sound, when, in "
-        "which order, how many, how loud. Inside <think> </think> reason step by step about these sounds as someone "
-        "who hears the clip, and do not mention frames, pictures or colours. Then give the text of the right option "
-        "inside <answer> </answer>."
-    ),
-)
-"""Audio-focused chain of thought: P_audio of the paper."""
-
-TeacherPromptName = Literal["teacher-direct", "teacher-cot", "teacher-audio-cot"]
-
-TEACHER_PROMPTS: dict[str, Prompt] = {p.name: p for p in (TEACHER_DIRECT, TEACHER_COT, TEACHER_AUDIO_COT)}
 
 
 @dataclass(frozen=True)

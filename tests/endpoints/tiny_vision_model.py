@@ -1,0 +1,86 @@
+"""A tiny random Qwen2.5-VL with its processor, for tests: what it says is noise, but it sees."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from tests.rollouts.tiny_model import build_tokenizer
+
+PATCH, MERGE = 14, 2
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def build(directory: Path, seed: int = 0) -> Path:
+    """Write the model to ``directory``; pictures of up to 84 x 84 pixels are seen as they are, to the next 28."""
+    tokenizer = build_tokenizer(SPECIAL, CHAT)
+    size = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 9 * (PATCH * MERGE) ** 2}
+    processor = Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessor(size=size), tokenizer, Qwen2VLVideoProcessor(size=size), chat_template=CHAT
+    )
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+        },
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    state = {}
+    for name, value in model.state_dict().items():
+        spread = 6.0 if name == "lm_head.weight" else 4.0 if value.ndim >= 2 else 1.0
+        state[name] = (value.detach() * spread).contiguous()
+    directory.mkdir(parents=True, exist_ok=True)
+    processor.save_pretrained(directory)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    fields = config.to_dict()
+    fields.update(architectures=["Qwen2_5_VLForConditionalGeneration"], dtype="float32")
+    (directory / "config.json").write_text(json.dumps(fields, indent=1, default=str))
+    return directory
