@@ -14,6 +14,7 @@ from transformers import AutoProcessor
 from datamodules.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
+from lightning_modules.student import LoRASettings
 from tests.lightning_modules.conftest import make_batch
 
 GLOBAL_BATCHES = 3
@@ -69,6 +70,8 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
     batch = make_batch(processor, [2.0, 0.9, 1.4, 1.0], lengths)
     if stage == "sft":
         module: lightning.LightningModule = SFTModule(weights, lr=1e-3)
+    elif stage == "lora":
+        module = GRPOModule(weights, lr=1e-3, lora=LoRASettings(rank=2))
     else:
         module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, optimization_epochs=2)
     before = {name: value.clone() for name, value in module.student.hub_state_dict().items()}

@@ -206,7 +206,7 @@ def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
     return json.loads(output.read_text())
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize("stage", ["sft", "grpo", "lora"])
 def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> None:
     """The same global batch on one process and split over two (gloo) gives the same losses and weights."""
     one = run_worker(stage, weights, "auto", tmp_path / "one.json")
@@ -219,4 +219,4 @@ def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> No
         assert one["questions"] == two["questions"] == 5
         exported = load_file(tmp_path / strategy / "model.safetensors")
         for name, value in load_file(tmp_path / "one" / "model.safetensors").items():
-            torch.testing.assert_close(exported[name], value, atol=3e-3 if stage == "sft" else 3e-5, rtol=0)
+            torch.testing.assert_close(exported[name], value, atol=3e-5 if stage == "grpo" else 3e-3, rtol=0)
