@@ -29,11 +29,11 @@ def measure(seed: int, output: Path) -> dict[str, Any]:
     """Run one seed and return its figures."""
     os.environ["SIGHTSOUND_MINI"] = str(output)
     build_world(output, seed)
-    write_traces(output, keep=False)
+    write_traces(output, keep=True)  # a benchmark that was interrupted goes on where it was
     result: dict[str, Any] = {"seed": seed, **checked(output)}
     for folder, ablation in ABLATIONS.items():
         overlay = ("--config", f"ablation/{ablation}.yaml", f"--trainer.default_root_dir={output / folder}")
-        train("sft", seed, *overlay)
+        train("sft", seed, *overlay, "--ckpt_path", "last")
         result[folder] = best_accuracy(output / folder)
     run("fit", "verifier", f"--seed_everything={seed}")
     head = output / "verifier" / "head"
@@ -59,7 +59,7 @@ def checked(output: Path) -> dict[str, Any]:
     for file in record_files([str(output / "teacher" / "traces")]):
         for trace in read_jsonl(file, Trace):
             question = questions[trace.question_id]
-            heard = scenes[str(Path(question.media).relative_to(output / "corpus"))]["heard"]
+            heard = scenes[f"avqa/{question.media}"]["heard"]
             named = [sound for sound, is_heard in mentioned(trace.reasoning) if is_heard]
             right = named == heard and trace.answer == question.answer_text
             kind = "hallucinated" if set(named) - set(heard) else "grounded" if right else "incomplete"
