@@ -63,7 +63,7 @@ def measure(seed: int, output: Path) -> dict[str, Any]:
     data = [*reference_data(output), "--ckpt_path", "last"]  # a benchmark that was interrupted goes on where it was
     grpo = [
         *(*data, "--data.init_args.label=ground_truth", f"--model.init_args.weights={output / 'sft' / 'best'}"),
-        *("--trainer.max_steps=60", "--model.init_args.lr=1.5e-4", "--model.init_args.beta=0.02"),
+        *("--trainer.max_steps=40", "--model.init_args.lr=3e-4", "--model.init_args.beta=0.02"),
     ]
     with VLLMServer(output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "server.log") as server:
         os.environ["SIGHTSOUND_SERVER"] = server.url
