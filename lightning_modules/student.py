@@ -305,7 +305,7 @@ class Student(nn.Module):
                 continue
             plain = name.replace(".base_layer.", ".")
             value = updates.get(plain, value.detach())
-            weights[hub_name(plain)] = value.full_tensor().cpu() if isinstance(value, DTensor) else value
+            weights[hub_name(plain)] = _gathered(value) if isinstance(value, DTensor) else value
             if self.sharded and torch.distributed.get_rank() > 0:
                 weights.clear()
         return weights
@@ -371,3 +371,9 @@ def _load_model(weights: str, dtype: torch.dtype, attn_implementation: str) -> Q
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _gathered(value: DTensor) -> Tensor:
+    """Return a sharded weight in main memory, without the rows that pad it to equal shards (no file may hold them)."""
+    whole = value.full_tensor().cpu()
+    return whole if whole.untyped_storage().nbytes() == whole.nbytes else whole.clone()
