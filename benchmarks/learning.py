@@ -60,14 +60,19 @@ def measure(seed: int, output: Path, with_control: bool) -> dict[str, Any]:
     """Run one seed and return its figures."""
     os.environ["SIGHTSOUND_MINI"] = str(output)
     build_world(output, seed, CorpusConfig(seed=seed, silent=0.12, hidden=0.06))
-    data = [*reference_data(output), "--ckpt_path", "last"]  # a benchmark that was interrupted goes on where it was
+    data = reference_data(output)
     grpo = [
         *(*data, "--data.init_args.label=ground_truth", f"--model.init_args.weights={output / 'sft' / 'best'}"),
-        *("--trainer.max_steps=60", "--model.init_args.lr=3e-4", "--model.init_args.beta=0.02"),
+        *("--trainer.max_steps=60", "--model.init_args.lr=1.5e-4", "--model.init_args.beta=0.02"),
     ]
     with VLLMServer(output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "server.log") as server:
         os.environ["SIGHTSOUND_SERVER"] = server.url
-        train("sft", seed, *data, "--trainer.max_steps=900", "--trainer.val_check_interval=900")
+        sft = [
+            "--trainer.max_steps=900",
+            "--trainer.val_check_interval=900",
+            "--ckpt_path=last",
+        ]  # kept when interrupted
+        train("sft", seed, *data, *sft)
         train("grpo", seed, *grpo)
         control = output / "control"
         if with_control:
