@@ -30,10 +30,15 @@ def find_config(name: str) -> str:
         return name
     if not os.path.isabs(name) and (CONFIG_FOLDER / name).is_file():
         return os.path.relpath(CONFIG_FOLDER / name)
-    shipped = sorted(str(path.relative_to(CONFIG_FOLDER)) for path in CONFIG_FOLDER.rglob("*.yaml"))
+    folder = (CONFIG_FOLDER / name).resolve()
+    while not folder.is_dir():  # the nearest folder of the name that there is
+        folder = folder.parent
+    if not folder.is_relative_to(CONFIG_FOLDER):
+        folder = CONFIG_FOLDER
+    shipped = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
     raise ConfigError(
-        f"config file {name!r} exists neither at that path nor in {os.path.relpath(CONFIG_FOLDER)}/, which has: "
-        + ", ".join(shipped)
+        f"config file {name!r} exists neither at that path nor in {os.path.relpath(CONFIG_FOLDER)}/; "
+        f"{os.path.relpath(folder)}/ has: " + ", ".join(shipped)
     )
 
 

@@ -209,7 +209,7 @@ def write_forever(target: Path) -> None:
 
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     target, partial = tmp_path / "last.ckpt", tmp_path / "last.ckpt.partial"
-    writer = multiprocessing.get_context("fork").Process(target=write_forever, args=(target,), daemon=True)
+    writer = multiprocessing.get_context("spawn").Process(target=write_forever, args=(target,), daemon=True)
     writer.start()
     deadline = time.monotonic() + 60
     while not (target.exists() and partial.exists()):  # until it is writing over an existing one
