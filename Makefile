@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 	@set -e; \
 	(while sleep 20 > /dev/null 2>&1; do echo "installing: $$(du -sm .venv 2> /dev/null | cut -f1) MB in .venv"; done) & beat=$$!; \
 	trap "kill $$beat" EXIT; \
-	PATH="$$PATH:$$PWD/.tools/bin" uv sync --extra $(EXTRA) --extra dev
+	PATH="$$PATH:$$PWD/.tools/bin" uv sync --compile-bytecode --extra $(EXTRA) --extra dev
 	@rm -f .venv/.synced-*
 	@touch $@
 
