@@ -57,13 +57,16 @@ def reference_data(output: Path) -> list[str]:
 
 
 def measure(seed: int, output: Path, with_control: bool) -> dict[str, Any]:
-    """Run one seed and return its figures."""
+    """Run one seed and return its figures, or those that an interrupted benchmark has left in ``output``."""
+    if (output / "result.json").exists():
+        return dict(json.loads((output / "result.json").read_text(encoding="utf-8")))
     os.environ["SIGHTSOUND_MINI"] = str(output)
     build_world(output, seed, CorpusConfig(seed=seed, silent=0.12, hidden=0.06))
     data = reference_data(output)
     grpo = [
         *(*data, "--data.init_args.label=ground_truth", f"--model.init_args.weights={output / 'sft' / 'best'}"),
-        *("--trainer.max_steps=60", "--model.init_args.lr=1.5e-4", "--model.init_args.beta=0.02"),
+        *("--trainer.max_steps=60", "--model.init_args.lr=3e-4", "--model.init_args.schedule=cosine"),
+        *("--model.init_args.beta=0.02", "--trainer.val_check_interval=15"),
     ]
     with VLLMServer(output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "server.log") as server:
         os.environ["SIGHTSOUND_SERVER"] = server.url
@@ -88,6 +91,7 @@ def measure(seed: int, output: Path, with_control: bool) -> dict[str, Any]:
     if with_control:
         first, last = rewards(control)
         result |= {"control": best_accuracy(control), "control_reward_first": first, "control_reward_last": last}
+    (output / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return result
 
 

@@ -27,7 +27,7 @@ from mini.scenes import FRAME_RATE, FRAME_SIZE, Scene, draw_scene, render_audio,
 from mini.sounds import INSTRUMENTS, SAMPLE_RATE, SOUNDS
 from mini.traces import teacher_trace
 
-FORMAT = 5  # raise it when the generator changes: cached corpora are then written anew
+FORMAT = 6  # raise it when the generator changes: cached corpora are then written anew
 
 # AVQA's question_type (accuracy is reported for it) and question_relation of each kind
 AVQA_TYPES = {

@@ -10,7 +10,7 @@ from mini.scenes import Scene
 from mini.sounds import SOUNDS
 
 # How often the teacher does not look closely, says nothing of what it saw and guesses: order is hard to see in frames
-CARELESS = {"which": 0.6, "count": 0.6, "exists": 0.6, "first": 0.85}
+CARELESS = {"which": 0.6, "count": 0.6, "exists": 0.6, "first": 0.75}
 VAGUE = ("Hard to say.", "Not easy to tell.", "Who knows.", "Could be anything.")
 JOINERS = (", then a ", " and then a ")
 
