@@ -29,7 +29,7 @@ def measure(seed: int, output: Path) -> dict[str, Any]:
     """Run one seed and return its figures."""
     os.environ["SIGHTSOUND_MINI"] = str(output)
     build_world(output, seed)
-    write_traces(output, keep=True)  # a benchmark that was interrupted goes on where it was
+    write_traces(output)  # a benchmark that was interrupted goes on where it was
     result: dict[str, Any] = {"seed": seed, **checked(output)}
     for folder, ablation in ABLATIONS.items():
         overlay = ("--config", f"ablation/{ablation}.yaml", f"--trainer.default_root_dir={output / folder}")

@@ -53,6 +53,10 @@ class ProgressLines(ProgressBar):
             print(*args, **{"file": sys.stdout, "flush": True, **kwargs})
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.print("waiting for the first batch")
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -60,11 +60,14 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     output = Path(options.output).resolve()
     os.environ["SIGHTSOUND_MINI"] = str(output)
     resume = ("--ckpt_path", "last") if options.resume else ()
+    if not options.resume:
+        for stage in ("teacher", "verify", *ABLATIONS, "grpo"):
+            shutil.rmtree(output / stage, ignore_errors=True)
     started = time.monotonic()
     with timed("corpus and student"):
         corpus = build_world(output, options.seed)
     with timed("teacher and checker"):
-        write_traces(output, keep=options.resume)
+        write_traces(output)
     server = VLLMServer(
         output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "vllm" / "server.log", report=say
     )
@@ -118,18 +121,11 @@ def student_texts(corpus: Path) -> list[str]:
     return [*asked, *said, *["system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"] * 50]
 
 
-def write_traces(output: Path, keep: bool) -> None:
-    """Let the embedded teacher and the embedded checker work below ``output``.
-
-    Args:
-        output: Where the corpus is.
-        keep: Continue what an interrupted run has written instead of starting anew.
-    """
+def write_traces(output: Path) -> None:
+    """Let the embedded teacher and the embedded checker work below ``output``; what is there already is kept."""
     with MiniEndpoints() as endpoints:
         os.environ["SIGHTSOUND_TEACHER"] = os.environ["SIGHTSOUND_CHECKER"] = endpoints.url
         for stage in ("teacher", "verify"):
-            if not keep:
-                shutil.rmtree(output / stage, ignore_errors=True)
             run("predict", stage)
 
 
@@ -197,10 +193,14 @@ def chance(corpus: Path) -> dict[str, float]:
 
 
 def rewards(run: Path, steps: int = 5) -> tuple[float, float]:
-    """Return the mean reward of the first and of the last steps of a GRPO run."""
-    with open(run / "metrics" / "metrics.csv", newline="", encoding="utf-8") as rows:
-        found = [float(row["train/reward"]) for row in csv.DictReader(rows) if row.get("train/reward")]
-    return fmean(found[:steps]), fmean(found[-steps:])
+    """Return the mean reward of the first and of the last steps of a GRPO run, in however many sittings."""
+    sittings = sorted((run / "metrics").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
+    found = {}
+    for folder in sittings:  # a sitting repeats the steps since the checkpoint that it began from
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as rows:
+            found |= {int(r["step"]): float(r["train/reward"]) for r in csv.DictReader(rows) if r.get("train/reward")}
+    in_order = [found[step] for step in sorted(found)]
+    return fmean(in_order[:steps]), fmean(in_order[-steps:])
 
 
 def show(accuracies: dict[str, dict[str, float]], guessing: dict[str, float], reward: tuple[float, float]) -> None:

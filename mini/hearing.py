@@ -3,6 +3,7 @@
 The ear is a linear classifier of spectra and rhythms, fitted once to the synthesiser's own sounds in noise.
 """
 
+import threading
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,7 @@ _BANDS = 24
 _WINDOW, _HOP = 512, 160
 _EXAMPLES = 90
 _MODULATIONS = 16
+_fitting = threading.Lock()
 
 
 def listen(waveform: np.ndarray) -> np.ndarray:
@@ -65,8 +67,14 @@ def _features(samples: np.ndarray) -> np.ndarray:
     return np.concatenate([spectrum, spectrum - spectrum.mean(), levels.std(0), np.quantile(levels, 0.9, 0), rhythm])
 
 
-@cache
 def _ear() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the classifier; who comes while it is fitted waits instead of fitting another."""
+    with _fitting:
+        return _fit()
+
+
+@cache
+def _fit() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fit the classifier: weights, bias, and the features' mean and scale."""
     rng = np.random.default_rng(7)
     length = SAMPLES // SLOTS
