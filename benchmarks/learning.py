@@ -68,8 +68,8 @@ def measure(seed: int, output: Path, with_control: bool) -> dict[str, Any]:
     last = "--ckpt_path=last"
     grpo = [
         *(*data, "--data.init_args.label=ground_truth", f"--model.init_args.weights={output / 'sft' / 'best'}"),
-        *("--trainer.max_steps=70", "--model.init_args.lr=3e-4", "--model.init_args.schedule=constant_with_warmup"),
-        *("--model.init_args.beta=0.02", "--trainer.val_check_interval=14", last),
+        *("--trainer.max_steps=100", "--model.init_args.lr=3e-4", "--model.init_args.schedule=constant_with_warmup"),
+        *("--model.init_args.beta=0.02", "--trainer.val_check_interval=20", last),
     ]
     with VLLMServer(output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "server.log") as server:
         os.environ["SIGHTSOUND_SERVER"] = server.url
