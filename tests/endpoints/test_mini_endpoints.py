@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import requests
 
-from datamodules.audio import load_waveform
+from datamodules.audio import load_waveform, wav_base64
 from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE
 from datamodules.prompts import TEACHER_AUDIO_COT
 from datamodules.records import Question, Trace, Verdict
-from datamodules.trace_clips import wav_base64
 from datamodules.video import FrameSampling, image_parts, jpeg_base64, load_frames, video_parts
 from lightning_modules.fact_verifier import listen
 from mini.claims import mentioned, read_question
