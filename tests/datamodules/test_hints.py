@@ -33,7 +33,7 @@ def test_the_first_trace_with_reasoning_is_the_hint(tmp_path: Path) -> None:
 
 def test_hints_of_other_questions_are_an_error(tmp_path: Path) -> None:
     folder = traces(tmp_path, Trace("avqa/train/1", 0, "a dog barks", "a dog", "t"))
-    with pytest.raises(RecordError, match="no trace is of a question that is asked; .*predict_split=val"):
+    with pytest.raises(RecordError, match=r"no trace is of a question that is asked; .*predict_split=val"):
         read_hints([folder], [QUESTION])
 
 
