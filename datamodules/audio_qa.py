@@ -3,6 +3,7 @@
 import hashlib
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -348,6 +349,7 @@ class AudioQADataModule(LightningDataModule):
         hints = self._read_hints(role)
         asked = [self._asked(questions[place], hints.get(questions[place].id)) for place in share]
         dataset: Dataset[Any]
+        collate: Callable[[list[Any]], Any]
         if self.requests is None:
             items = [Item(question, question.answer_text) for question in asked]
             dataset, collate = QuestionDataset(items, self._heard(questions)), self.collator
