@@ -122,7 +122,9 @@ class ClipRequestDataset(Dataset[ClipRequest]):
         text = self.prompt.render(question)
         if question.id in self.answered:
             return ClipRequest(question, text)
-        wav, images, rate = "", (), None
+        wav = ""
+        images: tuple[str, ...] = ()
+        rate: float | None = None
         try:
             if self.settings.sees:
                 frames = self.seen.frames(question.media)
