@@ -26,7 +26,7 @@ from cli.config_files import ConfigError
 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
-OmegaConf.register_new_resolver("folder_name", lambda path: Path(path).name, replace=True)
+OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 TRAINER_DEFAULTS: dict[str, Any] = {
