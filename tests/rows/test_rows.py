@@ -55,13 +55,8 @@ def place(world: Path, endpoints: MiniEndpoints, tmp_path_factory: pytest.TempPa
             data["instruments"] = ["drum", "flute", "violin", "piano"]
         trainer: dict[str, Any] = {"accelerator": "cpu", "precision": "32-true", "enable_progress_bar": False}
         write(place / f"endpoint-{benchmark}.yaml", {"trainer": trainer, "data": {"init_args": data}})
-        writer = {
-            "class_path": "callbacks.prediction_writer.PredictionWriter",
-            "init_args": {"path": "${trainer.default_root_dir}/predictions.jsonl"},
-        }
-        rollout = {"class_path": "callbacks.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}}
         values = {
-            "trainer": trainer | {"callbacks": [writer, rollout]},
+            "trainer": trainer,
             "model": {"init_args": {"weights": f"{world}/student"}},
             "data": {"init_args": data | {"eval_batch_size": 8}},
         }
@@ -87,7 +82,8 @@ def run(place: Path, world: Path, endpoints: MiniEndpoints, row: str, benchmark:
         more = [f"--model.init_args.endpoint.model={model}", f"--model.init_args.endpoint.base_url={endpoints.url}"]
         args += ["--config", f"endpoint-{benchmark}.yaml", *more]
     else:
-        args += ["--config", f"student-{benchmark}.yaml"]
+        args += ["--config", "benchmark/in_process.yaml", "--config", f"student-{benchmark}.yaml"]
+        args += ["--trainer.callbacks.eval_max_new_tokens=4"]
     if row == "qwen2-audio-cot-distill":
         write_traces(world, endpoints)
     main(args)
