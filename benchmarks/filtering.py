@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks.learning import best_accuracy
 from benchmarks.run_record import RESULTS, run_record
 from datamodules.avqa import AVQADataModule
+from datamodules.record_files import record_files
 from datamodules.records import Trace, Verdict, read_jsonl
-from datamodules.traces import record_files
 from mini.__main__ import ABLATIONS, ROOT, STUDENTS, build_world, run, say, train, write_traces
 from mini.claims import mentioned
 from train import main as train_main

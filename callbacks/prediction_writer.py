@@ -1,6 +1,7 @@
 """Predictions on disk, one JSON object a line, while they are made."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from callbacks.rollout import RECORDED
 from callbacks.shards import cut_torn_line
 from callbacks.wandb_logging import of_all_ranks
 from datamodules.batch import AudioQABatch, Completions
-from datamodules.records import Prediction, UserError, read_jsonl, write_jsonl
+from datamodules.records import Prediction, Question, UserError, read_jsonl, write_jsonl
 
 
 class PredictionWriter(Callback):
@@ -30,6 +31,9 @@ class PredictionWriter(Callback):
         resume: Use what an interrupted run of the same weights and data left beside ``path``; else it is removed.
     """
 
+    for_endpoints = False
+    """True for modules that ask an endpoint and do not wait for its answers."""
+
     def __init__(self, path: str, resume: bool = False) -> None:
         self.path = Path(path)
         self.resume = resume
@@ -42,9 +46,14 @@ class PredictionWriter(Callback):
     def _shards(self) -> list[Path]:
         return sorted(self.path.parent.glob(self.path.name + ".rank*"))
 
-    def _begin(self, trainer: Trainer) -> None:
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             return
+        if hasattr(pl_module, "answered") != self.for_endpoints:
+            raise UserError(
+                f"{type(self).__name__} does not fit {type(pl_module).__name__}: RemotePredictionWriter is for models "
+                "behind an endpoint, PredictionWriter for those that are loaded here"
+            )
         self._written = 0
         self._done = {}
         if self.resume:
@@ -66,14 +75,7 @@ class PredictionWriter(Callback):
 
     def _recall(self, pl_module: Any, batch: AudioQABatch) -> None:
         """Fill in a batch all of whose questions were answered before."""
-        known = [self._done.get(question.id) for question in batch.questions]
-        for question, prediction in zip(batch.questions, known, strict=True):
-            then = prediction and (prediction.options, prediction.probe)
-            if then and then != (question.options, question.metadata.get("probe", "")):
-                raise UserError(
-                    f"{self.path}: {question.id} was answered before with other options or with other audio: restore "
-                    "data.option_order and data.probe, or set resume to false"
-                )
+        known = self._known(pl_module, batch.questions)
         if not known or any(prediction is None for prediction in known):
             return
         done = [prediction for prediction in known if prediction is not None]
@@ -85,6 +87,31 @@ class PredictionWriter(Callback):
             finished=torch.tensor([[prediction.finished] for prediction in done]),
             weight_version=RECORDED,
         ).to(batch.prompt_ids.device)
+
+    def _known(self, pl_module: Any, questions: Sequence[Question]) -> list[Prediction | None]:
+        """Return what was answered before.
+
+        Raises:
+            UserError: It was answered by another model, or was asked in another way.
+        """
+        now = getattr(pl_module, "asked_as", {})
+        known = [self._done.get(question.id) for question in questions]
+        for question, then in zip(questions, known, strict=True):
+            if then is None:
+                continue
+            if (then.options, then.probe) != (question.options, question.metadata.get("probe", "")):
+                raise UserError(
+                    f"{self.path}: {question.id} was answered before with other options or with other audio: restore "
+                    "data.option_order and data.probe, or set resume to false"
+                )
+            for name, value in now.items():
+                found = getattr(then, name)
+                if found and value and found != value:  # files of older versions do not say
+                    raise UserError(
+                        f"{self.path}: {question.id} was answered before with {name} {found!r}, now it is {value!r}: "
+                        "restore the settings, set trainer.default_root_dir to another folder, or set resume to false"
+                    )
+        return known
 
     def _append(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
@@ -104,7 +131,10 @@ class PredictionWriter(Callback):
         answered = of_all_ranks(trainer, [prediction.question_id for prediction in pl_module.predictions])
         trainer.strategy.barrier("predictions")
         if trainer.is_global_zero:
-            found = {p.question_id: p for shard in self._shards() for p in read_jsonl(shard, Prediction)}
+            found = dict(self._done)
+            for prediction in (p for shard in self._shards() for p in read_jsonl(shard, Prediction)):
+                if prediction.completion or prediction.question_id not in found:  # an answer goes before none
+                    found[prediction.question_id] = prediction
             kept = [found[question_id] for question_id in dict.fromkeys(answered)]
             write_jsonl(self.path, kept)
             for shard in self._shards():
@@ -114,15 +144,15 @@ class PredictionWriter(Callback):
 
     @override
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer)
+        self._begin(trainer, pl_module)
 
     @override
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer)
+        self._begin(trainer, pl_module)
 
     @override
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer)
+        self._begin(trainer, pl_module)
 
     @override
     def on_validation_batch_start(

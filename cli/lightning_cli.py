@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from omegaconf import OmegaConf
 from typing_extensions import override
 
 from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
@@ -23,6 +24,9 @@ from cli.config_files import ConfigError
 
 # Lightning's own use of a torch function that is on its way out; nothing that a user could change
 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+
+# ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
+OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 TRAINER_DEFAULTS: dict[str, Any] = {

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.audio import ClipFolder, MediaError
 from datamodules.audio_qa import Role
 from datamodules.collate import Collator
+from datamodules.record_files import record_files
 from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
 from datamodules.trace_clips import TraceClipsDataModule
-from datamodules.traces import record_files
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,11 @@ def check_text(text: str, what: str, place: str = "") -> str:
     return text
 
 
+def without_control_tokens(text: str) -> str:
+    """Return a text without control tokens such as ``<|im_end|>``, which would end or fake a turn of the chat."""
+    return _CONTROL_TOKEN.sub("", text)
+
+
 def check_options(
     options: list[Any], answer: int | str | float | None
 ) -> tuple[tuple[str, ...], int | None, list[Repair]]:

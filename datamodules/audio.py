@@ -4,6 +4,7 @@ The trainer's feature extractor and the rollout server get these very samples, s
 decord reads containers (mp4, mkv, webm, ...), soundfile reads audio files, torchaudio resamples.
 """
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -11,6 +12,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -21,6 +23,9 @@ from datamodules.records import UserError
 
 SAMPLE_RATE = 16_000
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+
+WavFormat = Literal["pcm16", "float32"]
+"""How the samples of a WAV file are written: as 16-bit integers, which every server reads, or as 32-bit floats."""
 
 MIN_SAMPLES = 400
 """Fewest samples that can be heard: one analysis window of 25 ms."""
@@ -139,6 +144,25 @@ def wav_bytes(waveform: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform.astype(np.float32, copy=False), SAMPLE_RATE, format="WAV", subtype="FLOAT")
     return buffer.getvalue()
+
+
+def wav_base64(waveform: np.ndarray, wav_format: WavFormat) -> str:
+    """Return a waveform as a WAV file in base64.
+
+    Args:
+        waveform: Mono float32 at 16 kHz.
+        wav_format: How samples are written.
+    """
+    if wav_format == "float32":
+        return base64.b64encode(wav_bytes(waveform)).decode("ascii")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def audio_part(wav: str) -> dict[str, Any]:
+    """Return a WAV file (base64) as a part of a message in the terms of the chat API."""
+    return {"type": "input_audio", "input_audio": {"data": wav, "format": "wav"}}
 
 
 class WaveformCache:

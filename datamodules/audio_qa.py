@@ -3,6 +3,7 @@
 import hashlib
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,19 +11,22 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.annotations import AnnotatedQuestion
 from datamodules.audio import ClipFolder
+from datamodules.clip_requests import ClipRequestDataset, ClipRequests, RequestSettings
 from datamodules.collate import Collator
+from datamodules.hints import read_hints, with_hint
 from datamodules.media_index import MediaIndex
 from datamodules.probes import Clips, ProbedClips, ProbeName, derangement, mark, shuffle_options
-from datamodules.prompts import PROMPTS, Prompt, PromptName
+from datamodules.prompts import PROMPTS, TEACHER_PROMPTS, Prompt, PromptName, TeacherPromptName
 from datamodules.question_dataset import Item, QuestionDataset
 from datamodules.question_reader import QuestionReader
 from datamodules.record_report import BadRecordPolicy, RecordReport
 from datamodules.records import Question, RecordError, UserError
 from datamodules.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
+from datamodules.video import FrameFolder
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -46,13 +50,13 @@ class AudioQADataModule(LightningDataModule):
     dataset: str
     number_repeated_ids = False
     can_probe = True
-    """False where loaders of its own would ignore ``probe`` and ``option_order``."""
+    """False where loaders of its own would ignore ``probe``, ``option_order``, ``hints`` and ``requests``."""
 
     def __init__(
         self,
         root: str,
         processor: str | None = None,
-        prompt: PromptName | Prompt = "think",
+        prompt: PromptName | TeacherPromptName | Prompt = "think",
         batch_size: int = 4,
         eval_batch_size: int | None = None,
         num_workers: int = 2,
@@ -67,6 +71,8 @@ class AudioQADataModule(LightningDataModule):
         length_pool: int = 1,
         probe: ProbeName | None = None,
         option_order: int | None = None,
+        hints: str | list[str] | None = None,
+        requests: RequestSettings | None = None,
     ) -> None:
         """Describe the data; nothing is read before ``setup``.
 
@@ -94,6 +100,13 @@ class AudioQADataModule(LightningDataModule):
                 noise of the same level; null leaves it. Training is never probed.
             option_order: In validation, test and prediction, show the options in an order drawn from this seed; null
                 keeps the file's order.
+            hints: In validation, test and prediction, put the teacher's reasoning into the prompt, which must have a
+                place for it, as ``cot-distill`` has: a file of traces, a folder of such files, or a list of both. Of
+                each question the first trace counts; how many questions have none is said.
+            requests: In validation, test and prediction, prepare questions for a model behind an endpoint
+                (``lightning_modules.remote_qa.RemoteQAModule``) and say what is sent of each clip; null makes batches
+                for a model that is loaded here. ``validate_media`` looks at the sound only: with it set to false, clips
+                that cannot be decoded become questions without an answer.
         """
         super().__init__()
         for name, value in (
@@ -108,11 +121,14 @@ class AudioQADataModule(LightningDataModule):
             raise UserError(f"data.max_seconds must be more than 0, found {max_seconds}")
         if (probe or option_order is not None) and not self.can_probe:
             raise UserError(f"data.probe and data.option_order are for benchmarks; {type(self).__name__} has neither")
-        if isinstance(prompt, str) and prompt not in PROMPTS:
-            raise UserError(f"data.prompt must be one of {', '.join(PROMPTS)}, found {prompt!r}")
+        if (hints or requests) and not self.can_probe:
+            raise UserError(f"data.hints and data.requests are for benchmarks; {type(self).__name__} has neither")
+        prompts = PROMPTS | TEACHER_PROMPTS
+        if isinstance(prompt, str) and prompt not in prompts:
+            raise UserError(f"data.prompt must be one of {', '.join(prompts)}, found {prompt!r}")
         self.root = Path(root)
         self.processor = processor
-        self.prompt = PROMPTS[prompt] if isinstance(prompt, str) else prompt
+        self.prompt = prompts[prompt] if isinstance(prompt, str) else prompt
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
@@ -126,6 +142,9 @@ class AudioQADataModule(LightningDataModule):
         self._clip_seconds: dict[str, float] = {}
         self.probe: ProbeName | None = probe
         self.option_order = option_order
+        self.hints = [hints] if isinstance(hints, str) else list(hints or ())
+        self.requests = requests
+        self._check_prompt()
         self._splits: dict[str, list[Question]] = {}
         self._train_items: list[Item] | None = None
         self._collator: Collator | None = None
@@ -320,23 +339,73 @@ class AudioQADataModule(LightningDataModule):
 
     def _eval_loader(self, role: Role) -> DataLoader[Any]:
         self._check_distributed()
+        self._check_module()
         questions = self.questions(role)
         trainer = self.trainer
         world_size = trainer.world_size if trainer is not None else 1
         if len(questions) < world_size:
             raise UserError(f"{len(questions)} questions for {role} are fewer than the {world_size} devices")
         share = eval_share(len(questions), trainer.global_rank if trainer is not None else 0, world_size)
-        asked = [self._asked(questions[place]) for place in share]
-        items = [Item(question, question.answer_text) for question in asked]
-        return DataLoader(
-            QuestionDataset(items, self._heard(questions)),
-            batch_size=self.eval_batch_size,
-            collate_fn=self.collator,
-            **self._loader_settings(),
-        )
+        hints = self._read_hints(role)
+        asked = [self._asked(questions[place], hints.get(questions[place].id)) for place in share]
+        dataset: Dataset[Any]
+        collate: Callable[[list[Any]], Any]
+        if self.requests is None:
+            items = [Item(question, question.answer_text) for question in asked]
+            dataset, collate = QuestionDataset(items, self._heard(questions)), self.collator
+        else:
+            seen = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=self.requests.frames)
+            answered: dict[str, Any] = getattr(getattr(trainer, "lightning_module", None), "answered", {})
+            heard = self._heard(questions)
+            dataset = ClipRequestDataset(asked, self.prompt, self.requests, heard, seen, answered.keys())
+            collate = ClipRequests
+        return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate, **self._loader_settings())
 
-    def _asked(self, question: Question) -> Question:
+    def _check_prompt(self) -> None:
+        """Refuse a prompt that speaks of something that the model does not get."""
+        name = self.prompt.name
+        gets = "audio" if self.requests is None else self.requests.modalities
+        if self.prompt.modalities != gets:
+            fitting = [p.name for p in (PROMPTS | TEACHER_PROMPTS).values() if p.modalities == gets]
+            raise UserError(
+                f"data.prompt {name!r} speaks of {self.prompt.modalities}, but the model gets {gets} "
+                f"(data.requests.modalities): choose one of {', '.join(fitting)}, or set the prompt's own modalities"
+            )
+        if self.hints and not self.prompt.takes_hint:
+            raise UserError(f"data.hints needs a prompt with a place for them, as cot-distill has; {name!r} has none")
+        if self.prompt.takes_hint and not self.hints:
+            raise UserError(f"data.prompt {name!r} needs the teacher's traces: set data.hints to their folder")
+        if self.probe and gets == "video":
+            raise UserError("data.probe tampers with the audio, of which nothing is sent (data.requests.modalities)")
+
+    def _check_module(self) -> None:
+        """Refuse a model that needs other batches than those that are made."""
+        module = getattr(self.trainer, "lightning_module", None)
+        if module is None:
+            return
+        if hasattr(module, "answered") and self.requests is None:
+            raise UserError(f"{type(module).__name__} asks an endpoint: say in data.requests what is sent of each clip")
+        if not hasattr(module, "answered") and self.requests is not None:
+            raise UserError(
+                f"data.requests is for a model behind an endpoint; for {type(module).__name__} set it to null"
+            )
+
+    def _read_hints(self, role: Role) -> dict[str, str]:
+        """Return the teacher's reasoning by the question's id, and say how many questions have none."""
+        if not self.hints:
+            return {}
+        questions = self.questions(role)
+        hints = read_hints(self.hints, questions)
+        say = rank_zero_info if len(hints) == len(questions) else rank_zero_warn
+        say(
+            f"{self.dataset}: {len(hints)} of {len(questions)} questions are asked with the teacher's reasoning, "
+            f"{len(questions) - len(hints)} without, because they have no trace in {', '.join(self.hints)}"
+        )
+        return hints
+
+    def _asked(self, question: Question, hint: str | None = None) -> Question:
         """Return a question as evaluation asks it."""
+        question = with_hint(question, hint)
         if self.option_order is not None:
             question = shuffle_options(question, self.option_order)
         return mark(question, self.probe) if self.probe else question

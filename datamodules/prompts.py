@@ -8,6 +8,12 @@ from datamodules.records import Question, UserError
 
 LETTERS = string.ascii_uppercase
 
+Modalities = Literal["audio", "video", "audio_video"]
+"""What a model gets of a clip: its sound, silent frames of it, or both."""
+
+NO_HINT = "Nothing."
+"""Stands in the place of a hint where there is none."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -15,23 +21,26 @@ class Prompt:
 
     Attributes:
         name: What it is called in configs and records.
-        template: The text, with ``{question}`` and ``{options}`` in it.
+        template: The text, with ``{question}`` and ``{options}`` in it, and ``{hint}`` where the teacher's reasoning
+            is to stand (``data.hints``).
         version: Raised whenever the template changes.
         separator: Stands between the options, each written as ``(A) text``.
+        modalities: What the model gets beside the text, of which the text speaks.
     """
 
     name: str
     template: str
     version: int = 1
     separator: str = "\n"
+    modalities: Modalities = "audio"
 
     def __post_init__(self) -> None:
-        """Check that the template has both fields and no other."""
+        """Check that the template has both fields, and no other but ``{hint}``."""
         try:
             fields = {field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None}
         except ValueError as error:
             raise UserError(f"prompt {self.name!r}: the template is broken ({error})") from None
-        if fields != {"question", "options"}:
+        if fields - {"hint"} != {"question", "options"}:
             raise UserError(
                 f"prompt {self.name!r}: the template must have the fields {{question}} and {{options}}, "
                 f"found {sorted(fields) or 'none'}"
@@ -42,10 +51,16 @@ class Prompt:
         """Name and version, as records keep it."""
         return f"{self.name}/{self.version}"
 
+    @property
+    def takes_hint(self) -> bool:
+        """True where the template has a place for the teacher's reasoning."""
+        return "hint" in {field for _, field, _, _ in string.Formatter().parse(self.template)}
+
     def render(self, question: Question) -> str:
-        """Return the text that asks the question."""
+        """Return the text that asks the question; a hint is in the question's metadata."""
         options = (f"({letter}) {text}" for letter, text in zip(LETTERS, question.options, strict=False))
-        return self.template.format(question=question.text, options=self.separator.join(options))
+        hint = question.metadata.get("hint") or NO_HINT
+        return self.template.format(question=question.text, options=self.separator.join(options), hint=hint)
 
 
 THINK = Prompt(
@@ -76,15 +91,60 @@ COT = Prompt(
 )
 """Chain of thought at test time, for a model that was not trained to reason."""
 
+COT_DISTILL = Prompt(
+    name="cot-distill",
+    template=(
+        "{question}\nOptions:\n{options}\n"
+        "Someone who saw the clip without its sound reasoned about what must be heard:\n{hint}\n"
+        "Listen to the audio and think step by step, with the help of this reasoning where it fits what you hear. "
+        "Then give the text of the right option inside <answer> </answer>."
+    ),
+)
+"""Distillation at test time: the teacher's reasoning is put into the student's prompt."""
+
 THINK_SHORT = Prompt(name="think-short", template="{question} {options} think", separator=" ")
 """As THINK in few tokens, for small models."""
 
 DIRECT_SHORT = Prompt(name="direct-short", template="{question} {options} answer", separator=" ")
 """As DIRECT in few tokens, for small models."""
 
-PromptName = Literal["think", "direct", "cot", "think-short", "direct-short"]
+AUDIO_VIDEO_DIRECT = Prompt(
+    name="audio-video-direct",
+    template=(
+        "These are frames of a video, in order, and its sound.\n{question}\nOptions:\n{options}\n"
+        "Look and listen, and give only the text of the right option inside <answer> </answer>."
+    ),
+    modalities="audio_video",
+)
+"""As DIRECT, for a model that sees and hears."""
 
-PROMPTS: dict[str, Prompt] = {prompt.name: prompt for prompt in (THINK, DIRECT, COT, THINK_SHORT, DIRECT_SHORT)}
+AUDIO_VIDEO_COT = Prompt(
+    name="audio-video-cot",
+    template=(
+        "These are frames of a video, in order, and its sound.\n{question}\nOptions:\n{options}\n"
+        "Let's think step by step. Then give the text of the right option inside <answer> </answer>."
+    ),
+    modalities="audio_video",
+)
+"""As COT, for a model that sees and hears."""
+
+PromptName = Literal[
+    "think", "direct", "cot", "cot-distill", "think-short", "direct-short", "audio-video-direct", "audio-video-cot"
+]
+
+PROMPTS: dict[str, Prompt] = {
+    prompt.name: prompt
+    for prompt in (
+        THINK,
+        DIRECT,
+        COT,
+        COT_DISTILL,
+        THINK_SHORT,
+        DIRECT_SHORT,
+        AUDIO_VIDEO_DIRECT,
+        AUDIO_VIDEO_COT,
+    )
+}
 
 TEACHER_DIRECT = Prompt(
     name="teacher-direct",
@@ -92,6 +152,7 @@ TEACHER_DIRECT = Prompt(
         "These are frames of a video, in order.\n{question}\nOptions:\n{options}\n"
         "Give only the text of the right option inside <answer> </answer>."
     ),
+    modalities="video",
 )
 """Asks the teacher, who sees silent frames (paper, section 3.1), for the answer alone."""
 
@@ -102,6 +163,7 @@ TEACHER_COT = Prompt(
         "Let's think step by step. Write the reasoning inside <think> </think> and then the text of the right option "
         "inside <answer> </answer>."
     ),
+    modalities="video",
 )
 """Zero-shot chain of thought."""
 
@@ -115,6 +177,7 @@ TEACHER_AUDIO_COT = Prompt(
         "who hears the clip, and do not mention frames, pictures or colours. Then give the text of the right option "
         "inside <answer> </answer>."
     ),
+    modalities="video",
 )
 """Audio-focused chain of thought: P_audio of the paper."""
 

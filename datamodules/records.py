@@ -218,6 +218,9 @@ class Prediction(Record):
         options: The option texts.
         finished: False when the completion was cut at the token limit.
         probe: What was done to the audio (``silence``, ``swap``, ``noise``), or empty when it was heard as it is.
+        model: The model's name or its weights, or empty where that was not recorded.
+        prompt_version: Which prompt of ``datamodules.prompts``, or empty where that was not recorded.
+        modalities: What the model got beside the text: ``audio``, ``video`` or ``audio_video``.
     """
 
     schema: ClassVar[str] = "prediction/1"
@@ -231,6 +234,9 @@ class Prediction(Record):
     options: tuple[str, ...]
     finished: bool
     probe: str = ""
+    model: str = ""
+    prompt_version: str = ""
+    modalities: str = "audio"
 
 
 def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> Iterator[R]:

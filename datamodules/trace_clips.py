@@ -1,24 +1,19 @@
 """The teacher's traces with the true sound of their clips: what the checker reads and hears."""
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import soundfile
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.audio import SAMPLE_RATE, ClipFolder, MediaError, wav_bytes
+from datamodules.audio import ClipFolder, MediaError, WavFormat, wav_base64
 from datamodules.avqa import AVQADataModule
 from datamodules.avqa_video import unsettled
+from datamodules.record_files import record_files
 from datamodules.records import Question, RecordError, Trace, read_jsonl
-from datamodules.traces import answered_option, record_files
-
-WavFormat = Literal["pcm16", "float32"]
+from datamodules.traces import answered_option
 
 
 @dataclass(frozen=True)
@@ -179,17 +174,3 @@ def is_unanimous(traces: Sequence[Trace], question: Question) -> bool:
     """Return True when all traces chose the same option (|unique(A)| = 1)."""
     answers = {answered_option(trace, question) for trace in traces}
     return len(answers) == 1 and None not in answers
-
-
-def wav_base64(waveform: np.ndarray, wav_format: WavFormat) -> str:
-    """Return a waveform as a WAV file in base64.
-
-    Args:
-        waveform: Mono float32 at 16 kHz.
-        wav_format: How samples are written.
-    """
-    if wav_format == "float32":
-        return base64.b64encode(wav_bytes(waveform)).decode("ascii")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -6,14 +6,14 @@ The filters of the paper are switches here: the files keep the raw traces.
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.avqa import AVQADataModule
 from datamodules.question_dataset import Item
-from datamodules.records import Question, RecordError, Trace, UserError, Verdict, read_jsonl
+from datamodules.record_files import record_files
+from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
 
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
 Label = Literal["teacher", "ground_truth"]
@@ -208,23 +208,3 @@ def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
         )
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
     return () if label is None else (f"<answer>{label}</answer>",)
-
-
-def record_files(paths: Iterable[str]) -> list[Path]:
-    """Return the JSONL files that are named or lie in the named folders, folders' files by name.
-
-    Raises:
-        RecordError: A path does not exist, or a folder has no such file.
-    """
-    files = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            shards = sorted(path.glob("*.jsonl"))
-            if not shards:
-                raise RecordError(f"{path}: there is no .jsonl file in this folder")
-            files.extend(shards)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise RecordError(f"{path}: the file is missing")
-    return files

@@ -1,20 +1,16 @@
-"""Multiple-choice audio questions: the student answers, one matcher reads the answers, accuracy is counted exactly."""
+"""Multiple-choice audio questions: the student answers."""
 
-from collections import defaultdict
 from typing import Any
 
-import lightning
-import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import Prediction, UserError
-from lightning_modules.answers import match_option
-from lightning_modules.rewards import FormatReward
+from lightning_modules.scored_answers import ScoredAnswers
 from lightning_modules.student import Student
 
 
-class AudioQAModule(lightning.LightningModule):
+class AudioQAModule(ScoredAnswers):
     """A student that answers audio questions; ``validate``, ``test`` and ``predict`` need nothing more.
 
     Completions come from a rollout callback (``callbacks.vllm_rollout.VLLMRollout`` or
@@ -34,9 +30,7 @@ class AudioQAModule(lightning.LightningModule):
         super().__init__()
         self.student = Student(weights, **student)
         self.strict_loading = False  # frozen weights are not in checkpoints: they come from `weights`
-        self.predictions: list[Prediction] = []
-        self._format = FormatReward()
-        self._formatted: dict[str, float] = {}
+        self.model_name = str(weights)
 
     def configure_model(self) -> None:
         """Under ``ModelParallelStrategy`` spread the weights over the data-parallel ranks."""
@@ -68,18 +62,6 @@ class AudioQAModule(lightning.LightningModule):
                 f"{f' (such as {unknown[0]})' if unknown else ''}; resume with the configuration that wrote it"
             )
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the last epoch's predictions."""
-        self._begin()
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the last epoch's predictions."""
-        self._begin()
-
-    def on_predict_epoch_start(self) -> None:
-        """Forget the last epoch's predictions."""
-        self._begin()
-
     def validation_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Read the completions' answers."""
         self._read(batch)
@@ -94,68 +76,16 @@ class AudioQAModule(lightning.LightningModule):
         """Read the completions' answers and return them."""
         return self._read(batch)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/accuracy`` and its companions."""
-        self._log_accuracy("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test/accuracy`` and its companions."""
-        self._log_accuracy("test")
-
-    def _begin(self) -> None:
-        self.predictions = []
-        self._formatted = {}
-
     def _read(self, batch: AudioQABatch) -> list[Prediction]:
         if batch.completions is None:
             raise UserError(
                 "nobody generated completions for this batch: add callbacks.vllm_rollout.VLLMRollout or "
                 "callbacks.local_rollout.LocalRollout to trainer.callbacks"
             )
+        asked_as = self.asked_as
         read = []
         finished = batch.completions.finished.tolist()
         for question, texts, ended in zip(batch.questions, batch.completions.texts, finished, strict=True):
-            choice = match_option(texts[0], question.options)
-            read.append(
-                Prediction(
-                    question_id=question.id,
-                    completion=texts[0],
-                    choice=choice,
-                    answer=question.answer,
-                    correct=None if question.answer is None else choice == question.answer,
-                    category=question.category,
-                    options=question.options,
-                    finished=bool(ended[0]),
-                    probe=question.metadata.get("probe", ""),
-                )
-            )
-            self._formatted[question.id] = self._format(texts[0], question, None)
-        self.predictions += read
+            read.append(self.read_answer(question, texts[0], bool(ended[0]), **asked_as))
+            self.keep(question, read[-1])
         return read
-
-    def _log_accuracy(self, stage: str) -> None:
-        """Count every question of every rank once."""
-        rows = [(p.question_id, p.category, p.correct, p.choice is None, p.finished, self._formatted[p.question_id])
-                for p in self.predictions]  # fmt: skip
-        if self.trainer.world_size > 1:
-            shards: list[list[Any]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(shards, rows)
-            rows = [row for shard in shards for row in shard]
-        by_id = {row[0]: row for row in rows}
-        labelled = [row for row in by_id.values() if row[2] is not None]
-        categories = defaultdict(list)
-        for _, category, correct, *_ in labelled:
-            categories[category].append(correct)
-        metrics = {f"{stage}/accuracy/{name}": _mean(values) for name, values in sorted(categories.items())}
-        metrics |= {
-            f"{stage}/accuracy": _mean([row[2] for row in labelled]),
-            f"{stage}/unanswerable": _mean([row[3] for row in by_id.values()]),
-            f"{stage}/truncated": _mean([not row[4] for row in by_id.values()]),
-            f"{stage}/format": _mean([row[5] for row in by_id.values()]),
-            f"{stage}/questions": float(len(by_id)),
-        }
-        self.log_dict(metrics, sync_dist=True)  # equal on all ranks already
-
-
-def _mean(values: list[Any]) -> float:
-    return float(sum(values) / len(values)) if values else 0.0

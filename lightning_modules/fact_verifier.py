@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from datamodules.audio import audio_part
 from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.records import Question, Record, Trace, UserError, Verdict
 from datamodules.request_records import RequestError
@@ -140,8 +141,7 @@ class FactVerifierModule(EndpointStage):
 
 def listen(wav: str, text: str) -> list[dict[str, Any]]:
     """Return the chat that plays a WAV file (base64) and then asks something."""
-    audio = {"type": "input_audio", "input_audio": {"data": wav, "format": "wav"}}
-    return [{"role": "user", "content": [audio, {"type": "text", "text": text}]}]
+    return [{"role": "user", "content": [audio_part(wav), {"type": "text", "text": text}]}]
 
 
 def yes_probability(choice: Choice) -> tuple[float | None, str]:

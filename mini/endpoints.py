@@ -1,8 +1,9 @@
-"""The embedded world's teacher and checker behind the OpenAI chat API: ``python -m mini.endpoints``.
+"""The embedded world's teacher, checker and omni model behind the OpenAI chat API: ``python -m mini.endpoints``.
 
 The teacher decodes the frames that it is sent and reasons from what it sees: it believes that whatever acts makes its
-sound. The checker decodes the WAV file that it is sent and tests what a trace says against the signal. Both are rules,
-not models; they know nothing of a clip but what is in the request.
+sound. The checker decodes the WAV file that it is sent and tests what a trace says against the signal. The omni model
+answers from the sounds that it hears where it is sent a WAV file, else from the frames. All are rules, not models; they
+know nothing of a clip but what is in the request.
 """
 
 import argparse
@@ -29,13 +30,14 @@ from fastapi.responses import JSONResponse
 from torchvision.io import ImageReadMode, decode_image
 
 from mini.claims import mentioned, read_question, truth
-from mini.hearing import listen
+from mini.hearing import heard_in_order, listen
 from mini.questions import answer_from
 from mini.seeing import look
 from mini.sounds import SAMPLE_RATE
 from mini.traces import JOINERS, describe
 
-TEACHER, CHECKER = "mini-teacher", "mini-checker"
+TEACHER, CHECKER, OMNI = "mini-teacher", "mini-checker", "mini-omni"
+MODELS = (TEACHER, CHECKER, OMNI)
 
 _REASONING = re.compile(r"reasoning:\n(.*?)\nThe answer was: (.*?)\n", re.DOTALL)
 _CLAIMS = re.compile(r"This is a reasoning about the sounds.*?\n(.*)\nList each claim", re.DOTALL)
@@ -44,7 +46,7 @@ _runs = itertools.count()
 
 
 def app() -> FastAPI:
-    """Return the application with both models."""
+    """Return the application with all models."""
     api = FastAPI(title="SightSound-R1 mini endpoints")
 
     @api.get("/health")
@@ -53,16 +55,15 @@ def app() -> FastAPI:
 
     @api.get("/v1/models")
     def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model"} for name in (TEACHER, CHECKER)]}
+        return {"object": "list", "data": [{"id": name, "object": "model"} for name in MODELS]}
 
     @api.post("/v1/chat/completions")
     def chat(request: dict[str, Any]) -> JSONResponse:
         model = request.get("model")
-        if model not in (TEACHER, CHECKER):
-            raise HTTPException(404, f"the model {model!r} does not exist; there are {TEACHER} and {CHECKER}")
-        parts = _parts(request)
-        reply = _teach(request, parts) if model == TEACHER else _check(request, parts)
-        return JSONResponse(reply)
+        if model not in MODELS:
+            raise HTTPException(404, f"the model {model!r} does not exist; there are {', '.join(MODELS)}")
+        answer = {TEACHER: _teach, CHECKER: _check, OMNI: _answer}[model]
+        return JSONResponse(answer(request, _parts(request)))
 
     return api
 
@@ -105,12 +106,30 @@ def _trace(text: str, believed: list[str], temperature: float, rng: np.random.Ge
     return f"<think>{describe(believed, joiner)}</think><answer>{answer}</answer>"
 
 
+def _answer(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    frames = [frame for part in parts for frame in _frames(part)]
+    sounds = _sounds(parts)
+    if not frames and not sounds:
+        raise HTTPException(400, "the omni model was sent neither frames nor input_audio")
+    text = _text(parts)
+    rng = np.random.default_rng(request.get("seed"))
+    if sounds:  # what is heard is known, what is seen is believed
+        believed = heard_in_order(_heard(sounds[0].get("data", "")))
+    else:
+        believed = [sight.name(0.0, rng) for sight in look(frames)]
+    return _reply(request, text, [_trace(text, believed, 0.0, rng)], len(frames))
+
+
+def _sounds(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [part["input_audio"] for part in parts if part.get("type") == "input_audio"]
+
+
 def _check(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     text = _text(parts)
     if found := _CLAIMS.search(text):
         claims = [f"- {'no ' if not heard else 'a '}{sound} is heard" for sound, heard in mentioned(found[1])]
         return _reply(request, text, ["\n".join(claims) or "none"])
-    sounds = [part["input_audio"] for part in parts if part.get("type") == "input_audio"]
+    sounds = _sounds(parts)
     if len(sounds) != 1:
         raise HTTPException(400, f"the checker needs one input_audio, found {len(sounds)}")
     likely = _heard(sounds[0].get("data", ""))
@@ -199,7 +218,7 @@ def _reply(
 
 
 class MiniEndpoints:
-    """Both endpoints on a thread of this process: ``with MiniEndpoints() as endpoints: endpoints.url``."""
+    """All models on a thread of this process: ``with MiniEndpoints() as endpoints: endpoints.url``."""
 
     def __init__(self, port: int = 0) -> None:
         """Prepare.
@@ -241,7 +260,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     torch.set_num_threads(1)
     with MiniEndpoints(options.port) as endpoints:
-        print(f"teacher {TEACHER} and checker {CHECKER} at {endpoints.url}; end with Ctrl-C", flush=True)
+        print(f"{', '.join(MODELS)} at {endpoints.url}; end with Ctrl-C", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 

@@ -119,3 +119,17 @@ def test_answers_to_other_audio_or_options_are_not_taken_over(
     with pytest.raises(SystemExit):
         evaluate(world, tmp_path / "run", change)
     assert "was answered before with other options or with other audio" in capsys.readouterr().err
+
+
+def test_answers_to_another_prompt_are_not_taken_over(world: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    interrupted(world, tmp_path / "run")
+    monkeypatch.setenv("SIGHTSOUND_RESUME", "true")
+    with pytest.raises(SystemExit):
+        evaluate(world, tmp_path / "run", "--data.init_args.prompt=direct-short")
+    assert "answered before with prompt_version 'think-short/1', now it is 'direct-short/1'" in capsys.readouterr().err
+
+
+def test_predictions_say_who_was_asked_and_how(world: Path, tmp_path: Path) -> None:
+    evaluate(world, tmp_path)
+    how = {(p.model, p.prompt_version, p.modalities) for p in read(tmp_path)}
+    assert how == {(f"{world}/student", "think-short/1", "audio")}

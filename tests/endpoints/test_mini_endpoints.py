@@ -1,5 +1,6 @@
 """The embedded teacher sees, the embedded checker hears, and together they do what the paper's do."""
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,16 +9,15 @@ from typing import Any
 import pytest
 import requests
 
-from datamodules.audio import load_waveform
+from datamodules.audio import audio_part, load_waveform, wav_base64
 from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE
-from datamodules.prompts import TEACHER_AUDIO_COT
+from datamodules.prompts import AUDIO_VIDEO_DIRECT, TEACHER_AUDIO_COT
 from datamodules.records import Question, Trace, Verdict
-from datamodules.trace_clips import wav_base64
 from datamodules.video import FrameSampling, image_parts, jpeg_base64, load_frames, video_parts
 from lightning_modules.fact_verifier import listen
 from mini.claims import mentioned, read_question
 from mini.corpus import CorpusConfig, build_corpus
-from mini.endpoints import CHECKER, TEACHER, MiniEndpoints
+from mini.endpoints import CHECKER, OMNI, TEACHER, MiniEndpoints
 from tests.endpoints.stages import records, stage_args
 from train import main
 
@@ -109,11 +109,30 @@ def test_the_checker_hears(corpus: Path, endpoints: MiniEndpoints) -> None:
         assert answers == [["yes", "no"], ["no", "yes"]]
 
 
+def test_the_omni_model_hears_and_sees(corpus: Path, endpoints: MiniEndpoints) -> None:
+    shown = clips(corpus, heard=1)
+    (one, scene), (other, other_scene) = shown[0], next(c for c in shown if c[1]["heard"] != shown[0][1]["heard"])
+    right, wrong = scene["heard"][0], other_scene["heard"][0]
+    question = dataclasses.replace(QUESTION, options=(wrong, right))
+    text = {"type": "text", "text": AUDIO_VIDEO_DIRECT.render(question)}
+    sound = {
+        name: audio_part(wav_base64(load_waveform(clip), "pcm16")) for name, clip in ((right, one), (wrong, other))
+    }
+
+    def answer(*parts: dict[str, Any]) -> str:
+        return said(ask(endpoints, OMNI, [{"role": "user", "content": [*parts, text]}], temperature=0))[0]
+
+    assert answer(sound[right]) == answer(*pictures(one)) == f"<answer>{right}</answer>"
+    assert answer(sound[wrong]) == answer(*pictures(other)) == f"<answer>{wrong}</answer>"
+    assert answer(*pictures(one), sound[wrong]) == f"<answer>{wrong}</answer>", "what is heard counts"
+
+
 def test_bad_requests_are_refused(endpoints: MiniEndpoints) -> None:
     text = [{"role": "user", "content": CHECK_CLAIM.render(QUESTION, claim="a bell")}]
     assert ask(endpoints, "gpt", text).status_code == 404
     assert ask(endpoints, CHECKER, text).status_code == 400
     assert ask(endpoints, TEACHER, text).status_code == 400
+    assert ask(endpoints, OMNI, text).status_code == 400
     assert ask(endpoints, CHECKER, listen("AAAA", text[0]["content"])).status_code == 400
 
 

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from callbacks.vllm_server import VLLMServer
-from datamodules.records import Question, Trace
+from datamodules.records import Prediction, Question, Trace, read_jsonl
 from datamodules.request_records import RequestError, Usage
 from datamodules.video import SilentClip, image_parts, jpeg_base64, video_parts, video_timing
 from lightning_modules.chat_endpoint import EndpointSettings, Tally
@@ -159,3 +159,27 @@ def test_the_server_knows_the_time_between_frames(teacher: VLLMServer) -> None:
     assert score(video_timing(1.0)) == pytest.approx(untold, abs=1e-4)
     assert score(video_timing(None)) == pytest.approx(untold, abs=1e-4)
     assert max(abs(told[token] - untold[token]) for token in told.keys() & untold.keys()) > 0.01
+
+
+@pytest.mark.parametrize("send", ["images", "video"])
+def test_a_row_of_the_table_is_answered_from_frames(teacher: VLLMServer, avqa: Path, tmp_path: Path, send: str) -> None:
+    values = {
+        "trainer.default_root_dir": tmp_path,
+        "trainer.enable_progress_bar": "false",
+        "model.init_args.endpoint.base_url": f"{teacher.url}/v1",
+        "model.init_args.endpoint.model": NAME,
+        "model.init_args.send": send,
+        "model.init_args.max_tokens": 12,
+        "data.init_args.root": avqa,
+        "data.init_args.num_workers": 0,
+        "data.init_args.requests.frames.count": 4,
+        "data.init_args.requests.frames.max_side": 56,
+    }
+    names = ("benchmark/avqa.yaml", "benchmark/endpoint.yaml", "benchmark/rows/qwen2.5-vl-7b-direct.yaml")
+    configs = [f"--config={name}" for name in names]
+    main(["test", *configs, *(f"--{name}={value}" for name, value in values.items())])
+    found = list(read_jsonl(tmp_path / "predictions.jsonl", Prediction))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(found) == report["answered"] == report["questions"] > 0 and report["errors"] == {}
+    assert {(p.prompt_version, p.modalities) for p in found} == {("teacher-direct/1", "video")}
+    assert report["sent"]["frames"]["count"] == 4
