@@ -31,7 +31,7 @@ def rewritten(weights: str, target: Path, change) -> str:
     return str(target)
 
 
-def test_talker_and_vocoder_are_not_read(weights, processor, tmp_path: Path) -> None:
+def test_talker_and_vocoder_are_not_read(weights, tmp_path: Path) -> None:
     speaking = {"talker.model.embed_tokens.weight": torch.zeros(5, 7), "token2wav.dit.bias": torch.zeros(3)}
     whole = Student(rewritten(weights, tmp_path / "whole", lambda tensors: tensors | speaking))
     assert type(whole.base) is Qwen2_5OmniThinkerForConditionalGeneration
