@@ -13,7 +13,7 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from datamodules.batch import AudioQABatch
 from lightning_modules.losses import grpo_loss
-from lightning_modules.student import LANGUAGE_MODEL_LINEARS
+from lightning_modules.qwen2_audio import LANGUAGE_MODEL_LINEARS
 
 IGNORED = -100
 

@@ -119,7 +119,7 @@ class Ours:
         settings = LoRASettings(rank=8, alpha=16)
         self.student = Student.of_model(model, world.processor, settings, options.checkpointing)
         give_adapters_something_to_say(self.student)
-        self.laps = Laps(self.student.base.model.language_model, options.device, options.clock)
+        self.laps = Laps(self.student.family.language_model(self.student.base), options.device, options.clock)
         self.optimizer = torch.optim.AdamW(
             [p for _, p in self.student.trainable_parameters()], lr=0.0
         )  # both sides stay where they are

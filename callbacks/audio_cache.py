@@ -90,8 +90,7 @@ class AudioCache(Callback):
 def fingerprint(student: Student, precision: str) -> str:
     """Return a name for what a student hears with: weights of tower and projector, their type and the precision."""
     digest = hashlib.sha256(precision.encode())
-    inner = student.base.model
-    for part in (inner.audio_tower, inner.multi_modal_projector):
+    for part in student.audio_path.values():
         for name, value in part.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -294,7 +294,7 @@ class VLLMRollout(RolloutCallback):
         if trainer.is_global_zero:
             try:
                 run_id = self.run_id or secrets.token_hex(4)
-                self._push(trainer, weights, f"{run_id}:{trainer.global_step}")
+                self._push(trainer, weights, f"{run_id}:{trainer.global_step}", student.family.foreign)
                 root = self._directory and self._directory.root
             except UserError as error:
                 problem = error
@@ -309,12 +309,13 @@ class VLLMRollout(RolloutCallback):
             self._pool.expect(self._directory, self._version)
         return True
 
-    def _push(self, trainer: Trainer, weights: Mapping[str, Tensor], version: str) -> None:
+    def _push(self, trainer: Trainer, weights: Mapping[str, Tensor], version: str, foreign: tuple[str, ...]) -> None:
         assert self._pool is not None
         if self._specs is None:
             info = self._pool.servers[0].info
             assert info is not None
-            self._specs = read_specs(find_checkpoint(self.server_checkpoint or info.model))
+            specs = read_specs(find_checkpoint(self.server_checkpoint or info.model))
+            self._specs = {name: spec for name, spec in specs.items() if not name.startswith(foreign)}
         check_weights(weights, self._specs)
         first = self._directory is None
         if self._directory is None:

@@ -51,7 +51,7 @@ class VLLMServer:
         """Describe the server; it is started by ``with`` or :meth:`start`.
 
         Args:
-            model: Directory or Hub name of a Qwen2-Audio checkpoint.
+            model: Directory or Hub name of a student's checkpoint.
             port: Port, or None for a free one.
             host: Address to listen on. Rollouts need vLLM's development mode, which lets everybody who reaches the
                 server run its administrative routes, so only loopback addresses are accepted.
@@ -105,7 +105,8 @@ class VLLMServer:
             *("--logprobs-mode", "processed_logprobs"),  # at the sampling temperature
             *("--max-num-seqs", str(self.max_num_seqs), "--dtype", self.dtype),
             *(("--max-model-len", str(self.max_model_len)) if self.max_model_len else ()),
-            *("--limit-mm-per-prompt", '{"audio": 1}', "--disable-log-stats", "--disable-uvicorn-access-log"),
+            *("--limit-mm-per-prompt", '{"audio": 1, "image": 0, "video": 0}'),  # no eyes in memory where there are any
+            *("--disable-log-stats", "--disable-uvicorn-access-log"),
             # On the CPU compiling takes longer than a small run, and a prompt that is split over two steps while its
             # sampling is seeded ends vLLM 0.32's engine ("CPU Generator does not use offset")
             *(() if _has_gpu() else ("--enforce-eager", "--no-enable-chunked-prefill")),
@@ -277,7 +278,7 @@ def main(args: Sequence[str] | None = None) -> None:
         description="Start a vLLM server for rollouts: token ids in and out, weight updates, exact log-probabilities. "
         "Further arguments are handed to vLLM.",
     )
-    parser.add_argument("--model", required=True, help="directory or Hub name of a Qwen2-Audio checkpoint")
+    parser.add_argument("--model", required=True, help="directory or Hub name of a student's checkpoint")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
     parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default: 127.0.0.1)")
     parser.add_argument("--max-num-seqs", type=int, default=64, help="completions computed at once (default: 64)")

@@ -26,12 +26,15 @@ def register() -> None:
 
 
 def has_short_window(model: str | Path) -> bool:
-    """True when a checkpoint directory names another window than the released model's."""
+    """True when a checkpoint directory holds a Qwen2-Audio with another window than the released model's."""
+    config = Path(model) / "config.json"
+    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "qwen2_audio":
+        return False
     for name in ("processor_config.json", "preprocessor_config.json"):
         file = Path(model) / name
         if file.is_file():
-            config = json.loads(file.read_text(encoding="utf-8"))
-            frames = config.get("feature_extractor", config).get("nb_max_frames")
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            frames = fields.get("feature_extractor", fields).get("nb_max_frames")
             if frames is not None:
                 return int(frames) != RELEASED_FRAMES
     return False

@@ -39,7 +39,7 @@ class Example:
 
 
 def num_audio_tokens(heard_frames: int) -> int:
-    """Return how many placeholders Qwen2-Audio's processor expands the audio to.
+    """Return how many placeholders the processors of Qwen2-Audio and Qwen2.5-Omni expand the audio to.
 
     Args:
         heard_frames: Mel frames of the clip. A convolution of stride 2 and a pooling of 2 follow.
@@ -59,7 +59,7 @@ class Collator:
         """Prepare for a processor.
 
         Args:
-            processor: A Qwen2AudioProcessor.
+            processor: A Qwen2AudioProcessor or a Qwen2_5OmniProcessor.
             prompt: How the question is asked.
             end_token: Ends a completion.
 
@@ -165,7 +165,7 @@ class Collator:
 def _token_id(tokenizer: Any, token: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     if found is None or found == tokenizer.unk_token_id:
-        raise UserError(f"the tokenizer has no token {token}: the weights are not those of a Qwen2-Audio model")
+        raise UserError(f"the tokenizer has no token {token}: the weights are not those of a student")
     return int(found)
 
 

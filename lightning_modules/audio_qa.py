@@ -24,7 +24,7 @@ class AudioQAModule(ScoredAnswers):
         """Load the student.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio checkpoint.
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
             **student: How the student is loaded.
         """
         super().__init__()

@@ -53,7 +53,7 @@ class AudioTextVerifier(LightningModule):
         """Load the encoder, and the head where there is one.
 
         Args:
-            weights: Hub name or directory of the Qwen2-Audio whose encoder and token embeddings are used, frozen.
+            weights: Hub name or directory of the student whose encoder and token embeddings are used, frozen.
             head: Directory of a trained head, as ``fit`` writes it; null makes a new one.
             hears: What the head is given of the sound: the encoder's audio tokens, the spectrum that the encoder is
                 given (all that there is to learn from where the encoder was not trained), or both.

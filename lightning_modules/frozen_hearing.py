@@ -7,48 +7,42 @@ from typing import Any, Literal
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig
-from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 from transformers.utils import cached_file
 
-from lightning_modules.audio_encoding import audio_token_counts, encode_audio
-from lightning_modules.student import WeightsError
+from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.student import WeightsError, load_family
 
 Hears = Literal["encoder", "spectrum", "both"]
 
 _FRAMES, _HOP = 64, 16
 """Mel frames of a window, and from one window to the next; an audio token stands for four frames."""
 
-_PARTS = {"audio_tower.": "tower", "multi_modal_projector.": "projector", "embed_tokens.": "embedding"}
+_EMBEDDING = "embed_tokens"
 
 
 class FrozenHearing(nn.Module):
-    """A Qwen2-Audio's audio tower, projector and token embeddings; nothing else of the checkpoint is read."""
+    """A student's audio path and token embeddings; nothing else of the checkpoint is read."""
 
     def __init__(self, weights: str) -> None:
         """Load the parts.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio checkpoint.
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
 
         Raises:
-            WeightsError: Nothing is there, it is no Qwen2-Audio, or weights are missing.
+            WeightsError: Nothing is there, it is neither, or weights are missing.
         """
         super().__init__()
+        self.family, config = load_family(weights)
+        text = self.family.text_config(config)
+        self.audio_path: Any = nn.ModuleDict(self.family.new_audio_path(config))
+        self.embedding = nn.Embedding(text.vocab_size, text.hidden_size)
+        parts: dict[str, nn.Module] = {**dict(self.audio_path.items()), _EMBEDDING: self.embedding}
         try:
-            config: Any = AutoConfig.from_pretrained(weights)
-            tensors = _tensors(weights)
+            tensors = _tensors(weights, list(parts), self.family.foreign)
         except (OSError, ValueError) as error:
-            raise WeightsError(
-                f"no Qwen2-Audio could be loaded from {weights!r}: {str(error).splitlines()[0]}"
-            ) from error
-        if config.model_type != "qwen2_audio":
-            raise WeightsError(f"{weights!r} is a {config.model_type}, the encoder must be that of a Qwen2-Audio")
-        self.tower = Qwen2AudioEncoder._from_config(config.audio_config, attn_implementation="sdpa")
-        self.projector = Qwen2AudioMultiModalProjector(config)
-        self.embedding = nn.Embedding(config.text_config.vocab_size, config.text_config.hidden_size)
-        for part in ("tower", "projector", "embedding"):
-            module = getattr(self, part)
+            raise WeightsError(f"no weights could be loaded from {weights!r}: {str(error).splitlines()[0]}") from error
+        for part, module in parts.items():
             missing = set(module.state_dict()) - set(tensors.get(part, {}))
             if missing:
                 raise WeightsError(
@@ -65,7 +59,7 @@ class FrozenHearing(nn.Module):
 
     def audio_width(self, hears: Hears) -> int:
         """Width of what :meth:`windows` returns."""
-        spectrum = 3 * int(self.tower.conv1.in_channels)
+        spectrum = 3 * int(self.audio_path["audio_tower"].conv1.in_channels)
         return {"encoder": self.text_width, "spectrum": spectrum, "both": self.text_width + spectrum}[hears]
 
     def train(self, mode: bool = True) -> "FrozenHearing":
@@ -81,7 +75,7 @@ class FrozenHearing(nn.Module):
             feature_lengths: Heard frames ``[K]``.
         """
         tokens = audio_token_counts(feature_lengths)[1].tolist()
-        flat: Tensor = encode_audio(self.tower, self.projector, features, feature_lengths)
+        flat = self.family.encode_audio(self.audio_path, features, feature_lengths)
         return list(flat.float().split(tokens))
 
     @torch.no_grad()
@@ -120,23 +114,23 @@ def _rhythm(mel: Tensor) -> Tensor:
     return torch.cat([mean, spread, _means(change, _FRAMES, _HOP)], -1)
 
 
-def _tensors(weights: str) -> dict[str, dict[str, Tensor]]:
+def _tensors(weights: str, parts: list[str], foreign: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     """Read the tensors of the wanted parts, whatever is before their names."""
     found: dict[str, dict[str, Tensor]] = {}
-    for file in _files(weights):
+    for file in _files(weights, parts):
         with safe_open(file, framework="pt") as content:
             for name in content.keys():  # noqa: SIM118  (not a dictionary)
-                for marker, part in _PARTS.items():
-                    if marker in name:
-                        found.setdefault(part, {})[name.split(marker, 1)[1]] = content.get_tensor(name)
+                for part in parts:
+                    if f"{part}." in name and not name.startswith(foreign):
+                        found.setdefault(part, {})[name.split(f"{part}.", 1)[1]] = content.get_tensor(name)
     return found
 
 
-def _files(weights: str) -> list[str]:
+def _files(weights: str, parts: list[str]) -> list[str]:
     index = cached_file(weights, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
     if index is None:
         file = cached_file(weights, "model.safetensors")
         return [str(file)]
     names: dict[str, str] = json.loads(Path(index).read_text())["weight_map"]
-    wanted = {file for name, file in names.items() if any(marker in name for marker in _PARTS)}
+    wanted = {file for name, file in names.items() if any(f"{part}." in name for part in parts)}
     return [str(cached_file(weights, file)) for file in sorted(wanted)]

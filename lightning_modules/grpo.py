@@ -47,8 +47,9 @@ class GRPOModule(StudentTraining):
         """Load policy and reference.
 
         Args:
-            weights: The SFT policy: Hub name or directory of a Qwen2-Audio checkpoint. It is both the starting point
-                and the reference of the KL term (with LoRA the model without its adapters, which is the same).
+            weights: The SFT policy: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint. It is both the
+                starting point and the reference of the KL term (with LoRA the model without its adapters, which is the
+                same).
             lr: Peak learning rate of AdamW.
             num_completions: G, completions sampled of each question.
             temperature: Sampling temperature; log-probabilities are taken at the same temperature.

@@ -18,7 +18,7 @@ class SFTModule(StudentTraining):
         """Load the student.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio checkpoint.
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
             lr: Peak learning rate of AdamW.
             **training: How the student is loaded and updated.
         """

@@ -1,4 +1,4 @@
-"""The student: Qwen2-Audio with optional LoRA, scored on groups of completions, exported under the Hub's names."""
+"""The student with optional LoRA, scored on groups of completions, exported under the Hub's names."""
 
 import contextlib
 import logging
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
-from lightning_modules.audio_encoding import audio_token_counts, encode_audio
-from lightning_modules.hub_names import hub_name
+from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.families import Family, family_of
 from lightning_modules.merged_lora import MergedLoRALinear
 from lightning_modules.shared_prompt import ATTENTION, pack_groups
 from lightning_modules.token_logprobs import token_logprobs
@@ -31,7 +31,6 @@ from lightning_modules.token_logprobs import token_logprobs
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 class WeightsError(UserError):
@@ -53,7 +52,7 @@ class LoRASettings:
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
-    target_modules: str | list[str] = LANGUAGE_MODEL_LINEARS
+    target_modules: str | list[str] | None = None
 
 
 class CompletionScores(NamedTuple):
@@ -69,7 +68,7 @@ class CompletionScores(NamedTuple):
 
 
 class Student(nn.Module):
-    """Qwen2-Audio as a policy over completions."""
+    """An audio language model as a policy over completions."""
 
     def __init__(
         self,
@@ -83,7 +82,8 @@ class Student(nn.Module):
         """Load the model and its processor.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio checkpoint.
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; of the latter, the thinker is
+                loaded.
             lora: Train low-rank adapters instead of all weights.
             dtype: Type of the weights in memory: float32, bfloat16 or float16. Adapters are float32 always.
             attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
@@ -92,19 +92,20 @@ class Student(nn.Module):
             freeze_audio_tower: Train the language model only; the audio is then encoded once for policy and reference.
 
         Raises:
-            WeightsError: Nothing is there, it is no Qwen2-Audio, or weights are missing or of a wrong shape.
+            WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
         """
         super().__init__()
         if dtype not in DTYPES:
             raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
         processor = load_processor(weights)
-        model = _load_model(weights, DTYPES[dtype], attn_implementation)
+        family = load_family(weights)[0]
+        model = _load_model(family, weights, DTYPES[dtype], attn_implementation)
         self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower)
 
     @classmethod
     def of_model(
         cls,
-        model: Qwen2AudioForConditionalGeneration,
+        model: Any,
         processor: Any,
         lora: LoRASettings | None = None,
         gradient_checkpointing: bool = False,
@@ -113,7 +114,7 @@ class Student(nn.Module):
         """Make a student of a model that is in memory already; the arguments are those of the class.
 
         Args:
-            model: The model; it becomes the student's own.
+            model: The model, of a class of :mod:`lightning_modules.families`; it becomes the student's own.
             processor: Its processor.
             lora: Train low-rank adapters instead of all weights.
             gradient_checkpointing: Trade time for memory in the backward pass.
@@ -126,7 +127,7 @@ class Student(nn.Module):
 
     def _take(
         self,
-        model: Qwen2AudioForConditionalGeneration,
+        model: Any,
         processor: Any,
         weights: str,
         lora: LoRASettings | None,
@@ -136,10 +137,11 @@ class Student(nn.Module):
         self.weights = weights
         self.sharded = False
         self.processor = processor
-        model.model.language_model.config._attn_implementation = ATTENTION
+        self.family: Family = family_of(model.config)
+        self.family.language_model(model).config._attn_implementation = ATTENTION
         if freeze_audio_tower or lora is not None:
-            model.model.audio_tower.requires_grad_(False)
-            model.model.multi_modal_projector.requires_grad_(False)
+            for part in self.family.audio_path(model).values():
+                part.requires_grad_(False)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.lora = lora
@@ -148,7 +150,7 @@ class Student(nn.Module):
                 r=lora.rank,
                 lora_alpha=lora.alpha,
                 lora_dropout=lora.dropout,
-                target_modules=lora.target_modules,
+                target_modules=lora.target_modules or self.family.language_model_linears,
             )
             config._register_custom_module({nn.Linear: MergedLoRALinear})
             try:
@@ -159,20 +161,24 @@ class Student(nn.Module):
                 self.model.enable_input_require_grads()
         else:
             self.model = model
+        for unused in self.family.unused(self.base):
+            unused.requires_grad_(False)
         self.model.train()  # from_pretrained leaves it in evaluation mode, in which gradients are never checkpointed
 
     @property
-    def base(self) -> Qwen2AudioForConditionalGeneration:
+    def base(self) -> Any:
         """The transformers model, adapters inside where there are any."""
         return self.model.base_model.model if self.lora is not None else self.model
 
     @property
+    def audio_path(self) -> dict[str, nn.Module]:
+        """The parts that turn features into embeddings."""
+        return self.family.audio_path(self.base)
+
+    @property
     def hears_with_frozen_tower(self) -> bool:
         """True when no weight of the audio path is trained."""
-        inner = self.base.model
-        return not any(
-            p.requires_grad for part in (inner.audio_tower, inner.multi_modal_projector) for p in part.parameters()
-        )
+        return not any(p.requires_grad for part in self.audio_path.values() for p in part.parameters())
 
     @property
     def end_token_id(self) -> int:
@@ -185,7 +191,7 @@ class Student(nn.Module):
         Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_state_dict` are collective: all ranks
         call them together.
         """
-        for layer in [*self.base.model.audio_tower.layers, *self.base.model.language_model.layers]:
+        for layer in self.family.layers(self.base):
             fully_shard(layer, mesh=mesh)
         fully_shard(self, mesh=mesh)
         self.sharded = True
@@ -202,9 +208,8 @@ class Student(nn.Module):
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
         if batch.audio is not None:
             return torch.cat([clip.to(batch.features.device) for clip in batch.audio])
-        inner = self.base.model
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
-            return encode_audio(inner.audio_tower, inner.multi_modal_projector, batch.features, batch.feature_lengths)
+            return self.family.encode_audio(self.audio_path, batch.features, batch.feature_lengths)
 
     def completion_logprobs(
         self,
@@ -237,7 +242,7 @@ class Student(nn.Module):
         with self.model.disable_adapter() if reference else contextlib.nullcontext():
             audio = self._encode_audio(batch) if audio is None else audio
             packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.mask)
-            hidden = self.base.model.language_model(
+            hidden = self.family.language_model(self.base)(
                 inputs_embeds=self.embed(packed.ids, batch, audio, packed.prompt_tokens),
                 position_ids=packed.positions,
                 attention_mask={"full_attention": None},
@@ -300,12 +305,13 @@ class Student(nn.Module):
                     delta = module.get_delta_weight(module.active_adapters[0])
                     updates[f"{name}.weight"] = (base.detach() + delta.detach().to(base.dtype)).detach()
         weights = {}
+        tied = self.base.all_tied_weights_keys  # the head where it is the token embeddings: no checkpoint has both
         for name, value in self.base.state_dict().items():
-            if ".lora_" in name:
-                continue
             plain = name.replace(".base_layer.", ".")
+            if ".lora_" in name or (plain in tied and plain not in updates):
+                continue
             value = updates.get(plain, value.detach())
-            weights[hub_name(plain)] = _gathered(value) if isinstance(value, DTensor) else value
+            weights[self.family.hub_name(plain)] = _gathered(value) if isinstance(value, DTensor) else value
             if self.sharded and torch.distributed.get_rank() > 0:
                 weights.clear()
         return weights
@@ -326,9 +332,7 @@ class Student(nn.Module):
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         partial.chmod(0o755)
         save_torch_state_dict(weights, partial)
-        config = self.base.config.to_dict()
-        config["architectures"] = ["Qwen2AudioForConditionalGeneration"]
-        self.base.config.from_dict(config).save_pretrained(partial)
+        self.family.hub_config(self.base.config).save_pretrained(partial)
         self.base.generation_config.save_pretrained(partial)
         self.processor.save_pretrained(partial)
         if target.exists():
@@ -354,18 +358,36 @@ def load_processor(weights: str) -> Any:
         raise WeightsError(f"no processor could be loaded from {weights!r}: {_first_line(error)}") from error
 
 
-def _load_model(weights: str, dtype: torch.dtype, attn_implementation: str) -> Qwen2AudioForConditionalGeneration:
+def load_family(weights: str) -> tuple[Family, Any]:
+    """Find out what ``weights`` is.
+
+    Returns:
+        Its family and its configuration.
+
+    Raises:
+        WeightsError: Nothing is there, or no student can be made of it.
+    """
     try:
-        model, report = Qwen2AudioForConditionalGeneration.from_pretrained(
+        config = AutoConfig.from_pretrained(weights)
+        return family_of(config), config
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"no student could be loaded from {weights!r}: {_first_line(error)}") from error
+
+
+def _load_model(family: Family, weights: str, dtype: torch.dtype, attn_implementation: str) -> Any:
+    try:
+        model, report = family.model_class.from_pretrained(
             weights, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise WeightsError(f"no Qwen2-Audio could be loaded from {weights!r}: {_first_line(error)}") from error
+        raise WeightsError(f"no {family.name} could be loaded from {weights!r}: {_first_line(error)}") from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if report.get(kind):
-            names = sorted(str(name) for name in report[kind])
+        names = sorted(name for name in map(str, report.get(kind) or ()) if not name.startswith(family.foreign))
+        if names:
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise WeightsError(f"{weights!r} does not fit Qwen2-Audio: {len(names)} {kind.replace('_', ' ')} ({shown})")
+            raise WeightsError(
+                f"{weights!r} does not fit {family.name}: {len(names)} {kind.replace('_', ' ')} ({shown})"
+            )
     return model
 
 

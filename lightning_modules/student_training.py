@@ -27,7 +27,7 @@ class StudentTraining(AudioQAModule):
         """Load the student.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio checkpoint.
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
             lr: Peak learning rate of AdamW.
             weight_decay: Weight decay of matrices; vectors (norms, biases) are not decayed.
             warmup_steps: Optimizer steps until ``lr`` is reached.

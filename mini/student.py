@@ -22,7 +22,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lightning_modules.hub_names import hub_name
+from lightning_modules.qwen2_audio import Qwen2Audio
 
 FORMAT = 1  # raise it when the recipe changes: cached students are then built anew
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -139,7 +139,8 @@ def build_student(
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     partial.chmod(0o755)
-    save_torch_state_dict({hub_name(n): v.contiguous() for n, v in model.state_dict().items()}, partial)
+    family = Qwen2Audio()
+    save_torch_state_dict({family.hub_name(n): v.contiguous() for n, v in model.state_dict().items()}, partial)
     model.config.save_pretrained(partial)
     model.generation_config.save_pretrained(partial)
     processor.save_pretrained(partial)

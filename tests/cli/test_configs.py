@@ -73,6 +73,16 @@ def test_stages_hand_over_to_each_other(capsys: pytest.CaptureFixture[str]) -> N
     assert test["model"]["init_args"]["weights"] == grpo["trainer"]["default_root_dir"] + "/best"
 
 
+def test_omni_goes_over_both_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    sft = printed(["fit", "--config", "sft.yaml", "--config", "omni.yaml"], capsys)
+    assert sft["model"]["init_args"]["weights"] == sft["data"]["init_args"]["processor"] == "Qwen/Qwen2.5-Omni-3B"
+    best = sft["trainer"]["default_root_dir"] + "/best"
+    start = f"--model.init_args.weights={best}"
+    grpo = printed(["fit", "--config", "grpo.yaml", "--config", "omni.yaml", start], capsys)
+    assert (best, grpo["trainer"]["default_root_dir"]) == ("runs/omni/sft/best", "runs/omni/grpo")
+    assert grpo["data"]["init_args"]["processor"] == best
+
+
 def test_sweep_command_is_accepted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Build the command as wandb's agent does, once with each parameter's first and once with its last value."""
     sweep = yaml.safe_load((CONFIG_FOLDER / SWEEP).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A tiny student and batches for it, made with transformers' own processor."""
+"""Tiny students and batches for them, made with transformers' own processors."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,16 @@ from transformers import AutoProcessor
 
 from datamodules.batch import AudioQABatch, Completions
 from datamodules.records import Question
-from tests.rollouts.tiny_model import build
+from tests.rollouts import tiny_model, tiny_omni
 
 SECONDS = 2
+FAMILIES = {"qwen2_audio": tiny_model.build, "qwen2_5_omni": tiny_omni.build}
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Directory of a tiny random student that hears two seconds."""
+def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a tiny random student that hears two seconds; a Qwen2-Audio unless a test asks for another."""
+    build = FAMILIES[getattr(request, "param", "qwen2_audio")]
     return str(build(tmp_path_factory.mktemp("student"), seconds=SECONDS))
 
 

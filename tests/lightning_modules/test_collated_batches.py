@@ -8,9 +8,15 @@ from datamodules.collate import Collator, Example
 from datamodules.prompts import PROMPTS
 from datamodules.records import Question
 from lightning_modules.student import Student
-from tests.lightning_modules.conftest import clip, released_logprobs
+from tests.lightning_modules.conftest import FAMILIES, clip, released_logprobs
 
 QUESTION = Question("q/0", "avqa", "a.wav", "What is heard?", ("dog", "cat"), 0, "Which")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test of a student for each family."""
+    if "weights" in metafunc.fixturenames:
+        metafunc.parametrize("weights", FAMILIES, indirect=True, scope="session")
 
 
 @pytest.mark.parametrize("samples", [16000, 16160, 16161, 15999, 6880, 32000, 31990], ids=str)

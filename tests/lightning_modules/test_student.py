@@ -2,17 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2AudioForConditionalGeneration
 
 from lightning_modules import token_logprobs as token_logprobs_module
 from lightning_modules.audio_encoding import audio_token_counts
-from lightning_modules.hub_names import hub_name
+from lightning_modules.qwen2_5_omni import Qwen25Omni
+from lightning_modules.qwen2_audio import Qwen2Audio
 from lightning_modules.student import LoRASettings, Student, WeightsError
-from tests.lightning_modules.conftest import make_batch, released_logprobs
+from tests.lightning_modules.conftest import FAMILIES, make_batch, released_logprobs
 
 CLIPS = {
     "equal": [2.0, 2.0],
@@ -20,6 +21,12 @@ CLIPS = {
     "odd frames": [1.01, 0.43, 1.99],
     "short": [0.31, 0.3],
 }
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test of a student for each family."""
+    if "weights" in metafunc.fixturenames:
+        metafunc.parametrize("weights", FAMILIES, indirect=True, scope="session")
 
 
 def lengths_for(clips: list[float]) -> list[list[int]]:
@@ -69,12 +76,15 @@ def test_gradient_checkpointing_changes_nothing(weights, processor, checkpointin
     torch.testing.assert_close(norm, expected, rtol=1e-5, atol=0)
 
 
-def test_audio_embeddings_equal_the_30_second_encoder(weights, processor) -> None:
+def test_audio_embeddings_equal_the_released_encoder(weights, processor) -> None:
     student = Student(weights)
     batch = make_batch(processor, [2.0, 1.01, 0.43], [[1], [1], [1]])
     expected: list[torch.Tensor] = []
-    projector = student.base.model.multi_modal_projector
-    hook = projector.register_forward_hook(lambda _module, _args, embeddings: expected.append(embeddings.detach()))
+
+    def heard(_module: object, _args: object, out: Any) -> None:
+        expected.append(getattr(out, "last_hidden_state", out).detach())
+
+    hook = list(student.audio_path.values())[-1].register_forward_hook(heard)
     released_logprobs(student.model, processor, batch)
     hook.remove()
     got = student.encode_audio(batch)
@@ -145,13 +155,12 @@ def test_export_is_the_same_model_for_from_pretrained(weights, processor, tmp_pa
         student.save_hub(tmp_path / "best")
         again = Student(str(tmp_path / "best"))
         torch.testing.assert_close(again.completion_logprobs(batch).logprobs, before, atol=1e-4, rtol=0)
-        plain = Qwen2AudioForConditionalGeneration.from_pretrained(tmp_path / "best")
+        plain = student.family.model_class.from_pretrained(tmp_path / "best")
         torch.testing.assert_close(released_logprobs(plain, processor, batch), before, atol=1e-4, rtol=0)
     names = set(load_file(tmp_path / "best" / "model.safetensors"))
     assert names == set(load_file(Path(weights) / "model.safetensors"))  # the Hub's names, all of them
-    assert json.loads((tmp_path / "best" / "config.json").read_text())["architectures"] == [
-        "Qwen2AudioForConditionalGeneration"
-    ]
+    architectures = json.loads((tmp_path / "best" / "config.json").read_text())["architectures"]
+    assert architectures in (["Qwen2AudioForConditionalGeneration"], ["Qwen2_5OmniForConditionalGeneration"])
     if lora is not None:
         with torch.no_grad():
             base = student.completion_logprobs(batch, reference=True).logprobs
@@ -167,6 +176,12 @@ def test_export_replaces_what_was_there(weights, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
 
+def named(weights: str, ending: str) -> str:
+    """Return the name on the Hub that ends so."""
+    (name,) = (name for name in load_file(Path(weights) / "model.safetensors") if name.endswith(ending))
+    return name
+
+
 def damaged(weights: str, target: Path, change) -> str:
     import shutil
 
@@ -178,20 +193,21 @@ def damaged(weights: str, target: Path, change) -> str:
 
 
 def test_missing_weights_are_refused(weights, tmp_path: Path) -> None:
-    name = "audio_tower.conv1.weight"
+    name = named(weights, "audio_tower.conv1.weight")
     directory = damaged(weights, tmp_path / "x", lambda t: t.pop(name))
-    with pytest.raises(WeightsError, match=r"1 missing keys \(model.audio_tower.conv1.weight\)"):
+    with pytest.raises(WeightsError, match=r"1 missing keys \((model.)?audio_tower.conv1.weight\)"):
         Student(directory)
 
 
 def test_unknown_weights_are_refused(weights, tmp_path: Path) -> None:
-    directory = damaged(weights, tmp_path / "x", lambda t: t.update({"language_model.model.extra": torch.zeros(1)}))
+    extra = named(weights, "embed_tokens.weight").replace("embed_tokens", "extra")
+    directory = damaged(weights, tmp_path / "x", lambda t: t.update({extra: torch.zeros(1)}))
     with pytest.raises(WeightsError, match="1 unexpected keys"):
         Student(directory)
 
 
 def test_wrong_shapes_are_refused(weights, tmp_path: Path) -> None:
-    name = "multi_modal_projector.linear.bias"
+    name = named(weights, "audio_tower.conv1.bias")
     directory = damaged(weights, tmp_path / "x", lambda t: t.update({name: torch.zeros(3)}))
     with pytest.raises(WeightsError):
         Student(directory)
@@ -210,14 +226,17 @@ def test_unmatched_lora_modules_are_refused(weights) -> None:
 def test_lora_trains_only_adapters_of_the_language_model(weights) -> None:
     student = Student(weights, LoRASettings())
     names = [name for name, _ in student.trainable_parameters()]
-    assert names
-    assert all("lora_" in name and "language_model" in name for name in names)
+    text = student.family.text_config(student.base.config)
+    assert len(names) == text.num_hidden_layers * 7 * 2  # of each linear layer, down and up
+    assert all("lora_" in name and "audio_tower" not in name and "visual" not in name for name in names)
     assert student.hears_with_frozen_tower
 
 
 def test_unknown_prefix_has_no_hub_name() -> None:
     with pytest.raises(KeyError, match="no name on the Hub"):
-        hub_name("model.vision_tower.conv.weight")
+        Qwen2Audio().hub_name("model.vision_tower.conv.weight")
+    with pytest.raises(KeyError, match="no name on the Hub"):
+        Qwen25Omni().hub_name("talker.model.norm.weight")
 
 
 def test_questions_in_one_row_do_not_see_each_other(weights, processor) -> None:

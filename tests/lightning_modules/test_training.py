@@ -206,7 +206,11 @@ def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
     return json.loads(output.read_text())
 
 
-@pytest.mark.parametrize("stage", ["sft", "grpo", "lora"])
+@pytest.mark.parametrize(
+    ("weights", "stage"),
+    [("qwen2_audio", "sft"), ("qwen2_audio", "grpo"), ("qwen2_audio", "lora"), ("qwen2_5_omni", "sft")],
+    indirect=["weights"],
+)
 def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> None:
     """The same global batch on one process and split over two (gloo) gives the same losses and weights."""
     one = run_worker(stage, weights, "auto", tmp_path / "one.json")

@@ -34,12 +34,15 @@ def hub_name(name: str) -> str:
     return "language_model.lm_head.weight" if name == "lm_head.weight" else name
 
 
-def build_tokenizer(special: list[str], chat_template: str) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    special: list[str], chat_template: str, named: dict[str, str] | None = None
+) -> PreTrainedTokenizerFast:
     """Return a tokenizer whose tokens are bytes, and the words yes and no.
 
     Args:
         special: Special tokens; among them ``<|im_end|>`` and ``<|endoftext|>``.
         chat_template: The chat template.
+        named: Special tokens by the names under which a processor asks for them.
     """
     symbols = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ye", "yes", "no"]
     merges = [("y", "e"), ("ye", "s"), ("n", "o")]
@@ -52,7 +55,7 @@ def build_tokenizer(special: list[str], chat_template: str) -> PreTrainedTokeniz
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=chat_template,
-        additional_special_tokens=special[3:],
+        extra_special_tokens=named or special[3:],
     )
 
 
