@@ -8,14 +8,13 @@ blocks of two seconds by themselves, so clips need no padding at all.
 """
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
-
-from lightning_modules.audio_blocks import ATTENTION, audio_blocks
 
 _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
 
@@ -66,15 +65,14 @@ class Qwen25Omni:
         """
         tower = parts["audio_tower"]
         heard = feature_lengths.tolist()
-        together: dict[str, Any] = {}
-        if tower.config._attn_implementation in ("sdpa", ATTENTION):
-            # the released attention is one call for each block: here all blocks are one, and told apart inside it
-            tower.config._attn_implementation = ATTENTION
+        ends: dict[str, Any] = {}
+        if "flash" not in tower.config._attn_implementation:
+            # in main memory: every layer reads them, and a GPU would be waited for each time
             positions = [(frames - 1) // 2 + 1 for frames in heard]
-            together["blocks"] = audio_blocks(positions, tower.n_window, features.device)
-            together["cu_seqlens"] = torch.tensor([0, sum(positions)], dtype=torch.int32)
+            blocks = [min(tower.n_window, n - start) for n in positions for start in range(0, n, tower.n_window)]
+            ends["cu_seqlens"] = torch.tensor([0, *accumulate(blocks)], dtype=torch.int32)
         clips = torch.cat([clip[:, :frames] for clip, frames in zip(features, heard, strict=True)], 1)
-        embeddings: Tensor = tower(clips, feature_lens=feature_lengths, **together).last_hidden_state
+        embeddings: Tensor = tower(clips, feature_lens=feature_lengths, **ends).last_hidden_state
         return embeddings
 
     def hub_name(self, name: str) -> str:
