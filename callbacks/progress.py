@@ -75,7 +75,9 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            self._line(trainer, pl_module, "sanity check", batch_idx + 1, sum(trainer.num_sanity_val_batches))
+        else:
             self._line(trainer, pl_module, "validation", batch_idx + 1, self.total_val_batches)
 
     @override

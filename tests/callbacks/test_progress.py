@@ -30,6 +30,7 @@ def test_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer.fit(Model())
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
+        "sanity check batch 1/1",
         "waiting for the first batch",
         "step 1/3, epoch 0 batch 1/64 | reward 0.25",
         "step 2/3, epoch 0 batch 2/64 | reward 0.25",
