@@ -195,7 +195,7 @@ def chance(corpus: Path) -> dict[str, float]:
 def rewards(run: Path, steps: int = 5) -> tuple[float, float]:
     """Return the mean reward of the first and of the last steps of a GRPO run, in however many sittings."""
     sittings = sorted((run / "metrics").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
-    found = {}
+    found: dict[int, float] = {}
     for folder in sittings:  # a sitting repeats the steps since the checkpoint that it began from
         with open(folder / "metrics.csv", newline="", encoding="utf-8") as rows:
             found |= {int(r["step"]): float(r["train/reward"]) for r in csv.DictReader(rows) if r.get("train/reward")}
