@@ -139,10 +139,16 @@ def _one_line(error: Exception) -> str:
     return text[0].split("] ", 1)[-1].split(".cc:", 1)[-1].split(": ", 1)[-1].rstrip(".") if text else "no message"
 
 
-def wav_bytes(waveform: np.ndarray) -> bytes:
-    """Return a waveform as a float32 WAV file at 16 kHz, whose samples soundfile reads back exactly."""
+def wav_bytes(waveform: np.ndarray, wav_format: WavFormat = "float32") -> bytes:
+    """Return a waveform as a WAV file at 16 kHz; from 32-bit floats soundfile reads the samples back exactly.
+
+    Args:
+        waveform: Mono float32 at 16 kHz.
+        wav_format: How samples are written.
+    """
     buffer = io.BytesIO()
-    soundfile.write(buffer, waveform.astype(np.float32, copy=False), SAMPLE_RATE, format="WAV", subtype="FLOAT")
+    subtype = {"pcm16": "PCM_16", "float32": "FLOAT"}[wav_format]
+    soundfile.write(buffer, waveform.astype(np.float32, copy=False), SAMPLE_RATE, format="WAV", subtype=subtype)
     return buffer.getvalue()
 
 
@@ -153,11 +159,7 @@ def wav_base64(waveform: np.ndarray, wav_format: WavFormat) -> str:
         waveform: Mono float32 at 16 kHz.
         wav_format: How samples are written.
     """
-    if wav_format == "float32":
-        return base64.b64encode(wav_bytes(waveform)).decode("ascii")
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return base64.b64encode(wav_bytes(waveform, wav_format)).decode("ascii")
 
 
 def audio_part(wav: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Prompt:
     def __post_init__(self) -> None:
         """Check that the template has both fields, and no other but ``{hint}``."""
         try:
-            fields = {field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None}
+            fields = self._fields
         except ValueError as error:
             raise UserError(f"prompt {self.name!r}: the template is broken ({error})") from None
         if fields - {"hint"} != {"question", "options"}:
@@ -54,7 +54,11 @@ class Prompt:
     @property
     def takes_hint(self) -> bool:
         """True where the template has a place for the teacher's reasoning."""
-        return "hint" in {field for _, field, _, _ in string.Formatter().parse(self.template)}
+        return "hint" in self._fields
+
+    @property
+    def _fields(self) -> set[str]:
+        return {field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None}
 
     def render(self, question: Question) -> str:
         """Return the text that asks the question; a hint is in the question's metadata."""

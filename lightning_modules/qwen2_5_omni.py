@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
+from lightning_modules.audio_encoding import audio_token_counts
+
 _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
 
 
@@ -64,14 +66,14 @@ class Qwen25Omni:
             The embeddings of all clips' audio tokens, one clip after the other ``[sum of tokens, H]``.
         """
         tower = parts["audio_tower"]
-        heard = feature_lengths.tolist()
+        heard = feature_lengths.cpu()
         ends: dict[str, Any] = {}
         if "flash" not in tower.config._attn_implementation:
             # in main memory: every layer reads them, and a GPU would be waited for each time
-            positions = [(frames - 1) // 2 + 1 for frames in heard]
+            positions = audio_token_counts(heard)[0].tolist()
             blocks = [min(tower.n_window, n - start) for n in positions for start in range(0, n, tower.n_window)]
             ends["cu_seqlens"] = torch.tensor([0, *accumulate(blocks)], dtype=torch.int32)
-        clips = torch.cat([clip[:, :frames] for clip, frames in zip(features, heard, strict=True)], 1)
+        clips = torch.cat([clip[:, :frames] for clip, frames in zip(features, heard.tolist(), strict=True)], 1)
         embeddings: Tensor = tower(clips, feature_lens=feature_lengths, **ends).last_hidden_state
         return embeddings
 

@@ -35,8 +35,8 @@ def write_video(path: Path, colour: int, sound: bool = True) -> None:
 Stage = Callable[..., Any]
 
 
-def stage_args(config: str, root: Path, url: str, out: Path) -> list[str]:
-    """Arguments that run a shipped configuration on small data and without worker processes."""
+def stage_args(configs: str | tuple[str, ...], root: Path, url: str, out: Path, run: str = "predict") -> list[str]:
+    """Arguments that run shipped configurations, one over the other, on small data and without worker processes."""
     options = {
         "trainer.default_root_dir": out,
         "trainer.enable_progress_bar": "false",
@@ -48,7 +48,8 @@ def stage_args(config: str, root: Path, url: str, out: Path) -> list[str]:
         "data.init_args.num_workers": 0,
         "data.init_args.eval_batch_size": 2,
     }
-    return ["predict", "--config", config, *(f"--{name}={value}" for name, value in options.items())]
+    named = [f"--config={config}" for config in ([configs] if isinstance(configs, str) else configs)]
+    return [run, *named, *(f"--{name}={value}" for name, value in options.items())]
 
 
 def records(folder: Path, kind: type[Any], files: str = "*.jsonl") -> list[Any]:

@@ -19,7 +19,7 @@ from datamodules.records import Prediction, Question, read_jsonl
 from datamodules.request_records import RequestError, Usage
 from lightning_modules.chat_endpoint import Choice
 from lightning_modules.remote_qa import completion_of
-from tests.endpoints.stages import OPTIONS, records, write_video
+from tests.endpoints.stages import OPTIONS, records, stage_args, write_video
 from tests.endpoints.stub_process import free_port
 from tests.endpoints.test_killed_and_several_ranks import start
 from train import main
@@ -28,20 +28,8 @@ Ask = Callable[..., Any]
 
 
 def arguments(stage: str, root: Path, url: str, out: Path) -> list[str]:
-    options = {
-        "trainer.default_root_dir": out,
-        "trainer.enable_progress_bar": "false",
-        "model.init_args.endpoint.base_url": url,
-        "model.init_args.endpoint.model": "stub",
-        "model.init_args.endpoint.timeout": 0.4,
-        "model.init_args.endpoint.retry.first_delay": 0.01,
-        "data.init_args.root": root,
-        "data.init_args.num_workers": 0,
-        "data.init_args.eval_batch_size": 2,
-        "data.init_args.predict_split": "train",
-    }
-    configs = ("--config", "benchmark/avqa.yaml", "--config", "benchmark/endpoint.yaml")
-    return [stage, *configs, *(f"--{name}={value}" for name, value in options.items())]
+    configs = ("benchmark/avqa.yaml", "benchmark/endpoint.yaml")
+    return [*stage_args(configs, root, url, out, stage), "--data.init_args.predict_split=train"]
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """A tiny random Qwen2.5-VL with its processor, for tests: what it says is noise, but it sees."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -13,7 +11,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from tests.rollouts.tiny_model import build_tokenizer
+from tests.rollouts.tiny_model import build_tokenizer, write_model
 
 PATCH, MERGE = 14, 2
 SPECIAL = [
@@ -73,14 +71,5 @@ def build(directory: Path, seed: int = 0) -> Path:
     )
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    state = {}
-    for name, value in model.state_dict().items():
-        spread = 6.0 if name == "lm_head.weight" else 4.0 if value.ndim >= 2 else 1.0
-        state[name] = (value.detach() * spread).contiguous()
-    directory.mkdir(parents=True, exist_ok=True)
-    processor.save_pretrained(directory)
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    fields = config.to_dict()
-    fields.update(architectures=["Qwen2_5_VLForConditionalGeneration"], dtype="float32")
-    (directory / "config.json").write_text(json.dumps(fields, indent=1, default=str))
-    return directory
+    fields = config.to_dict() | {"architectures": ["Qwen2_5_VLForConditionalGeneration"]}
+    return write_model(directory, processor, model, fields, head=6.0)

@@ -28,6 +28,7 @@ from lightning_modules.sft import SFTModule
 from lightning_modules.student import LoRASettings, Student
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions, example
+from tests.rollouts.test_vllm_rollout import trainer
 from tests.rollouts.tiny_omni import build
 
 
@@ -59,19 +60,7 @@ def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(root: Path, module: lightning.LightningModule, data: Any, *callbacks: lightning.Callback) -> Logged:
     logged = Logged()
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=root,
-        callbacks=[*callbacks, logged],
-    )
-    trainer.fit(module, data)
+    trainer(root, *callbacks, logged).fit(module, data)
     return logged
 
 

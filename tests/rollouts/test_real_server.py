@@ -30,6 +30,7 @@ from datamodules.prompts import THINK_SHORT
 from lightning_modules.student import LoRASettings, Student
 from tests.datamodules.dataset_files import write_mp4
 from tests.rollouts.questions import Learner, Questions, clip, example
+from tests.rollouts.test_vllm_rollout import trainer
 from tests.rollouts.tiny_model import build
 
 pytestmark = pytest.mark.server
@@ -65,20 +66,9 @@ class Measured(Learner):
 
 
 def fit(tmp_path: Path, module: Learner, count: int, *callbacks: lightning.Callback, **settings) -> lightning.Trainer:
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=list(callbacks),
-        **{"limit_val_batches": 0, **settings},
-    )
-    trainer.fit(module, Questions(module.student.processor, count, 2))
-    return trainer
+    run = trainer(tmp_path, *callbacks, num_sanity_val_steps=0, **settings)
+    run.fit(module, Questions(module.student.processor, count, 2))
+    return run
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "mp4"])

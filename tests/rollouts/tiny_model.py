@@ -1,7 +1,9 @@
 """A tiny random Qwen2-Audio with its processor, for tests: its tokens are bytes, and the words yes and no."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -99,14 +101,35 @@ def build(directory: Path, seed: int = 0, seconds: int = 30) -> Path:
     )
     torch.manual_seed(seed)
     model = Qwen2AudioForConditionalGeneration(config)
+    fields = {"architectures": ["Qwen2AudioForConditionalGeneration"], "audio_token_index": audio}
+    return write_model(directory, processor, model, config.to_dict() | fields, hub_name)
+
+
+def write_model(
+    directory: Path,
+    processor: Any,
+    model: torch.nn.Module,
+    fields: dict[str, Any],
+    rename: Callable[[str], str] = str,
+    head: float = 40.0,
+) -> Path:
+    """Write a random model whose weights are spread, so that what it says depends on what it is given.
+
+    Args:
+        directory: Where it is written.
+        processor: Its processor.
+        model: The model.
+        fields: Its configuration.
+        rename: Gives a weight's name in the file.
+        head: How much the head's weights are spread.
+    """
     state = {}
     for name, value in model.state_dict().items():
-        spread = 40.0 if name == "lm_head.weight" else 4.0 if value.ndim >= 2 and "embed_positions" not in name else 1.0
-        state[hub_name(name)] = (value.detach() * spread).contiguous()
+        matrix = value.ndim >= 2 and "embed_positions" not in name
+        spread = head if name == "lm_head.weight" else 4.0 if matrix else 1.0
+        state[rename(name)] = (value.detach() * spread).contiguous()
     directory.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(directory)
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    fields = config.to_dict()
-    fields.update(architectures=["Qwen2AudioForConditionalGeneration"], audio_token_index=audio, dtype="float32")
-    (directory / "config.json").write_text(json.dumps(fields, indent=1, default=str))
+    (directory / "config.json").write_text(json.dumps(fields | {"dtype": "float32"}, indent=1, default=str))
     return directory

@@ -1,10 +1,8 @@
 """A tiny random Qwen2.5-Omni with its processor, for tests: a thinker under Hub names, without a talker."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from transformers import (
     Qwen2_5OmniConfig,
     Qwen2_5OmniProcessor,
@@ -14,7 +12,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from tests.rollouts.tiny_model import SPECIAL, build_tokenizer
+from tests.rollouts.tiny_model import SPECIAL, build_tokenizer, write_model
 
 NAMED = {
     "audio_token": "<|AUDIO|>",
@@ -105,14 +103,5 @@ def build(directory: Path, seed: int = 0, seconds: int = 2, window: int = 25) ->
     config = Qwen2_5OmniConfig(thinker_config=thinker, enable_audio_output=False)
     torch.manual_seed(seed)
     model = Qwen2_5OmniThinkerForConditionalGeneration(config.thinker_config)
-    state = {}
-    for name, value in model.state_dict().items():
-        spread = 40.0 if name == "lm_head.weight" else 4.0 if value.ndim >= 2 else 1.0
-        state[f"thinker.{name}"] = (value.detach() * spread).contiguous()
-    directory.mkdir(parents=True, exist_ok=True)
-    processor.save_pretrained(directory)
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    fields = config.to_dict()
-    fields.update(architectures=["Qwen2_5OmniModel"], dtype="float32")
-    (directory / "config.json").write_text(json.dumps(fields, indent=1, default=str))
-    return directory
+    fields = config.to_dict() | {"architectures": ["Qwen2_5OmniModel"]}
+    return write_model(directory, processor, model, fields, "thinker.{}".format)
