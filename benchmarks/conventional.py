@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2AudioForConditionalGeneration
 
 from datamodules.batch import AudioQABatch
@@ -46,13 +47,10 @@ def with_adapters(model: Qwen2AudioForConditionalGeneration, rank: int = 8, alph
 
 
 def rows_of(processor: Any, batch: AudioQABatch) -> Rows:
-    """Make one right-padded row of each completion, each with its own copy of the 30 s of mel features."""
+    """Make one right-padded row of each completion."""
     done = batch.completions
     assert done is not None
     group = done.ids.shape[1]
-    audio = processor.feature_extractor(
-        batch.waveforms, sampling_rate=16_000, return_attention_mask=True, padding="max_length", return_tensors="pt"
-    )
     rows, labels = [], []
     for b in range(len(batch)):
         prompt = batch.prompt_ids[b, : batch.prompt_lengths[b]]
@@ -60,16 +58,28 @@ def rows_of(processor: Any, batch: AudioQABatch) -> Rows:
             target = done.ids[b, g][done.mask[b, g]]
             rows.append(torch.cat([prompt, target]))
             labels.append(torch.cat([torch.full_like(prompt, IGNORED), target]))
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+    padded = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+    return Rows(_inputs(processor, batch, rows, group, "right"), padded, done.mask)
+
+
+def prompts_of(processor: Any, batch: AudioQABatch, group: int) -> dict[str, Tensor]:
+    """Make ``group`` left-padded rows of each prompt, as ``generate`` takes them."""
+    rows = [batch.prompt_ids[b, : batch.prompt_lengths[b]] for b in range(len(batch)) for _ in range(group)]
+    return _inputs(processor, batch, rows, group, "left")
+
+
+def _inputs(processor: Any, batch: AudioQABatch, rows: list[Tensor], group: int, side: str) -> dict[str, Tensor]:
+    """Pad rows of token ids and give each its own copy of the 30 s of mel features."""
+    audio = processor.feature_extractor(
+        batch.waveforms, sampling_rate=16_000, return_attention_mask=True, padding="max_length", return_tensors="pt"
+    )
+    mask = [torch.ones_like(row) for row in rows]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_side=side),
+        "attention_mask": pad_sequence(mask, batch_first=True, padding_side=side),
         "input_features": audio["input_features"].repeat_interleave(group, 0),
         "feature_attention_mask": audio["attention_mask"].repeat_interleave(group, 0),
     }
-    padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
-    return Rows(inputs, padded, done.mask)
 
 
 def logprobs_of(model: Any, rows: Rows) -> Tensor:

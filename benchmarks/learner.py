@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import conventional
+from benchmarks import conventional, whole_step
 from benchmarks.laps import Laps
 from benchmarks.learner_world import (
     SHAPES,
@@ -44,6 +44,7 @@ from lightning_modules.losses import grpo_loss, sft_loss
 from lightning_modules.student import LoRASettings, Student
 
 BARS = {"grpo": 3.5, "grpo memory": 0.5, "sft": 1.25, "sft cached": 1.5, "sft four traces": 2.2}
+TASKS = ("grpo", "sft", "step")
 SYSTEMS = ("conventional", "ours")
 BACKENDS = (
     SDPBackend.FLASH_ATTENTION,
@@ -388,9 +389,18 @@ def table(report: dict[str, Any]) -> str:
         lines += ["", "| attention kernel | our GRPO step, s |", "|---|---|"]
         for name, found in kernels.items():
             lines.append(f"| {name} | {found['median'] if isinstance(found, dict) else found} |")
+    if whole := report.get("whole_step"):
+        lines += ["", "| whole GRPO step, s | rollout | learner | weight push | all | completion tokens |"]
+        lines.append("|---|---|---|---|---|---|")
+        for name in SYSTEMS:
+            cells = [f"{whole[name]['parts'].get(part, 0):.2f}" for part in ("rollout", "learner", "weight push")]
+            cells += [f"{whole[name]['seconds']['median']:.2f}", f"{whole[name]['tokens']:.0f}"]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     if peers := report.get("peers"):
-        lines += ["", "| peer | seconds | ours, s | ratio |", "|---|---|---|---|"]
-        lines += [f"| {r['name']} | {r['seconds']:.2f} | {r['ours']:.2f} | {r['ratio']:.2f} |" for r in peers]
+        lines += ["", "| peer | seconds | ours, s | ratio (lowest to highest) |", "|---|---|---|---|"]
+        for row in peers:
+            ratio = f"{row['ratio']['median']:.2f} ({row['ratio']['lowest']:.2f} to {row['ratio']['highest']:.2f})"
+            lines.append(f"| {row['name']} | {row['seconds']:.2f} | {row['ours']:.2f} | {ratio} |")
         hears = report["trl"]["hears"]
         lines += ["", f"TRL's learner {'gets' if hears else 'does not get'} the audio: {json.dumps(report['trl'])}"]
     lines += ["", f"Collating 8 clips: {report['collating']['conventional']:.3f} s conventionally, "]
@@ -443,7 +453,13 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=150, help="tokens of each completion (150)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the clips (10)")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, on both sides")
-    parser.add_argument("--tasks", nargs="+", default=["grpo", "sft"], help="grpo, sft, or both")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=list(TASKS),
+        choices=TASKS,
+        help="learner step of GRPO, step of SFT, whole GRPO step with a vLLM server (all three)",
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     parser.add_argument("--backends", action="store_true", help="measure each of PyTorch's attention kernels too")
     parser.add_argument("--peers", type=Path, help="folder of the peers' environments")
@@ -470,13 +486,15 @@ def main(args: Sequence[str] | None = None) -> None:
                 report["memory"][task] = row
                 print(f"{task}: peak memory {row}", flush=True)
     report["results"] = measure(options, shape, world)
+    if "step" in options.tasks:
+        report["whole_step"] = whole_step.measure(options, shape, world)
     report["collating"] = collating(world)
     if options.backends:
         report["attention"] = attention_backends(options, shape, world)
     if options.peers:
         from benchmarks.peers.compare import compare, trl_hears
 
-        report["peers"] = compare(options, shape, world)
+        report["peers"] = compare(options, shape, world, report.get("whole_step", {}).get("ours"))
         report["trl"] = trl_hears(options.peers)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "learner" if options.device == "cpu" else f"learner_{options.device}_{options.shape}"

@@ -6,7 +6,6 @@ take as long as the learner's step: once strictly on-policy, once with ``max_sta
 """
 
 import argparse
-import itertools
 import json
 import sys
 import tempfile
@@ -15,84 +14,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from torch.utils.data import DataLoader
 
+from benchmarks import training_run
 from benchmarks.learner_world import SHAPES, World, build_model, build_world
 from benchmarks.run_record import RESULTS, run_record, spread
+from benchmarks.training_run import PARTS, Clock, Questions
 from callbacks.vllm_rollout import VLLMRollout
-from datamodules.batch import AudioQABatch
-from datamodules.sampler import ResumableLoader
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.student import LoRASettings, Student
 from tests.rollouts.fake_server import FakeServer
 
 BAR = 0.6
-PARTS = ("time/learner", "time/rollout", "time/rollout_wait", "time/sync")
-
-
-class Questions(lightning.LightningDataModule):
-    """Questions of the synthetic world."""
-
-    def __init__(self, world: World, batches: int, batch_size: int) -> None:
-        """Make them.
-
-        Args:
-            world: Where they come from.
-            batches: How many batches.
-            batch_size: Questions in each.
-        """
-        super().__init__()
-        self.collate = world.collator
-        self.examples = [world.example(number) for number in range(batches * batch_size)]
-        self.batch_size = batch_size
-
-    def train_dataloader(self) -> DataLoader[AudioQABatch]:
-        """All questions in order."""
-        return ResumableLoader(self.examples, self.batch_size, collate_fn=self.collate)
-
-
-class Clock(lightning.Callback):
-    """When batches ended, and what was logged."""
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        super().__init__()
-        self.ends: list[float] = []
-        self.logged: list[dict[str, float]] = []
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Note the time and what was logged."""
-        self.ends.append(time.perf_counter())
-        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items() if name in PARTS})
 
 
 def run(weights: Path, world: World, staleness: int, seconds: float, options: argparse.Namespace) -> Clock:
     """Train some batches against a server that takes ``seconds`` for a batch."""
     torch.manual_seed(0)
     module = GRPOModule(str(weights), num_completions=8, lora=LoRASettings())
-    clock = Clock()
-    with FakeServer(weights, settings={"max_model_len": 4096}) as server, tempfile.TemporaryDirectory() as folder:
+    with FakeServer(weights, settings={"max_model_len": 4096}) as server:
         server.behave = lambda route, body: time.sleep(seconds) if route.endswith("generate") else None
         rollouts = VLLMRollout([server.url], max_new_tokens=33, parity_gate=False, seed=0, max_staleness=staleness)
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[rollouts, clock],
-        )
-        trainer.fit(module, Questions(world, options.batches, options.batch_size))
-    return clock
-
-
-def steps(clock: Clock) -> list[float]:
-    """Return the seconds between the ends of batches; those of the first two are left out."""
-    return [after - before for before, after in itertools.pairwise(clock.ends[1:])]
+        return training_run.run(module, rollouts, Questions(world, options.batches, options.batch_size))
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -112,9 +55,9 @@ def main(args: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "student"
         Student.of_model(build_model(SHAPES[options.shape], world), world.processor).save_hub(weights)
-        learner = spread([row["time/learner"] for row in run(weights, world, 0, 0.0, options).logged[1:]])["median"]
+        learner = spread(run(weights, world, 0, 0.0, options).part("time/learner"))["median"]
         clocks = [run(weights, world, staleness, learner, options) for staleness in (0, 1)]
-    serial, overlapped = (spread(steps(clock)) for clock in clocks)
+    serial, overlapped = (spread(clock.steps) for clock in clocks)
     report |= {
         "server_seconds": learner,
         "serial": serial,
@@ -122,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "ratio": round(overlapped["median"] / serial["median"], 3),
         "bar": BAR,
         "parts": {
-            name: {part: spread([row.get(part, 0.0) for row in clock.logged[2:]])["median"] for part in PARTS}
+            name: {part: spread(clock.part(part))["median"] for part in PARTS}
             for name, clock in zip(("serial", "overlapped"), clocks, strict=True)
         },
     }

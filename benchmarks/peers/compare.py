@@ -11,35 +11,64 @@ import soundfile
 
 from benchmarks.learner import Measured, Ours, steps_of, tasks_of
 from benchmarks.learner_world import PROMPT, Shape, World, build_model
+from benchmarks.run_record import spread
 from lightning_modules.student import Student
 
 HERE = Path(__file__).parent
 ROUNDS = 2
 
 
-def compare(options: argparse.Namespace, shape: Shape, world: World) -> list[dict[str, Any]]:
-    """Run a peer and then our own steps, twice for each task; returns the rows of the table."""
+def compare(options: argparse.Namespace, shape: Shape, world: World, whole: Any = None) -> list[dict[str, Any]]:
+    """Run a peer and then our own steps, twice for each task.
+
+    Args:
+        options: Sizes and rounds.
+        shape: The student's.
+        world: Where its questions come from.
+        whole: What was measured of our whole GRPO step, if it was.
+
+    Returns:
+        The rows of the table. In the peer's batches each of eight traces is a row of its own, so that the same step is
+        set against ours with cached audio and with four traces of each question.
+    """
     folder: Path = options.peers
     write_data(folder / "data", shape, world)
     ours = Ours(options, shape, world)
+    tasks = tasks_of(options, world)
     rows = []
-    for task in ("grpo", "sft"):
-        batch = tasks_of(options, world)[task]
-        step = steps_of(task, ours, batch)[task]
-        mine, theirs = Measured(), []
+    for task, cases in (("grpo", ["grpo"]), ("sft", ["sft", "sft four traces"])):
+        steps = {name: step for case in cases for name, step in steps_of(case, ours, tasks[case]).items()}
+        theirs: list[float] = []
+        mine = {name: Measured() for name in steps}
+        ratios: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(ROUNDS):
-            theirs += swift_steps(folder, task, options)
-            for number in range(options.rounds + 1):
-                mine.run(step, ours.laps, number > 0)
-        seconds, own = median(theirs), median(mine.seconds)
-        rows.append({"name": f"ms-swift, {task}", "seconds": seconds, "ours": own, "ratio": seconds / own})
-        print(rows[-1], flush=True)
+            measured = swift_steps(folder, task, options)
+            theirs += measured
+            for name, step in steps.items():
+                before = len(mine[name].seconds)
+                for number in range(options.rounds + 1):
+                    mine[name].run(step, ours.laps, number > 0)
+                ratios[name].append(median(measured) / median(mine[name].seconds[before:]))
+        for name in steps:
+            own = median(mine[name].seconds)
+            rows.append(row_of(f"ms-swift, {name}", median(theirs), own, ratios[name]))
+    if whole:
+        measured = swift_steps(folder, "whole", options)
+        own = whole["seconds"]["median"]
+        rows.append(row_of("ms-swift, whole GRPO step", median(measured), own, [one / own for one in measured]))
     return rows
 
 
+def row_of(name: str, seconds: float, own: float, ratios: list[float]) -> dict[str, Any]:
+    """Return and print a row of the table."""
+    row = {"name": name, "seconds": seconds, "ours": own, "ratio": spread(ratios, 2)}
+    print(row, flush=True)
+    return row
+
+
 def swift_steps(folder: Path, task: str, options: argparse.Namespace) -> list[float]:
-    """Return the seconds of ms-swift's steps."""
-    batch = options.questions * options.group if task == "grpo" else 8
+    """Return the seconds of ms-swift's steps: those of SFT, of GRPO without its sampling, or the whole of GRPO."""
+    batch = 8 if task == "sft" else options.questions * options.group
     settings = {"data": str(folder / "data"), "steps": options.rounds, "threads": options.threads}
     settings |= {"group": options.group, "tokens": options.tokens, "batch": batch}
     last = run(folder / "swift", HERE / "swift_steps.py", task, json.dumps(settings))
@@ -62,13 +91,15 @@ def run(environment: Path, *command: str | Path) -> Any:
 
 def write_data(folder: Path, shape: Shape, world: World, questions: int = 64) -> None:
     """Write checkpoint, clips and questions in the way that older transformers read too."""
-    if (folder / "grpo.jsonl").exists():
+    if (folder / "whole.jsonl").exists():
         return
     (folder / "wav").mkdir(parents=True, exist_ok=True)
     Student.of_model(build_model(shape, world), world.processor).save_hub(folder / "model")
     _make_readable_for_older_transformers(folder / "model", world, shape)
-    rows: dict[str, list[dict[str, Any]]] = {"grpo": [], "sft": []}
-    for number, example in enumerate(world.sft_examples(questions)):
+    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "grpo": [], "whole": []}
+    examples = world.sft_examples(questions)
+    first = PROMPT.render(examples[0].question)
+    for number, example in enumerate(examples):
         clip = folder / "wav" / f"{number}.wav"
         soundfile.write(clip, example.waveform, 16_000, subtype="PCM_16")
         text = PROMPT.render(example.question)
@@ -77,8 +108,11 @@ def write_data(folder: Path, shape: Shape, world: World, questions: int = 64) ->
         rows["grpo"].append(row)
         answer = {"role": "assistant", "content": example.targets[0]}
         rows["sft"].append({"messages": [asked, answer], "audios": row["audios"]})
-    for name in ("sft", "grpo"):
-        lines = "".join(json.dumps(row) + "\n" for row in rows[name])
+        # with transformers of its time, ms-swift's sampling fails where prompts of a batch differ in length
+        if len(world.processor.tokenizer(text)["input_ids"]) == len(world.processor.tokenizer(first)["input_ids"]):
+            rows["whole"].append(row)
+    for name, those in rows.items():
+        lines = "".join(json.dumps(row) + "\n" for row in those)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
-"""Steps of ms-swift's own trainers, run in ms-swift's environment: ``python swift_steps.py grpo|sft SETTINGS``.
+"""Steps of ms-swift's own trainers, run in ms-swift's environment: ``python swift_steps.py sft|grpo|whole SETTINGS``.
 
 SETTINGS is JSON: data (folder), steps, threads, group, tokens, batch. Prints the seconds of each step but the first as
-JSON on the last line. In GRPO the completions are random tokens of the wanted length, so that nothing is generated: it
-is the learner that is measured.
+JSON on the last line. ``grpo`` is the learner alone: its completions are random tokens of the wanted length. In
+``whole`` transformers samples them, as ms-swift does without vLLM.
 """
 
 import copy
@@ -76,7 +76,8 @@ else:
             return [random.random() for _ in completions]
 
     orms["random"] = RandomReward
-    GRPOTrainer._generate_completions = random_completions
+    if TASK == "grpo":
+        GRPOTrainer._generate_completions = random_completions
     rlhf_main(
         [
             *("--rlhf_type", "grpo", "--use_vllm", "false", "--num_generations", str(SETTINGS["group"])),

@@ -90,6 +90,20 @@ def test_log_probabilities_are_the_trainers(client: VLLMClient, student: Student
         judge_parity(found, client.url, 1e-3, 1e-3)
 
 
+def test_an_idle_server_leaves_the_cores_to_the_learner(client: VLLMClient, vllm_server: VLLMServer, batch):
+    client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(1, 8, 1.0, 0, ()))
+    assert vllm_server.process is not None
+    leader = psutil.Process(vllm_server.process.pid)
+    processes = [leader, *leader.children(recursive=True)]
+
+    def used() -> float:
+        return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+    before = used()
+    time.sleep(1.0)
+    assert used() - before < 0.3
+
+
 def test_gate_refuses_other_weights(client: VLLMClient, batch: AudioQABatch, tmp_path: Path):
     other = Student(str(build(tmp_path / "other", seed=1, seconds=2))).eval()
     with pytest.raises(
