@@ -1,9 +1,10 @@
-"""The learner against the conventional step: ``python -m benchmarks.learner`` (about four minutes on two quiet cores).
+"""The learner against the conventional step: ``python -m benchmarks.learner`` (about six minutes on two quiet cores).
 
 Measured are the GRPO learner step (reference forward, policy forward, backward) and the SFT step of this project, and
 the same steps in plain transformers and peft (``benchmarks/conventional.py``), alternating in one run, on the same
-random student, clips and completions. Peak memory is that of processes of their own. Both sides get their batches
-collated; what collating takes is listed beside. Writes ``learner.json``, ``learner.png`` and ``learner.md`` to
+random student, clips and completions; then the whole GRPO step with rollouts from a real vLLM server and weight pushes
+(``benchmarks/whole_step.py``). Peak memory is that of processes of their own. Both sides get their batches collated;
+what collating takes is listed beside. Writes ``learner.json``, ``learner.png`` and ``learner.md`` to
 ``benchmarks/results``.
 
 On a GPU: ``python -m benchmarks.learner --device cuda --shape 7b --dtype bfloat16 --tokens 200 --backends``. Tokens per
@@ -358,26 +359,8 @@ def table(report: dict[str, Any]) -> str:
         f"`{report['command']}` at {report['commit']}; {report['machine']}, load {report['load_before']}; "
         + ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
         "",
-        "| step | conventional, s | ours, s | ratio (lowest to highest) | bar | largest difference |",
-        "|---|---|---|---|---|---|",
     ]
-    for case, row in report["results"].items():
-        ratio = row.get("ratio")
-        cells = [_median(row[name]) for name in SYSTEMS]
-        cells.append(f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else "-")
-        cells += [str(row["bar"] or "-"), f"{row['largest_difference']:.1e}" if ratio else "-"]
-        lines.append(f"| {case} | {' | '.join(cells)} |")
-    lines += ["", "| step | completion tokens/s, conventional | ours | FLOPs utilisation, conventional | ours |"]
-    lines.append("|---|---|---|---|---|")
-    for case, row in report["results"].items():
-        cells = [str(row[name].get(key, "-")) for key in THROUGHPUT for name in SYSTEMS]
-        lines.append(f"| {case} | {' | '.join(cells)} |")
-    lines += ["", f"Utilisation is of {report['peak_tflops']} TFLOP/s, counted on the tokens that are needed."]
-    lines += ["", "| part, s | conventional | ours |", "|---|---|---|"]
-    for case, row in report["results"].items():
-        theirs, ours = row["conventional"]["parts"], row["ours"]["parts"]
-        parts = list(dict.fromkeys([*theirs, *ours]))
-        lines += [f"| {case}: {part} | {theirs.get(part, 0):.3f} | {ours.get(part, 0):.3f} |" for part in parts]
+    lines += _steps_table(report) if report["results"] else []
     if memory := report.get("memory"):
         lines += ["", "| peak memory, GB | conventional | ours | ratio | before the steps |", "|---|---|---|---|---|"]
         for task, row in memory.items():
@@ -406,6 +389,29 @@ def table(report: dict[str, Any]) -> str:
     lines += ["", f"Collating 8 clips: {report['collating']['conventional']:.3f} s conventionally, "]
     lines[-1] += f"{report['collating']['ours']:.3f} s here."
     return "\n".join(lines) + "\n"
+
+
+def _steps_table(report: dict[str, Any]) -> list[str]:
+    lines = ["| step | conventional, s | ours, s | ratio (lowest to highest) | bar | largest difference |"]
+    lines.append("|---|---|---|---|---|---|")
+    for case, row in report["results"].items():
+        ratio = row.get("ratio")
+        cells = [_median(row[name]) for name in SYSTEMS]
+        cells.append(f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else "-")
+        cells += [str(row["bar"] or "-"), f"{row['largest_difference']:.1e}" if ratio else "-"]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    lines += ["", "| step | completion tokens/s, conventional | ours | FLOPs utilisation, conventional | ours |"]
+    lines.append("|---|---|---|---|---|")
+    for case, row in report["results"].items():
+        cells = [str(row[name].get(key, "-")) for key in THROUGHPUT for name in SYSTEMS]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    lines += ["", f"Utilisation is of {report['peak_tflops']} TFLOP/s, counted on the tokens that are needed."]
+    lines += ["", "| part, s | conventional | ours |", "|---|---|---|"]
+    for case, row in report["results"].items():
+        theirs, ours = row["conventional"]["parts"], row["ours"]["parts"]
+        parts = list(dict.fromkeys([*theirs, *ours]))
+        lines += [f"| {case}: {part} | {theirs.get(part, 0):.3f} | {ours.get(part, 0):.3f} |" for part in parts]
+    return lines
 
 
 def _median(summary: dict[str, Any]) -> str:
@@ -500,7 +506,8 @@ def main(args: Sequence[str] | None = None) -> None:
     name = "learner" if options.device == "cpu" else f"learner_{options.device}_{options.shape}"
     (options.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (options.output / f"{name}.md").write_text(table(report), encoding="utf-8")
-    plot(options.output / f"{name}.png", report)
+    if report["results"]:
+        plot(options.output / f"{name}.png", report)
     print(table(report))
 
 

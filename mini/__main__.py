@@ -2,8 +2,9 @@
 
 Synthesises the corpus, builds the small student, lets the embedded teacher watch and the embedded checker hear, runs
 SFT on all traces, on the verified ones and on the verified ones of unanimous questions, runs GRPO from the last (with
-rollouts from a real vLLM server and weight updates into it), tests every student on the three benchmarks' formats,
-prints the table and stops the servers. Each stage is ``train.py`` in a process of its own.
+rollouts from a real vLLM server and weight updates into it), tests every student on the three benchmarks' formats and
+the last one also with other audio, prints the table, writes the report and stops the servers. Each stage is
+``train.py`` in a process of its own.
 """
 
 import argparse
@@ -45,6 +46,8 @@ STUDENTS = {
     "tts": "TTS + AGFV + SFT",
     "grpo": "TTS + AGFV + SFT + GRPO",
 }
+PROBES = ("silence", "swap", "noise")
+"""What the last student's audio is replaced by: a student that hears must lose what it has learnt to hear."""
 console = Console(soft_wrap=True)
 
 
@@ -83,10 +86,14 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
             train("grpo", options.seed, *resume)
         with timed("benchmarks"):
             accuracies = {student: benchmark(student, output) for student in STUDENTS}
+        with timed("can it hear?"):
+            probed = {probe: test("grpo", "avqa", output, probe) for probe in PROBES}
     finally:
         server.stop()
-    (output / "results.json").write_text(json.dumps(accuracies, indent=2) + "\n", encoding="utf-8")
-    show(accuracies, chance(corpus), rewards(output / "grpo"))
+    results = json.dumps(accuracies | {"grpo on probed audio": probed}, indent=2)
+    (output / "results.json").write_text(results + "\n", encoding="utf-8")
+    show(accuracies, chance(corpus), probed, rewards(output / "grpo"))
+    write_report(output, corpus)
     say(f"everything took {(time.monotonic() - started) / 60:.1f} minutes; results are in {output}")
     return accuracies
 
@@ -161,23 +168,36 @@ def run(subcommand: str, stage: str, *extra: str) -> None:
 
 def benchmark(student: str, output: Path) -> dict[str, float]:
     """Test a student on the three benchmarks and return its accuracies."""
+    return {name: test(student, name, output) for name in BENCHMARKS}
+
+
+def test(student: str, name: str, output: Path, probe: str = "") -> float:
+    """Test a student on one benchmark, with its audio replaced where a probe is named; return the accuracy."""
     from train import main as train_main
 
     weights = output / "student" if student == "untrained" else output / student / "best"
-    accuracies = {}
-    for name, title in BENCHMARKS.items():
-        root = output / "benchmark" / student / name
-        (root / "predictions.jsonl").unlink(missing_ok=True)
-        say(f"{STUDENTS[student]} on {title}")
-        cli = train_main(
-            [
-                *("test", "--config", f"benchmark/{name}.yaml", "--config", f"mini/{name}.yaml"),
-                f"--model.init_args.weights={weights}",
-                f"--trainer.default_root_dir={root}",
-            ]
-        )
-        accuracies[name] = float(cli.trainer.callback_metrics["test/accuracy"])
-    return accuracies
+    root = output / "benchmark" / student / (f"{name}-{probe}" if probe else name)
+    (root / "predictions.jsonl").unlink(missing_ok=True)
+    say(f"{STUDENTS[student]} on {BENCHMARKS[name]}" + (f", audio: {probe}" if probe else ""))
+    cli = train_main(
+        [
+            *("test", "--config", f"benchmark/{name}.yaml", "--config", f"mini/{name}.yaml"),
+            f"--model.init_args.weights={weights}",
+            f"--trainer.default_root_dir={root}",
+            *([f"--data.init_args.probe={probe}"] if probe else []),
+        ]
+    )
+    return float(cli.trainer.callback_metrics["test/accuracy"])
+
+
+def write_report(output: Path, corpus: Path) -> None:
+    """Write tables, plots and examples of all students below ``output``."""
+    from scores.__main__ import main as scores_main
+
+    runs = [f"{title}={output / 'benchmark' / student}" for student, title in STUDENTS.items()]
+    metrics = [f"--metrics={STUDENTS['grpo']}={sittings(output / 'grpo')[-1] / 'metrics.csv'}"]
+    where = ["--data", str(corpus), "--output", str(output / "report"), "--title", "The embedded world"]
+    scores_main(["report", *runs, *metrics, *where])
 
 
 def chance(corpus: Path) -> dict[str, float]:
@@ -192,18 +212,27 @@ def chance(corpus: Path) -> dict[str, float]:
     return {name: fmean(1 / len(q.options) for q in data.questions("test")) for name, data in modules.items()}
 
 
+def sittings(run: Path) -> list[Path]:
+    """Return the folders in which the sittings of a run left their metrics, in order."""
+    return sorted((run / "metrics").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
+
+
 def rewards(run: Path, steps: int = 5) -> tuple[float, float]:
     """Return the mean reward of the first and of the last steps of a GRPO run, in however many sittings."""
-    sittings = sorted((run / "metrics").glob("version_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
     found: dict[int, float] = {}
-    for folder in sittings:  # a sitting repeats the steps since the checkpoint that it began from
+    for folder in sittings(run):  # a sitting repeats the steps since the checkpoint that it began from
         with open(folder / "metrics.csv", newline="", encoding="utf-8") as rows:
             found |= {int(r["step"]): float(r["train/reward"]) for r in csv.DictReader(rows) if r.get("train/reward")}
     in_order = [found[step] for step in sorted(found)]
     return fmean(in_order[:steps]), fmean(in_order[-steps:])
 
 
-def show(accuracies: dict[str, dict[str, float]], guessing: dict[str, float], reward: tuple[float, float]) -> None:
+def show(
+    accuracies: dict[str, dict[str, float]],
+    guessing: dict[str, float],
+    probed: dict[str, float],
+    reward: tuple[float, float],
+) -> None:
     """Print the table."""
     table = Table(title="Accuracy in % on the embedded world")
     table.add_column("student")
@@ -213,6 +242,11 @@ def show(accuracies: dict[str, dict[str, float]], guessing: dict[str, float], re
     for student, row in accuracies.items():
         table.add_row(STUDENTS[student], *(f"{100 * row[name]:.1f}" for name in BENCHMARKS))
     console.print(table)
+    replaced = ", ".join(f"{100 * accuracy:.1f} ({probe})" for probe, accuracy in probed.items())
+    say(
+        f"can it hear? {STUDENTS['grpo']} on {BENCHMARKS['avqa']}: {100 * accuracies['grpo']['avqa']:.1f}, "
+        f"with its audio replaced {replaced}"
+    )
     say(f"mean reward in GRPO (0 to 2): {reward[0]:.2f} in the first steps, {reward[1]:.2f} in the last")
 
 
