@@ -44,6 +44,13 @@ def test_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Questions without a prediction are counted as wrong." in out
 
 
+def test_the_papers_tables_are_for_its_rows(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_predictions(tmp_path / "run" / "predictions.jsonl", [prediction(number) for number in range(6)])
+    for name, shown in (("mine", []), ("agfv-sft", ["### Table 2: MMAU test-mini and MUSIC-AVQA"])):
+        main(["table", f"{name}={tmp_path / 'run'}", "--data", str(data), "--resamples", "50"])
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("### Table")] == shown
+
+
 def test_compare(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write_predictions(tmp_path / "good.jsonl", [prediction(number) for number in range(6)])
     bad = write_predictions(tmp_path / "bad.jsonl", [prediction(number, "<answer>dog</answer>") for number in range(5)])
