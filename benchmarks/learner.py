@@ -377,7 +377,7 @@ def table(report: dict[str, Any]) -> str:
         lines.append("|---|---|---|---|---|---|")
         for name in SYSTEMS:
             cells = [f"{whole[name]['parts'].get(part, 0):.2f}" for part in ("rollout", "learner", "weight push")]
-            cells += [f"{whole[name]['seconds']['median']:.2f}", f"{whole[name]['tokens']:.0f}"]
+            cells += [_median(whole[name]), f"{whole[name]['tokens']:.0f}"]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     if peers := report.get("peers"):
         lines += ["", "| peer | seconds | ours, s | ratio (lowest to highest) |", "|---|---|---|---|"]
@@ -438,6 +438,16 @@ def plot(path: Path, report: dict[str, Any]) -> None:
     figure.savefig(path, dpi=110)
 
 
+def write(report: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write what has been measured so far."""
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = "learner" if options.device == "cpu" else f"learner_{options.device}_{options.shape}"
+    (options.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (options.output / f"{name}.md").write_text(table(report), encoding="utf-8")
+    if report["results"]:
+        plot(options.output / f"{name}.png", report)
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(
@@ -492,22 +502,19 @@ def main(args: Sequence[str] | None = None) -> None:
                 report["memory"][task] = row
                 print(f"{task}: peak memory {row}", flush=True)
     report["results"] = measure(options, shape, world)
-    if "step" in options.tasks:
-        report["whole_step"] = whole_step.measure(options, shape, world)
     report["collating"] = collating(world)
+    write(report, options)
     if options.backends:
         report["attention"] = attention_backends(options, shape, world)
+    if "step" in options.tasks:
+        report["whole_step"] = whole_step.measure(options, shape, world)
+        write(report, options)
     if options.peers:
         from benchmarks.peers.compare import compare, trl_hears
 
         report["peers"] = compare(options, shape, world, report.get("whole_step", {}).get("ours"))
         report["trl"] = trl_hears(options.peers)
-    options.output.mkdir(parents=True, exist_ok=True)
-    name = "learner" if options.device == "cpu" else f"learner_{options.device}_{options.shape}"
-    (options.output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (options.output / f"{name}.md").write_text(table(report), encoding="utf-8")
-    if report["results"]:
-        plot(options.output / f"{name}.png", report)
+    write(report, options)
     print(table(report))
 
 

@@ -29,10 +29,17 @@ NAMES = {"time/rollout": "rollout", "time/learner": "learner", "time/sync": "wei
 
 def measure(options: argparse.Namespace, shape: Shape, world: World) -> dict[str, Any]:
     """Measure both, one after the other; the first steps warm up."""
+    found: dict[str, Any] = {}
+    try:
+        found["conventional"] = conventionally(options, shape, world)
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        found["conventional"] = {"seconds": None, "parts": {}, "tokens": 0.0}
     with tempfile.TemporaryDirectory() as folder:
-        found = {"conventional": conventionally(options, shape, world), "ours": ours(options, shape, world, folder)}
-    theirs, mine = (found[name]["seconds"]["median"] for name in ("conventional", "ours"))
-    print(f"whole step: {theirs / mine:.2f} times the conventional step", flush=True)
+        found["ours"] = ours(options, shape, world, folder)
+    if found["conventional"]["seconds"]:
+        theirs, mine = (found[name]["seconds"]["median"] for name in ("conventional", "ours"))
+        print(f"whole step: {theirs / mine:.2f} times the conventional step", flush=True)
     return found
 
 
