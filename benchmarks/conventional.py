@@ -39,11 +39,17 @@ class Rows:
         return Rows(inputs, self.labels.to(device), self.mask.to(device))
 
 
-def with_adapters(model: Qwen2AudioForConditionalGeneration, rank: int = 8, alpha: int = 16) -> PeftModel:
+def with_adapters(
+    model: Qwen2AudioForConditionalGeneration, rank: int = 8, alpha: int = 16, checkpointing: bool = False
+) -> PeftModel:
     """Add peft's own adapters to the language model's linear layers."""
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LANGUAGE_MODEL_LINEARS)
     model.config.use_cache = False
-    return get_peft_model(model, config).train()
+    adapted = get_peft_model(model, config).train()
+    if checkpointing:
+        adapted.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        adapted.enable_input_require_grads()
+    return adapted
 
 
 def rows_of(processor: Any, batch: AudioQABatch) -> Rows:

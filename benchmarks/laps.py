@@ -2,6 +2,7 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Laps:
             clock: ``wall``, or ``cpu`` for the time of this process on a machine that is shared.
         """
         self.clock = time.process_time if clock == "cpu" else time.perf_counter
-        self.cuda = torch.device(device).type == "cuda"
+        self.device = device
         self.parts: dict[str, float] = {}
         self.phase = ""
         self._last = 0.0
@@ -38,9 +39,9 @@ class Laps:
 
     def mark(self, part: str) -> None:
         """Add the time since the last mark to a part of the present phase."""
-        now = self._now()
-        self.parts[f"{self.phase} {part}"] += now - self._last
-        self._last = now
+        at = self._now()
+        self.parts[f"{self.phase} {part}"] += at - self._last
+        self._last = at
 
     @property
     def seconds(self) -> float:
@@ -48,12 +49,17 @@ class Laps:
         return self._last - self._begun
 
     def _now(self) -> float:
-        if self.cuda:
-            torch.cuda.synchronize()
-        return self.clock()
+        return now(self.device, self.clock)
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.mark("language model")
         hidden: Tensor = output.last_hidden_state
         if hidden.requires_grad:
             hidden.register_hook(lambda _: self.mark("head"))
+
+
+def now(device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the time at which a device has done what it was given."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return clock()

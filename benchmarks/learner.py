@@ -63,10 +63,8 @@ class Conventional:
         """Build model and adapters."""
         self.device = options.device
         self.processor = world.processor
-        self.model = conventional.with_adapters(build_model(shape, world, options.device, options.torch_dtype))
-        if options.checkpointing:
-            self.model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
-            self.model.enable_input_require_grads()
+        model = build_model(shape, world, options.device, options.torch_dtype)
+        self.model = conventional.with_adapters(model, checkpointing=options.checkpointing)
         give_adapters_something_to_say(self.model)
         self.laps = Laps(self.model.base_model.model.model.language_model, options.device, options.clock)
         self.optimizer = torch.optim.AdamW(
@@ -373,17 +371,17 @@ def table(report: dict[str, Any]) -> str:
         for name, found in kernels.items():
             lines.append(f"| {name} | {found['median'] if isinstance(found, dict) else found} |")
     if whole := report.get("whole_step"):
-        lines += ["", "| whole GRPO step, s | rollout | learner | weight push | all | completion tokens |"]
+        parts = list(whole_step.PARTS.values())
+        lines += ["", f"| whole GRPO step, s | {' | '.join(parts)} | all | completion tokens |"]
         lines.append("|---|---|---|---|---|---|")
         for name in SYSTEMS:
-            cells = [f"{whole[name]['parts'].get(part, 0):.2f}" for part in ("rollout", "learner", "weight push")]
+            cells = [f"{whole[name]['parts'].get(part, 0):.2f}" for part in parts]
             cells += [_median(whole[name]), f"{whole[name]['tokens']:.0f}"]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     if peers := report.get("peers"):
         lines += ["", "| peer | seconds | ours, s | ratio (lowest to highest) |", "|---|---|---|---|"]
         for row in peers:
-            ratio = f"{row['ratio']['median']:.2f} ({row['ratio']['lowest']:.2f} to {row['ratio']['highest']:.2f})"
-            lines.append(f"| {row['name']} | {row['seconds']:.2f} | {row['ours']:.2f} | {ratio} |")
+            lines.append(f"| {row['name']} | {row['seconds']:.2f} | {row['ours']:.2f} | {_ratio(row['ratio'])} |")
         hears = report["trl"]["hears"]
         lines += ["", f"TRL's learner {'gets' if hears else 'does not get'} the audio: {json.dumps(report['trl'])}"]
     lines += ["", f"Collating 8 clips: {report['collating']['conventional']:.3f} s conventionally, "]
@@ -397,7 +395,7 @@ def _steps_table(report: dict[str, Any]) -> list[str]:
     for case, row in report["results"].items():
         ratio = row.get("ratio")
         cells = [_median(row[name]) for name in SYSTEMS]
-        cells.append(f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else "-")
+        cells.append(_ratio(ratio) if ratio else "-")
         cells += [str(row["bar"] or "-"), f"{row['largest_difference']:.1e}" if ratio else "-"]
         lines.append(f"| {case} | {' | '.join(cells)} |")
     lines += ["", "| step | completion tokens/s, conventional | ours | FLOPs utilisation, conventional | ours |"]
@@ -412,6 +410,10 @@ def _steps_table(report: dict[str, Any]) -> list[str]:
         parts = list(dict.fromkeys([*theirs, *ours]))
         lines += [f"| {case}: {part} | {theirs.get(part, 0):.3f} | {ours.get(part, 0):.3f} |" for part in parts]
     return lines
+
+
+def _ratio(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
 
 
 def _median(summary: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 import time
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 from torch.utils.data import DataLoader
@@ -69,12 +69,20 @@ class Clock(lightning.Callback):
         return [row.get(name, 0.0) for row in self.logged[WARM_UP:]]
 
 
-def run(module: GRPOModule, rollouts: VLLMRollout, questions: Questions, **trainer: Any) -> Clock:
+def run(
+    module: GRPOModule,
+    rollouts: VLLMRollout,
+    questions: Questions,
+    accelerator: str = "cpu",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+) -> Clock:
     """Train on the questions and return what the clock read."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         lightning.Trainer(
-            **{"accelerator": "cpu", "devices": 1, **trainer},
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
             max_epochs=1,
             logger=False,
             enable_checkpointing=False,

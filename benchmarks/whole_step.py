@@ -7,7 +7,6 @@ each completion, then the conventional learner. Both sample from the same studen
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import conventional, training_run
+from benchmarks.laps import now
 from benchmarks.learner_world import Shape, World, advantages_of, build_model
 from benchmarks.run_record import spread
 from benchmarks.training_run import WARM_UP, Questions
@@ -24,7 +24,7 @@ from datamodules.batch import AudioQABatch, Completions
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.student import LoRASettings, Student
 
-NAMES = {"time/rollout": "rollout", "time/learner": "learner", "time/sync": "weight push"}
+PARTS = {"time/rollout": "rollout", "time/learner": "learner", "time/sync": "weight push"}
 
 
 def measure(options: argparse.Namespace, shape: Shape, world: World) -> dict[str, Any]:
@@ -72,17 +72,15 @@ def ours(options: argparse.Namespace, shape: Shape, world: World, folder: str) -
         )
     return {
         "seconds": spread(clock.steps),
-        "parts": {name: spread(clock.part(part))["median"] for part, name in NAMES.items()},
+        "parts": {name: spread(clock.part(part))["median"] for part, name in PARTS.items()},
         "tokens": spread([float(tokens) for tokens in clock.tokens[WARM_UP:]])["median"],
     }
 
 
 def conventionally(options: argparse.Namespace, shape: Shape, world: World) -> dict[str, Any]:
     """Return the same of the conventional steps."""
-    model = conventional.with_adapters(build_model(shape, world, options.device, options.torch_dtype))
-    if options.checkpointing:
-        model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+    base = build_model(shape, world, options.device, options.torch_dtype)
+    model = conventional.with_adapters(base, checkpointing=options.checkpointing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds, parts, tokens = [], [], []
     for number in range(options.rounds + 1):
@@ -121,10 +119,3 @@ def sample(model: Any, processor: Any, batch: AudioQABatch, options: argparse.Na
     mask = ended.cumsum(-1) - ended == 0  # up to and with the first end token
     texts = [processor.tokenizer.batch_decode(group, skip_special_tokens=True) for group in ids]
     return Completions(ids=ids, mask=mask, texts=texts, finished=ended.any(-1))
-
-
-def now(device: str) -> float:
-    """Return the time at which the device has done what it was given."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()

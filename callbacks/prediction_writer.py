@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from callbacks.rollout import RECORDED
 from callbacks.shards import cut_torn_line
-from callbacks.wandb_logging import of_all_ranks
 from datamodules.batch import AudioQABatch, Completions
 from datamodules.records import Prediction, Question, UserError, read_jsonl, write_jsonl
+from lightning_modules.all_ranks import of_all_ranks
 
 
 class PredictionWriter(Callback):

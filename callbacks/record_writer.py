@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from callbacks.shards import Shard, cut_torn_line, shard_name
-from datamodules.records import Record, Trace, UserError, Verdict, read_jsonl
-from datamodules.request_records import RequestError, Usage
+from callbacks.shards import Shards
+from datamodules.records import Record, Trace, UserError, Verdict
+from datamodules.request_records import RequestError, Usage, spent
 
 FOLDERS: dict[type[Record], str] = {Trace: "traces", Verdict: "verdicts", RequestError: "errors", Usage: "usage"}
 
@@ -31,16 +31,12 @@ class RecordWriter(Callback):
     def __init__(self, directory: str, retry_errors: bool = False) -> None:
         self.directory = Path(directory)
         self.retry_errors = retry_errors
-        self._shards: dict[type[Record], Shard] = {}
+        self._shards = Shards(self.directory, FOLDERS)
         self.written = 0
-
-    def folder(self, record: type[Record]) -> Path:
-        """Return where records of a kind are."""
-        return self.directory / FOLDERS[record]
 
     def read(self, record: type[Record]) -> list[Any]:
         """Return the records of a kind that are on disk, of all ranks and runs."""
-        return [one for file in sorted(self.folder(record).glob("*.jsonl")) for one in read_jsonl(file, record)]
+        return self._shards.read(record)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,7 +44,8 @@ class RecordWriter(Callback):
             return
         kinds = (record_type(pl_module), RequestError, Usage)
         if trainer.is_global_zero or trainer.local_rank == 0:
-            self._repair(kinds)
+            for file in self._shards.repair(kinds):
+                rank_zero_info(f"{file}: the last line was torn by a crash and was removed")
         trainer.strategy.barrier("records repaired")
         module: Any = pl_module
         results = self.read(kinds[0])
@@ -56,31 +53,23 @@ class RecordWriter(Callback):
         if not self.retry_errors:
             module.settled |= {(e.question_id, e.sample) for e in self.read(RequestError) if e.permanent}
         if hasattr(module, "spent"):
-            usage = self.read(Usage)
-            tokens = sum(one.prompt_tokens + one.completion_tokens for one in usage)
-            module.spent = (tokens, sum(one.cost for one in usage))
+            module.spent = spent(self.read(Usage))
         check_provenance(self.directory, results, getattr(module, "provenance", {}))
         if results:
             rank_zero_info(f"{self.directory}: {len(results)} {FOLDERS[kinds[0]]} were written before")
         trainer.strategy.barrier("records read")
         self.written = 0
-        self._shards = {kind: Shard(self.folder(kind) / shard_name(trainer.global_rank)) for kind in kinds}
-
-    def _repair(self, kinds: Iterable[type[Record]]) -> None:
-        for kind in kinds:
-            for file in sorted(self.folder(kind).glob("*.jsonl")):
-                if cut_torn_line(file, kind):
-                    rank_zero_info(f"{file}: the last line was torn by a crash and was removed")
+        self._shards.open(kinds, trainer.global_rank)
 
     def _write(self, outcomes: Iterable[Any]) -> None:
         made = list(outcomes)
         if not made:
             return
-        self._shards[Usage].append(outcome.usage for outcome in made)  # first: what was paid for is never forgotten
-        self._shards[RequestError].append(error for outcome in made for error in outcome.errors)
+        self._shards.append(Usage, (outcome.usage for outcome in made))  # first: what was paid for is never forgotten
+        self._shards.append(RequestError, (error for outcome in made for error in outcome.errors))
         results = [record for outcome in made for record in outcome.records]
         if results:
-            self.written += self._shards[type(results[0])].append(results)
+            self.written += self._shards.append(type(results[0]), results)
 
     @override
     def on_predict_batch_end(
@@ -100,7 +89,7 @@ class RecordWriter(Callback):
         module: Any = pl_module
         for outcomes in module.drain():
             self._write(outcomes)
-        self._close()
+        self._shards.close()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -108,16 +97,11 @@ class RecordWriter(Callback):
             module: Any = pl_module
             self._write(module.outcomes())
             module.teardown("predict")
-        self._close()
+        self._shards.close()
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for shard in self._shards.values():
-            shard.close()
-        self._shards = {}
+        self._shards.close()
 
 
 def record_type(pl_module: LightningModule) -> type[Record]:

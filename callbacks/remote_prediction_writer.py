@@ -11,10 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from callbacks.prediction_writer import PredictionWriter
-from callbacks.shards import Shard, cut_torn_line, shard_name
+from callbacks.shards import Shards
 from callbacks.yields import spending
 from datamodules.records import Prediction, Record, read_jsonl
-from datamodules.request_records import RequestError, Usage
+from datamodules.request_records import RequestError, Usage, spent
 
 _FOLDERS: dict[type[Record], str] = {RequestError: "errors", Usage: "usage"}
 _ROLES = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test", TrainerFn.PREDICTING: "predict"}
@@ -37,7 +37,7 @@ class RemotePredictionWriter(PredictionWriter):
 
     def __init__(self, path: str, resume: bool = True) -> None:
         super().__init__(path, resume)
-        self._logs: dict[type[Record], Shard] = {}
+        self._logs = Shards(self.path.parent, _FOLDERS)
         self._logged = {kind: 0 for kind in _FOLDERS}
 
     @override
@@ -45,31 +45,25 @@ class RemotePredictionWriter(PredictionWriter):
         """Read what is on disk before the questions' clips are prepared."""
         if trainer.state.fn == TrainerFn.FITTING:
             return
-        self._begin(trainer, pl_module)
+        super()._begin(trainer, pl_module)
         if self.resume and self.path.is_file():
             self._done = {p.question_id: p for p in read_jsonl(self.path, Prediction)} | self._done
         self._done = {name: prediction for name, prediction in self._done.items() if prediction.completion.strip()}
         if trainer.is_global_zero:
-            for kind in _FOLDERS:
-                for file in self._files(kind):
-                    cut_torn_line(file, kind)
+            self._logs.repair(_FOLDERS)
         trainer.strategy.barrier("requests repaired")
         module: Any = pl_module
         module.answered = self._done
-        usage = self._read(Usage)
-        module.spent = (sum(u.prompt_tokens + u.completion_tokens for u in usage), sum(u.cost for u in usage))
+        module.spent = spent(self._logs.read(Usage))
         if self._done:
             rank_zero_info(f"{self.path}: {len(self._done)} questions have an answer and are not asked again")
         trainer.strategy.barrier("requests read")
-        name = shard_name(trainer.global_rank)
-        self._logs = {kind: Shard(self.path.parent / folder / name) for kind, folder in _FOLDERS.items()}
+        self._logs.open(_FOLDERS, trainer.global_rank)
         self._logged = {kind: 0 for kind in _FOLDERS}
 
-    def _files(self, kind: type[Record]) -> list[Any]:
-        return sorted((self.path.parent / _FOLDERS[kind]).glob("*.jsonl"))
-
-    def _read(self, kind: type[Record]) -> list[Any]:
-        return [one for file in self._files(kind) for one in read_jsonl(file, kind)]
+    @override
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing when the epoch starts: everything was read in ``setup``."""
 
     @override
     def _recall(self, pl_module: Any, batch: Any) -> None:
@@ -79,9 +73,9 @@ class RemotePredictionWriter(PredictionWriter):
     @override
     def _append(self, trainer: Trainer, pl_module: Any) -> None:
         made: dict[type[Record], list[Any]] = {Usage: pl_module.usage, RequestError: pl_module.errors}
-        for kind, records in made.items():  # usage first: what was paid for is never forgotten
-            if kind in self._logs:
-                self._logs[kind].append(records[self._logged[kind] :])
+        if self._logs:
+            for kind, records in made.items():  # usage first: what was paid for is never forgotten
+                self._logs.append(kind, records[self._logged[kind] :])
                 self._logged[kind] = len(records)
         super()._append(trainer, pl_module)
 
@@ -92,7 +86,7 @@ class RemotePredictionWriter(PredictionWriter):
 
     @override
     def _merge(self, trainer: Trainer, pl_module: Any) -> None:
-        self._close()
+        self._logs.close()
         super()._merge(trainer, pl_module)
         if trainer.is_global_zero:
             self._report(trainer, pl_module)
@@ -102,12 +96,12 @@ class RemotePredictionWriter(PredictionWriter):
         assert trainer.state.fn is not None
         asked = [question.id for question in datamodule.questions(_ROLES[trainer.state.fn])]
         said = {p.question_id: bool(p.completion.strip()) for p in read_jsonl(self.path, Prediction)}
-        errors = {e.question_id: e for e in self._read(RequestError) if said.get(e.question_id) is False}
+        errors = {e.question_id: e for e in self._logs.read(RequestError) if said.get(e.question_id) is False}
         unanswered = defaultdict(list)
         for name in sorted(name for name, answered in said.items() if not answered):
             unanswered[errors[name].kind if name in errors else "empty reply"].append(name)
         not_asked = [name for name in asked if name not in said]
-        spent = spending(self._read(Usage), errors.values())
+        taken = spending(self._logs.read(Usage), errors.values())
         content = {
             **pl_module.asked_as,
             "endpoint": pl_module.endpoint_settings.label,
@@ -118,29 +112,17 @@ class RemotePredictionWriter(PredictionWriter):
             "answered": sum(said.values()),
             "unanswered": dict(unanswered),
             "not_asked": not_asked,
-            **spent.as_dict(),
+            **taken.as_dict(),
         }
         report = self.path.parent / "report.json"
         report.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        rank_zero_info(f"{self.path.parent.name}: {spent.sentence()}")
+        rank_zero_info(f"{self.path.parent.name}: {taken.sentence()}")
         if unanswered or not_asked:
             kinds = ", ".join(f"{len(names)} {kind}" for kind, names in unanswered.items()) or "none"
             rank_zero_warn(
                 f"{len(asked) - sum(said.values())} of {len(asked)} questions have no answer: asked and counted as "
                 f"wrong: {kinds}; not asked: {len(not_asked)}; {report} names them, the same command asks them again"
             )
-
-    @override
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Everything was read in ``setup``."""
-
-    @override
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Everything was read in ``setup``."""
-
-    @override
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Everything was read in ``setup``."""
 
     @override
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,13 +143,8 @@ class RemotePredictionWriter(PredictionWriter):
             module.keep_finished()
             self._append(trainer, module)
             module.teardown("test")
-        self._close()
+        self._logs.close()
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for log in self._logs.values():
-            log.close()
-        self._logs = {}
+        self._logs.close()

@@ -8,9 +8,10 @@ import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.wandb_logging import log_to_wandb, of_all_ranks, wandb_loggers
+from callbacks.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
+from lightning_modules.all_ranks import of_all_ranks
 
 
 class RewardLogger(Callback):

@@ -4,8 +4,9 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from datamodules.records import Record, RecordError, UserError, read_jsonl
 
@@ -72,6 +73,50 @@ class Shard:
 def shard_name(rank: int) -> str:
     """Return the file name of a rank's shard."""
     return f"rank-{rank:05d}.jsonl"
+
+
+class Shards:
+    """Records of several kinds, each in a folder of its own with one file of each rank."""
+
+    def __init__(self, directory: Path, folders: Mapping[type[Record], str]) -> None:
+        """Say where they are; nothing is opened.
+
+        Args:
+            directory: Holds the folders.
+            folders: The folder of each kind.
+        """
+        self.directory = directory
+        self.folders = folders
+        self._open: dict[type[Record], Shard] = {}
+
+    def __bool__(self) -> bool:
+        """Return True while they are open for appending."""
+        return bool(self._open)
+
+    def _files(self, kind: type[Record]) -> list[Path]:
+        return sorted((self.directory / self.folders[kind]).glob("*.jsonl"))
+
+    def read(self, kind: type[Record]) -> list[Any]:
+        """Return the records of a kind that are on disk, of all ranks and runs."""
+        return [one for file in self._files(kind) for one in read_jsonl(file, kind)]
+
+    def repair(self, kinds: Iterable[type[Record]]) -> list[Path]:
+        """Remove lines that a killed run did not finish; returns the files that had one."""
+        return [file for kind in kinds for file in self._files(kind) if cut_torn_line(file, kind)]
+
+    def open(self, kinds: Iterable[type[Record]], rank: int) -> None:
+        """Open a rank's files for appending."""
+        self._open = {kind: Shard(self.directory / self.folders[kind] / shard_name(rank)) for kind in kinds}
+
+    def append(self, kind: type[Record], records: Iterable[Record]) -> int:
+        """Append records of a kind in one piece; returns how many there were."""
+        return self._open[kind].append(records)
+
+    def close(self) -> None:
+        """Make sure that everything is on disk, and let others write."""
+        for shard in self._open.values():
+            shard.close()
+        self._open = {}
 
 
 def cut_torn_line(shard: Path, record: type[Record]) -> bool:

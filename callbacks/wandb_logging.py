@@ -1,15 +1,12 @@
-"""What the Weights & Biases callbacks have in common: the run, the step and the rows of all ranks.
+"""What the Weights & Biases callbacks have in common: the run and the step.
 
 With any other logger, or none, there is no run and the callbacks log nothing.
 """
 
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
-
-T = TypeVar("T")
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
@@ -39,17 +36,3 @@ def logger_step(trainer: Trainer) -> int:
         trainer: The trainer.
     """
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-
-def of_all_ranks(trainer: Trainer, rows: list[T]) -> list[T]:
-    """Return the rows of all ranks in the order of the ranks; every rank must call it.
-
-    Args:
-        trainer: The trainer.
-        rows: This rank's rows.
-    """
-    if trainer.world_size == 1:
-        return rows
-    shards: list[list[T]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(shards, rows)
-    return [row for shard in shards for row in shard]

@@ -348,15 +348,15 @@ class AudioQADataModule(LightningDataModule):
         share = eval_share(len(questions), trainer.global_rank if trainer is not None else 0, world_size)
         hints = self._read_hints(role)
         asked = [self._asked(questions[place], hints.get(questions[place].id)) for place in share]
+        heard = self._heard(questions)
         dataset: Dataset[Any]
         collate: Callable[[list[Any]], Any]
         if self.requests is None:
             items = [Item(question, question.answer_text) for question in asked]
-            dataset, collate = QuestionDataset(items, self._heard(questions)), self.collator
+            dataset, collate = QuestionDataset(items, heard), self.collator
         else:
             seen = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=self.requests.frames)
             answered: dict[str, Any] = getattr(getattr(trainer, "lightning_module", None), "answered", {})
-            heard = self._heard(questions)
             dataset = ClipRequestDataset(asked, self.prompt, self.requests, heard, seen, answered.keys())
             collate = ClipRequests
         return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate, **self._loader_settings())

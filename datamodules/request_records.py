@@ -1,7 +1,9 @@
 """What the stages that ask an endpoint keep beside their results: what failed, and what it took."""
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from datamodules.records import Record
 
@@ -29,6 +31,13 @@ class RequestError(Record):
     message: str
     attempts: int = 1
     created: float | None = None
+
+    @classmethod
+    def now(
+        cls, question_id: str, kind: str, permanent: bool, message: str, sample: int | None = None, attempts: int = 1
+    ) -> Self:
+        """Return an error that has just happened."""
+        return cls(question_id, sample, kind, permanent, message, attempts, round(time.time(), 3))
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,12 @@ class Usage(Record):
     cost: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+
+
+def spent(usage: Iterable[Usage]) -> tuple[int, float]:
+    """Return the tokens and the money that questions took together."""
+    each = list(usage)
+    return sum(one.prompt_tokens + one.completion_tokens for one in each), sum(one.cost for one in each)
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,7 @@ class EndpointStage(LightningModule):
         except RequestFailed as failed:
             permanent = failed.failure.action == "record"
             kind, message = failed.failure.kind, failed.failure.message
-            errors.append(
-                RequestError(question_id, sample, kind, permanent, message, failed.attempts, round(time.time(), 3))
-            )
+            errors.append(RequestError.now(question_id, kind, permanent, message, sample, failed.attempts))
             return None
 
     async def _all(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -2,7 +2,6 @@
 
 import math
 import re
-import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -90,7 +89,7 @@ class FactVerifierModule(EndpointStage):
         """Check those of the item's traces that have no verdict yet."""
         question = item.question
         if item.error is not None:
-            errors.append(RequestError(question.id, None, "media", True, item.error, created=round(time.time(), 3)))
+            errors.append(RequestError.now(question.id, "media", True, item.error))
             return []
         check = self._check_trace if self.mode == "trace" else self._check_claims
         works = [

@@ -1,6 +1,5 @@
 """Multiple-choice questions for a model behind an OpenAI-compatible endpoint, scored as those of a student are."""
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -135,7 +134,7 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
         """Ask one question; a failure gives an empty answer, and a spent budget none."""
         question = item.question
         if item.error is not None:
-            errors.append(_error(question.id, "media", True, item.error))
+            errors.append(RequestError.now(question.id, "media", True, item.error))
             return [self._answer(item, Choice(""))]
         timed = self.send == "video" and self.timing and item.images
         extra = video_timing(item.rate) if timed else None
@@ -145,10 +144,12 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
             return [self._answer(item, Choice(""))] if errors else []
         choice = reply.choices[0]
         if choice.finish_reason == "content_filter":
-            errors.append(_error(question.id, "content filter", True, "the reply was filtered"))
+            errors.append(RequestError.now(question.id, "content filter", True, "the reply was filtered"))
             choice = Choice("")
         elif not (choice.text.strip() or choice.reasoning.strip()):
-            errors.append(_error(question.id, "empty reply", False, f"nothing was said ({choice.finish_reason})"))
+            errors.append(
+                RequestError.now(question.id, "empty reply", False, f"nothing was said ({choice.finish_reason})")
+            )
         return [self._answer(item, choice)]
 
     def _answer(self, item: ClipRequest, choice: Choice) -> Prediction:
@@ -182,7 +183,3 @@ def completion_of(choice: Choice) -> str:
     if not choice.reasoning.strip():
         return choice.text
     return f"<think>{choice.reasoning.strip()}</think>{choice.text}"
-
-
-def _error(question_id: str, kind: str, permanent: bool, message: str) -> RequestError:
-    return RequestError(question_id, None, kind, permanent, message, created=round(time.time(), 3))

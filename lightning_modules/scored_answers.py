@@ -4,9 +4,9 @@ from collections import defaultdict
 from typing import Any
 
 import lightning
-import torch
 
 from datamodules.records import Prediction, Question
+from lightning_modules.all_ranks import of_all_ranks
 from lightning_modules.answers import match_option
 from lightning_modules.rewards import FormatReward
 
@@ -94,11 +94,7 @@ class ScoredAnswers(lightning.LightningModule):
         """Count every question of every rank once."""
         rows = [(p.question_id, p.category, p.correct, p.choice is None, p.finished, self._formatted[p.question_id])
                 for p in self.predictions]  # fmt: skip
-        if self.trainer.world_size > 1:
-            shards: list[list[Any]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(shards, rows)
-            rows = [row for shard in shards for row in shard]
-        by_id = {row[0]: row for row in rows}
+        by_id = {row[0]: row for row in of_all_ranks(self.trainer, rows)}
         labelled = [row for row in by_id.values() if row[2] is not None]
         categories = defaultdict(list)
         for _, category, correct, *_ in labelled:

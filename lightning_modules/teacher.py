@@ -98,7 +98,7 @@ class TeacherModule(EndpointStage):
         """Ask for the samples that remain."""
         question = item.question
         if item.error is not None:
-            errors.append(RequestError(question.id, None, "media", True, item.error, created=round(time.time(), 3)))
+            errors.append(RequestError.now(question.id, "media", True, item.error))
             return []
         if self.send == "video" and not self.timing and len(item.images) > _VLLM_FRAMES:
             rank_zero_warn(

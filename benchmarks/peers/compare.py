@@ -97,9 +97,8 @@ def write_data(folder: Path, shape: Shape, world: World, questions: int = 64) ->
     Student.of_model(build_model(shape, world), world.processor).save_hub(folder / "model")
     _make_readable_for_older_transformers(folder / "model", world, shape)
     rows: dict[str, list[dict[str, Any]]] = {"sft": [], "grpo": [], "whole": []}
-    examples = world.sft_examples(questions)
-    first = PROMPT.render(examples[0].question)
-    for number, example in enumerate(examples):
+    prompt_length = 0
+    for number, example in enumerate(world.sft_examples(questions)):
         clip = folder / "wav" / f"{number}.wav"
         soundfile.write(clip, example.waveform, 16_000, subtype="PCM_16")
         text = PROMPT.render(example.question)
@@ -109,7 +108,9 @@ def write_data(folder: Path, shape: Shape, world: World, questions: int = 64) ->
         answer = {"role": "assistant", "content": example.targets[0]}
         rows["sft"].append({"messages": [asked, answer], "audios": row["audios"]})
         # with transformers of its time, ms-swift's sampling fails where prompts of a batch differ in length
-        if len(world.processor.tokenizer(text)["input_ids"]) == len(world.processor.tokenizer(first)["input_ids"]):
+        length = len(world.processor.tokenizer(text)["input_ids"])
+        prompt_length = prompt_length or length
+        if length == prompt_length:
             rows["whole"].append(row)
     for name, those in rows.items():
         lines = "".join(json.dumps(row) + "\n" for row in those)

@@ -11,9 +11,18 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from tests.rollouts.tiny_model import build_tokenizer, write_model
+from tests.rollouts.tiny_model import build_tokenizer, text_config, write_model
 
 PATCH, MERGE = 14, 2
+VISION = {
+    "depth": 2,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "out_hidden_size": 64,
+    "fullatt_block_indexes": [1],
+}
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]}
 SPECIAL = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -42,28 +51,8 @@ def build(directory: Path, seed: int = 0) -> Path:
     )
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     config = Qwen2_5_VLConfig(
-        vision_config={
-            "depth": 2,
-            "hidden_size": 64,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "fullatt_block_indexes": [1],
-            "tokens_per_second": 2,
-        },
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
-            "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-        },
+        vision_config={**VISION, "tokens_per_second": 2},
+        text_config=text_config(tokenizer, max_position_embeddings=4096, rope_parameters=ROPE),
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],

@@ -11,11 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from callbacks.local_rollout import LocalRollout, generate
+from callbacks.local_rollout import LocalRollout
 from callbacks.parity import judge_parity, measure_parity
-from callbacks.rollout import end_token_ids
-from callbacks.sampling import Sampling
-from callbacks.vllm_client import VLLMClient, audio_url
+from callbacks.vllm_client import VLLMClient
 from callbacks.vllm_rollout import VLLMRollout
 from callbacks.vllm_server import VLLMServer
 from callbacks.weights_export import WeightsExport
@@ -26,6 +24,7 @@ from datamodules.records import Question
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
 from lightning_modules.student import LoRASettings, Student
+from tests.rollouts.agreement import assert_local_rollouts_are_the_servers
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions, example
 from tests.rollouts.test_vllm_rollout import trainer
@@ -133,14 +132,7 @@ def test_server_and_trainer_are_the_same_policy(server: VLLMServer, omni: Path) 
         assert found.tokens > 20
         assert found.server_change == pytest.approx(found.trainer_change, abs=1e-3)
         judge_parity(found, client.url, 1e-3, 1e-3)
-    stop = end_token_ids(student.processor.tokenizer)
-    sampling = [Sampling(1, 24, 0.0, 0, stop)] * len(batch)
-    with torch.no_grad():
-        local = generate(student, batch, sampling)
-    for row, (mine,) in enumerate(local):
-        answer = client.generate(batch.request_ids[row], audio_url(batch.waveforms[row]), sampling[row])
-        assert mine.token_ids == answer.samples[0].token_ids
-        assert mine.logprobs == pytest.approx(answer.samples[0].logprobs, abs=1e-4)
+    assert_local_rollouts_are_the_servers(client, student, batch)
 
 
 @pytest.mark.server

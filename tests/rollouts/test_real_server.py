@@ -14,7 +14,6 @@ import soundfile
 import torch
 
 from callbacks import parity
-from callbacks.local_rollout import generate
 from callbacks.parity import ParityError, judge_parity, measure_parity
 from callbacks.rollout import end_token_ids
 from callbacks.sampling import Sampling
@@ -29,6 +28,7 @@ from datamodules.collate import Collator
 from datamodules.prompts import THINK_SHORT
 from lightning_modules.student import LoRASettings, Student
 from tests.datamodules.dataset_files import write_mp4
+from tests.rollouts.agreement import assert_local_rollouts_are_the_servers
 from tests.rollouts.questions import Learner, Questions, clip, example
 from tests.rollouts.test_vllm_rollout import trainer
 from tests.rollouts.tiny_model import build
@@ -132,15 +132,7 @@ def test_gate_refuses_a_server_with_other_prompts(client, student, batch):
 
 
 def test_local_rollouts_are_the_servers(client: VLLMClient, student: Student, batch: AudioQABatch):
-    stop = end_token_ids(student.processor.tokenizer)
-    sampling = [Sampling(1, 24, 0.0, 0, stop)] * len(batch)
-    with torch.no_grad():
-        local = generate(student, batch, sampling)
-    for row, (mine,) in enumerate(local):
-        answer = client.generate(batch.request_ids[row], audio_url(batch.waveforms[row]), sampling[row])
-        assert mine.token_ids == answer.samples[0].token_ids
-        assert mine.finished == answer.samples[0].finished
-        assert mine.logprobs == pytest.approx(answer.samples[0].logprobs, abs=1e-4)
+    assert_local_rollouts_are_the_servers(client, student, batch)
 
 
 def test_completions_repeat_with_their_seed(client: VLLMClient, student: Student, batch: AudioQABatch):

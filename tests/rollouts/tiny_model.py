@@ -36,6 +36,15 @@ def hub_name(name: str) -> str:
     return "language_model.lm_head.weight" if name == "lm_head.weight" else name
 
 
+AUDIO = {
+    "num_mel_bins": 128,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 128,
+}
+
+
 def build_tokenizer(
     special: list[str], chat_template: str, named: dict[str, str] | None = None
 ) -> PreTrainedTokenizerFast:
@@ -68,35 +77,32 @@ def build_processor(seconds: int = 30) -> Qwen2AudioProcessor:
     return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=fast, chat_template=CHAT)
 
 
+def text_config(tokenizer: Any, **more: Any) -> dict[str, Any]:
+    """Return the size of a tiny language model, and what else its configuration says."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 1024,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": False,
+        **more,
+    }
+
+
 def build(directory: Path, seed: int = 0, seconds: int = 30) -> Path:
     """Write the model to ``directory`` under Hub names, as vLLM and ``from_pretrained`` read it."""
     processor = build_processor(seconds)
     tokenizer = processor.tokenizer
     audio = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
     config = Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "num_mel_bins": 128,
-            "d_model": 64,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 128,
-            "max_source_positions": 50 * seconds,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 1024,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": None,
-            "tie_word_embeddings": False,
-        },
+        audio_config={**AUDIO, "model_type": "qwen2_audio_encoder", "max_source_positions": 50 * seconds},
+        text_config=text_config(tokenizer, model_type="qwen2"),
         audio_token_index=audio,
     )
     torch.manual_seed(seed)

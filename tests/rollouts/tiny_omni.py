@@ -12,7 +12,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from tests.rollouts.tiny_model import SPECIAL, build_tokenizer, write_model
+from tests.endpoints.tiny_vision_model import ROPE, VISION
+from tests.rollouts.tiny_model import AUDIO, SPECIAL, build_tokenizer, text_config, write_model
 
 NAMED = {
     "audio_token": "<|AUDIO|>",
@@ -61,37 +62,9 @@ def build(directory: Path, seed: int = 0, seconds: int = 2, window: int = 25) ->
     tokenizer = processor.tokenizer
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in NAMED.items()}
     thinker = {
-        "audio_config": {
-            "num_mel_bins": 128,
-            "d_model": 64,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 128,
-            "n_window": window,
-            "output_dim": 64,
-        },
-        "vision_config": {
-            "depth": 2,
-            "hidden_size": 64,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "fullatt_block_indexes": [1],
-        },
-        "text_config": {
-            "vocab_size": len(tokenizer),
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 1024,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
-            "bos_token_id": None,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "tie_word_embeddings": False,
-        },
+        "audio_config": {**AUDIO, "n_window": window, "output_dim": 64},
+        "vision_config": VISION,
+        "text_config": text_config(tokenizer, rope_parameters=ROPE),
         "audio_token_index": ids["audio_token"],
         "image_token_index": ids["image_token"],
         "video_token_index": ids["video_token"],
