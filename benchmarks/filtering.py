@@ -20,8 +20,10 @@ from benchmarks.run_record import RESULTS, run_record
 from datamodules.avqa import AVQADataModule
 from datamodules.record_files import record_files
 from datamodules.records import Trace, Verdict, read_jsonl
-from mini.__main__ import ABLATIONS, ROOT, STUDENTS, build_world, run, say, train, write_traces
 from mini.claims import mentioned
+from mini.pipeline import ABLATIONS, build_world, predict, say, train, train_py
+from mini.stage_process import ROOT
+from mini.summary import STUDENTS
 from train import main as train_main
 
 
@@ -29,13 +31,14 @@ def measure(seed: int, output: Path) -> dict[str, Any]:
     """Run one seed and return its figures."""
     os.environ["SIGHTSOUND_MINI"] = str(output)
     build_world(output, seed)
-    write_traces(output)  # a benchmark that was interrupted goes on where it was
+    for stage in ("teacher", "verify"):
+        predict(stage)  # a benchmark that was interrupted goes on where it was
     result: dict[str, Any] = {"seed": seed, **checked(output)}
     for folder, ablation in ABLATIONS.items():
         overlay = ("--config", f"ablation/{ablation}.yaml", f"--trainer.default_root_dir={output / folder}")
         train("sft", seed, *overlay, "--ckpt_path", "last")
         result[folder] = best_accuracy(output / folder)
-    run("fit", "verifier", f"--seed_everything={seed}")
+    train_py("fit", "verifier", f"--seed_everything={seed}")
     head = output / "verifier" / "head"
     configs = ("--config", "verifier.yaml", "--config", "mini/verifier.yaml")
     found = train_main(["test", *configs, f"--model.init_args.head={head}"]).trainer.callback_metrics

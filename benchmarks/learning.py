@@ -23,8 +23,10 @@ from benchmarks.run_record import RESULTS, run_record
 from callbacks.vllm_server import VLLMServer
 from datamodules.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
-from mini.__main__ import ROOT, build_world, rewards, say, train
 from mini.corpus import CorpusConfig
+from mini.pipeline import build_world, say, train
+from mini.stage_process import ROOT
+from mini.summary import merge_metrics, rewards
 
 SHUFFLED = "benchmarks.learning.ShuffledRewardGRPO"
 BARS = {"sft": 0.55, "gain": 0.12, "reward_gain": 0.40}
@@ -76,14 +78,14 @@ def measure(seed: int, output: Path, with_control: bool) -> dict[str, Any]:
         if "grpo" not in result:
             train("sft", seed, *data, "--trainer.max_steps=600", "--trainer.val_check_interval=600", last)
             train("grpo", seed, *grpo)
-            before, after = rewards(output / "grpo")
+            before, after = rewards(merge_metrics(output / "grpo"))
             result |= {"sft": best_accuracy(output / "sft"), "grpo": best_accuracy(output / "grpo")}
             result |= {"reward_first": before, "reward_last": after}
             found.write_text(json.dumps(result), encoding="utf-8")
         if with_control:
             control = output / "control"
             train("grpo", seed, *grpo, f"--model={SHUFFLED}", f"--trainer.default_root_dir={control}")
-            before, after = rewards(control)
+            before, after = rewards(merge_metrics(control))
             result |= {"control": best_accuracy(control), "control_reward_first": before, "control_reward_last": after}
             found.write_text(json.dumps(result), encoding="utf-8")
     return result

@@ -1,0 +1,255 @@
+"""The stages of the whole paper on the embedded world, in order, each done once.
+
+Every stage is a process of its own that reads files and writes files; what is done is noted on disk, so that a run that
+was interrupted anywhere goes on with the stage that was interrupted.
+"""
+
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from callbacks.vllm_server import VLLMServer
+from datamodules.avqa import AVQADataModule
+from datamodules.prompts import PROMPTS
+from datamodules.records import Trace, read_jsonl
+from mini.corpus import CorpusConfig, build_corpus
+from mini.endpoints import MiniEndpoints
+from mini.evaluation import BENCHMARKS, PROBES, accuracies_file
+from mini.progress_file import ProgressFile
+from mini.scale import SCALES
+from mini.stage_process import run_stage
+from mini.student import StudentConfig, build_student
+from mini.summary import STUDENTS, accuracy_table, chance, merge_metrics, rewards
+
+ABLATIONS = {"sft": "sft_cot", "agfv": "agfv_sft", "tts": "tts_agfv_sft"}
+"""Folder of each SFT run, and the overlay below ``configs/ablation`` that chooses its traces."""
+RESUME = ("--ckpt_path", "last")
+console = Console(soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once."""
+    console.print(line, highlight=False, markup=False)
+
+
+class Pipeline:
+    """One run of all stages below a folder."""
+
+    def __init__(self, output: Path, seed: int = 0, scale: str = "standard", verbose: bool = False) -> None:
+        """Describe the run.
+
+        Args:
+            output: Folder of everything that is written.
+            seed: Seed of corpus, student and training.
+            scale: A key of ``SCALES``.
+            verbose: Let the stages show everything that the libraries print.
+        """
+        self.output = output
+        self.seed = seed
+        self.scale = SCALES[scale]
+        self.progress = ProgressFile(output / "progress.json", {"scale": scale, "seed": seed})
+        self.server = VLLMServer(
+            output / "student", max_num_seqs=256, max_model_len=512, log_file=output / "vllm" / "server.log", report=say
+        )
+        os.environ["SIGHTSOUND_MINI"] = str(output)
+        if verbose:
+            os.environ["SIGHTSOUND_VERBOSE"] = "1"
+
+    def run(self, resume: bool = False) -> dict[str, dict[str, float]]:
+        """Run what is not done yet.
+
+        Args:
+            resume: Go on with an interrupted run; otherwise all but the corpus and the student is made anew.
+
+        Returns:
+            The accuracies: ``{student: {benchmark: accuracy}}``.
+
+        Raises:
+            UserError: A stage failed, or the run to be resumed had other settings.
+        """
+        started = time.monotonic()
+        if resume:
+            self.progress.read()
+        else:
+            self._forget()
+        try:
+            self._stage("corpus and student", self._world)
+            for stage in ("teacher", "verify"):
+                self._stage(stage, partial(predict, stage))
+            for folder, ablation in ABLATIONS.items():
+                self._stage(STUDENTS[folder], partial(self._sft, folder, ablation), serving=True)
+            self._stage("GRPO", self._grpo, serving=True)
+            self._stage("benchmarks", self._benchmarks, serving=True)
+            self._stage("can it hear?", self._probes, serving=True)
+        finally:
+            self.server.stop()
+        accuracies = self.progress.done["benchmarks"]
+        self._show(accuracies)
+        write_report(self.output)
+        say(f"this took {(time.monotonic() - started) / 60:.1f} minutes; results are in {self.output}")
+        return accuracies
+
+    def _forget(self) -> None:
+        self.progress.path.unlink(missing_ok=True)
+        for folder in ("teacher", "verify", *ABLATIONS, "grpo", "benchmark", "report"):
+            shutil.rmtree(self.output / folder, ignore_errors=True)
+
+    def _stage(self, title: str, run: Callable[[], Any], serving: bool = False) -> None:
+        """Run a stage unless it is done.
+
+        Args:
+            title: Its name on the screen and in the progress file.
+            run: Does it and returns its result.
+            serving: From here on the vLLM server is needed or soon will be; it gets ready in the background.
+        """
+        if title in self.progress.done:
+            say(f"{title}: was done before")
+            return
+        if serving and self.server.process is None:
+            self.server.start(wait=False)
+            os.environ["SIGHTSOUND_SERVER"] = self.server.url
+        with timed(title):
+            self.progress.finish(title, run())
+
+    def _world(self) -> None:
+        build_world(self.output, self.seed, self.scale.corpus, self.scale.student)
+
+    def _sft(self, folder: str, ablation: str) -> None:
+        overlay = ("--config", f"ablation/{ablation}.yaml", f"--trainer.default_root_dir={self.output / folder}")
+        train("sft", self.seed, *overlay, *self.scale.options.get("sft", ()), *RESUME)
+
+    def _grpo(self) -> None:
+        self.server.wait()
+        train("grpo", self.seed, *self.scale.options.get("grpo", ()), *RESUME, server=self.server)
+
+    def _benchmarks(self) -> dict[str, dict[str, float]]:
+        students = [f"{name}={self._weights(name)}" for name in STUDENTS]
+        found = self._evaluate(*students)
+        return {student: {name: found[f"{student}/{name}"] for name in BENCHMARKS} for student in STUDENTS}
+
+    def _probes(self) -> dict[str, float]:
+        found = self._evaluate(f"grpo={self._weights('grpo')}", "--probes")
+        return {probe: found[f"grpo/avqa-{probe}"] for probe in PROBES}
+
+    def _evaluate(self, *arguments: str) -> dict[str, float]:
+        self.server.wait()
+        folder = self.output / "benchmark"
+        run_stage("evaluation", ["-m", "mini.evaluation", "--output", str(folder), *arguments], self.server)
+        found = accuracies_file(folder)
+        found.read()
+        return found.done
+
+    def _weights(self, student: str) -> Path:
+        return self.output / "student" if student == "untrained" else self.output / student / "best"
+
+    def _show(self, accuracies: dict[str, dict[str, float]]) -> None:
+        probed = self.progress.done["can it hear?"]
+        console.print(accuracy_table(accuracies, chance(self.output / "corpus")))
+        replaced = ", ".join(f"{100 * accuracy:.1f} ({probe})" for probe, accuracy in probed.items())
+        say(
+            f"can it hear? {STUDENTS['grpo']} on {BENCHMARKS['avqa']}: {100 * accuracies['grpo']['avqa']:.1f}, "
+            f"with its audio replaced {replaced}"
+        )
+        first, last = rewards(merge_metrics(self.output / "grpo"))
+        say(f"mean reward in GRPO (0 to 2): {first:.2f} in the first steps, {last:.2f} in the last")
+
+
+@contextmanager
+def timed(title: str) -> Iterator[None]:
+    """Announce a part and say how long it took."""
+    console.rule(title)
+    started = time.monotonic()
+    yield
+    say(f"{title}: {time.monotonic() - started:.0f} s")
+
+
+def build_world(
+    output: Path, seed: int, corpus: CorpusConfig | None = None, student: StudentConfig | None = None
+) -> None:
+    """Write corpus and small student below ``output``, or reuse what is there.
+
+    Args:
+        output: Where they go.
+        seed: Seed of both.
+        corpus: Size of the corpus.
+        student: Size of the student.
+    """
+    built = build_corpus(output / "corpus", replace(corpus or CorpusConfig(), seed=seed), progress=say)
+    build_student(
+        output / "student", student_texts(built), replace(student or StudentConfig(), seed=seed), progress=say
+    )
+
+
+def student_texts(corpus: Path) -> list[str]:
+    """Return what the student's tokenizer is trained on: the training questions as they are asked, and the traces."""
+    data = AVQADataModule(str(corpus / "avqa"), validate_media=False)
+    asked = [PROMPTS["think-short"].render(question) for question in data.questions("train")]
+    traces = read_jsonl(corpus / "traces.jsonl", Trace)
+    said = [f"<think>{trace.reasoning}</think><answer>{trace.answer}</answer>" for trace in traces]
+    return [*asked, *said, *["system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"] * 50]
+
+
+def predict(stage: str) -> None:
+    """Let the embedded teacher or the embedded checker work; what is there already is kept.
+
+    Args:
+        stage: ``teacher`` or ``verify``.
+    """
+    with MiniEndpoints() as endpoints:
+        environment = {"SIGHTSOUND_TEACHER": endpoints.url, "SIGHTSOUND_CHECKER": endpoints.url}
+        train_py("predict", stage, environment=environment)
+
+
+def train(stage: str, seed: int, *extra: str, server: VLLMServer | None = None) -> None:
+    """Run ``train.py fit`` of a stage in a process of its own.
+
+    Args:
+        stage: ``sft``, ``grpo`` or ``verifier``.
+        seed: Seed of the run and of the order of the data.
+        *extra: Further arguments.
+        server: The server that it needs.
+    """
+    train_py("fit", stage, *extra, f"--seed_everything={seed}", f"--data.init_args.seed={seed}", server=server)
+
+
+def train_py(
+    subcommand: str,
+    stage: str,
+    *extra: str,
+    server: VLLMServer | None = None,
+    environment: dict[str, str] | None = None,
+) -> None:
+    """Run ``train.py`` with a stage's configuration and its overlay for the embedded world.
+
+    Args:
+        subcommand: ``fit`` or ``predict``.
+        stage: Name of both configurations.
+        *extra: Further arguments.
+        server: The server that it needs.
+        environment: Variables beside those of this process.
+
+    Raises:
+        UserError: It failed; it has said why.
+    """
+    arguments = ["train.py", subcommand, "--config", f"{stage}.yaml", "--config", f"mini/{stage}.yaml", *extra]
+    say(f"$ {shlex.join(['python', *arguments])}")
+    run_stage(stage, arguments, server, environment)
+
+
+def write_report(output: Path) -> None:
+    """Write tables, plots and examples of all students below ``output``."""
+    from scores.__main__ import main as scores_main
+
+    runs = [f"{title}={output / 'benchmark' / student}" for student, title in STUDENTS.items()]
+    metrics = f"--metrics={STUDENTS['grpo']}={merge_metrics(output / 'grpo')}"
+    where = ["--data", str(output / "corpus"), "--output", str(output / "report"), "--title", "The embedded world"]
+    scores_main(["report", *runs, metrics, *where])
