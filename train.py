@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import wandb
 
 from cli.config_files import resolve_configs
+from cli.console import finish_wandb, quieten, take_verbose
 from cli.lightning_cli import SightSoundCLI
 from cli.sentences import user_sentence
 
@@ -25,8 +26,10 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
             that is raised is an error of the program and keeps its traceback.
     """
     args = list(sys.argv[1:] if args is None else args)
+    take_verbose(args)
     debug = "--debug" in args or bool(os.environ.get("SIGHTSOUND_DEBUG"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # DataLoader workers fork
+    quieten()
     configs: list[str] = []
     earlier_run, status = wandb.run, 1
     try:
@@ -43,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
         raise SystemExit(status) from error
     finally:
         if wandb.run is not None and wandb.run is not earlier_run:
-            wandb.finish(exit_code=status)  # otherwise the next stage in this process would log into the same run
+            finish_wandb(status)  # otherwise the next stage in this process would log into the same run
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import os
 import pickle
 import secrets
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
 
@@ -21,13 +20,12 @@ from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli.config_files import ConfigError
-
-# Lightning's own use of a torch function that is on its way out; nothing that a user could change
-warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+from cli.console import is_verbose, metrics_line
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
 
+DESCRIPTION = "A stage of SightSound-R1. With --verbose, libraries say on the console what they have to say, too."
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs/unnamed",
@@ -54,7 +52,7 @@ class SightSoundCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-        parsing = {"parser_mode": "omegaconf+", "exit_on_error": False}
+        parsing = {"parser_mode": "omegaconf+", "exit_on_error": False, "description": DESCRIPTION}
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -62,7 +60,7 @@ class SightSoundCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=SaveStageConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS,
+            trainer_defaults=TRAINER_DEFAULTS | {"enable_model_summary": is_verbose()},
             seed_everything_default=42,
             parser_kwargs={**parsing, **{name: dict(parsing) for name in SUBCOMMANDS}},
             auto_configure_optimizers=False,
@@ -111,12 +109,32 @@ class SightSoundCLI(LightningCLI):
                     "that run, another --trainer.default_root_dir keeps both"
                 )
             for logger in _as_list(options["trainer"].get("logger")):
+                silence_offline_wandb(logger)
                 name_wandb_run(logger, root / "wandb_run_id", resumes=options.get("ckpt_path") == "last")
 
     def before_predict(self) -> None:
         """Do not gather predictions in memory: callbacks write them as they are made."""
         options = self.config_init["predict"]
         options["return_predictions"] = bool(options.get("return_predictions"))
+
+    def before_test(self) -> None:
+        """Print results in one line, see :meth:`after_test`."""
+        self._print_results_ourselves("test")
+
+    def before_validate(self) -> None:
+        """Print results in one line, see :meth:`after_validate`."""
+        self._print_results_ourselves("validate")
+
+    def after_test(self) -> None:
+        """Print what was found."""
+        rank_zero_info(metrics_line("test", self.trainer.callback_metrics))
+
+    def after_validate(self) -> None:
+        """Print what was found."""
+        rank_zero_info(metrics_line("val", self.trainer.callback_metrics))
+
+    def _print_results_ourselves(self, subcommand: str) -> None:
+        self.config_init[subcommand]["verbose"] = is_verbose()
 
     @override
     def instantiate_classes(self) -> None:
@@ -202,6 +220,17 @@ def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
         file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
     if file.is_file():
         logger.init_args["id"] = file.read_text(encoding="utf-8").strip()
+
+
+def silence_offline_wandb(logger: Any) -> None:
+    """Let Weights & Biases say nothing about a run that it sends nowhere; where it lies is said at its end.
+
+    Args:
+        logger: A logger's configuration.
+    """
+    named = str(getattr(logger, "class_path", ""))
+    if named.endswith(".WandbLogger") and logger.init_args.get("offline") and not is_verbose():
+        os.environ.setdefault("WANDB_SILENT", "true")
 
 
 def _as_list(value: Any) -> list[Any]:

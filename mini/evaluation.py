@@ -58,10 +58,9 @@ def main(args: Sequence[str] | None = None) -> None:
             folder = f"{name}/{benchmark}-{probe}" if probe else f"{name}/{benchmark}"
             if folder in found.done:
                 continue
+            print(f"{name} on {BENCHMARKS[benchmark]}" + (f", audio: {probe}" if probe else ""), flush=True)
             accuracy = evaluate(Path(weights), benchmark, options.output / folder, probe)
             found.finish(folder, accuracy)
-            title = BENCHMARKS[benchmark] + (f" with {probe}" if probe else "")
-            print(f"{name} on {title}: {100 * accuracy:.1f}%", flush=True)
 
 
 if __name__ == "__main__":
