@@ -21,9 +21,10 @@ from datamodules.avqa import AVQADataModule
 from datamodules.record_files import record_files
 from datamodules.records import Trace, Verdict, read_jsonl
 from mini.claims import mentioned
-from mini.pipeline import ABLATIONS, build_world, predict, say, train, train_py
-from mini.stage_process import ROOT
-from mini.summary import STUDENTS
+from mini.evaluation import STUDENTS
+from mini.pipeline import ABLATIONS, predict, train, train_py
+from mini.stage_process import ROOT, say
+from mini.world import build_world
 from train import main as train_main
 
 

@@ -24,9 +24,10 @@ from callbacks.vllm_server import VLLMServer
 from datamodules.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from mini.corpus import CorpusConfig
-from mini.pipeline import build_world, say, train
-from mini.stage_process import ROOT
+from mini.pipeline import train
+from mini.stage_process import ROOT, say
 from mini.summary import merge_metrics, rewards
+from mini.world import build_world
 
 SHUFFLED = "benchmarks.learning.ShuffledRewardGRPO"
 BARS = {"sft": 0.55, "gain": 0.12, "reward_gain": 0.40}

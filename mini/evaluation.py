@@ -7,6 +7,14 @@ from pathlib import Path
 from mini.progress_file import ProgressFile
 
 BENCHMARKS = {"avqa": "AVQA-mini val", "mmau": "MMAU-mini", "music_avqa": "MUSIC-AVQA-mini"}
+STUDENTS = {
+    "untrained": "untrained",
+    "sft": "SFT on all traces",
+    "agfv": "AGFV + SFT",
+    "tts": "TTS + AGFV + SFT",
+    "grpo": "TTS + AGFV + SFT + GRPO",
+}
+"""Row of each student in the table, by its folder."""
 PROBES = ("silence", "swap", "noise")
 """What a student's audio is replaced by: one that hears must lose what it has learnt to hear."""
 

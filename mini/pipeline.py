@@ -1,7 +1,8 @@
 """The stages of the whole paper on the embedded world, in order, each done once.
 
 Every stage is a process of its own that reads files and writes files; what is done is noted on disk, so that a run that
-was interrupted anywhere goes on with the stage that was interrupted.
+was interrupted anywhere goes on with the stage that was interrupted. What takes seconds to import is imported where a
+stage needs it.
 """
 
 import os
@@ -10,35 +11,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from callbacks.vllm_server import VLLMServer
-from datamodules.avqa import AVQADataModule
-from datamodules.prompts import PROMPTS
-from datamodules.records import Trace, read_jsonl
-from mini.corpus import CorpusConfig, build_corpus
-from mini.endpoints import MiniEndpoints
-from mini.evaluation import BENCHMARKS, PROBES, accuracies_file
+from mini.evaluation import BENCHMARKS, PROBES, STUDENTS, accuracies_file
 from mini.progress_file import ProgressFile
 from mini.scale import SCALES
-from mini.stage_process import run_stage
-from mini.student import StudentConfig, build_student
-from mini.summary import STUDENTS, accuracy_table, chance, merge_metrics, rewards
+from mini.stage_process import console, run_stage, say
 
 ABLATIONS = {"sft": "sft_cot", "agfv": "agfv_sft", "tts": "tts_agfv_sft"}
 """Folder of each SFT run, and the overlay below ``configs/ablation`` that chooses its traces."""
 RESUME = ("--ckpt_path", "last")
-console = Console(soft_wrap=True)
-
-
-def say(line: str) -> None:
-    """Print a line of progress at once."""
-    console.print(line, highlight=False, markup=False)
 
 
 class Pipeline:
@@ -121,6 +106,8 @@ class Pipeline:
             self.progress.finish(title, run())
 
     def _world(self) -> None:
+        from mini.world import build_world
+
         build_world(self.output, self.seed, self.scale.corpus, self.scale.student)
 
     def _sft(self, folder: str, ablation: str) -> None:
@@ -152,6 +139,8 @@ class Pipeline:
         return self.output / "student" if student == "untrained" else self.output / student / "best"
 
     def _show(self, accuracies: dict[str, dict[str, float]]) -> None:
+        from mini.summary import accuracy_table, chance, merge_metrics, rewards
+
         probed = self.progress.done["can it hear?"]
         console.print(accuracy_table(accuracies, chance(self.output / "corpus")))
         replaced = ", ".join(f"{100 * accuracy:.1f} ({probe})" for probe, accuracy in probed.items())
@@ -172,38 +161,14 @@ def timed(title: str) -> Iterator[None]:
     say(f"{title}: {time.monotonic() - started:.0f} s")
 
 
-def build_world(
-    output: Path, seed: int, corpus: CorpusConfig | None = None, student: StudentConfig | None = None
-) -> None:
-    """Write corpus and small student below ``output``, or reuse what is there.
-
-    Args:
-        output: Where they go.
-        seed: Seed of both.
-        corpus: Size of the corpus.
-        student: Size of the student.
-    """
-    built = build_corpus(output / "corpus", replace(corpus or CorpusConfig(), seed=seed), progress=say)
-    build_student(
-        output / "student", student_texts(built), replace(student or StudentConfig(), seed=seed), progress=say
-    )
-
-
-def student_texts(corpus: Path) -> list[str]:
-    """Return what the student's tokenizer is trained on: the training questions as they are asked, and the traces."""
-    data = AVQADataModule(str(corpus / "avqa"), validate_media=False)
-    asked = [PROMPTS["think-short"].render(question) for question in data.questions("train")]
-    traces = read_jsonl(corpus / "traces.jsonl", Trace)
-    said = [f"<think>{trace.reasoning}</think><answer>{trace.answer}</answer>" for trace in traces]
-    return [*asked, *said, *["system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"] * 50]
-
-
 def predict(stage: str) -> None:
     """Let the embedded teacher or the embedded checker work; what is there already is kept.
 
     Args:
         stage: ``teacher`` or ``verify``.
     """
+    from mini.endpoints import MiniEndpoints
+
     with MiniEndpoints() as endpoints:
         environment = {"SIGHTSOUND_TEACHER": endpoints.url, "SIGHTSOUND_CHECKER": endpoints.url}
         train_py("predict", stage, environment=environment)
@@ -247,6 +212,7 @@ def train_py(
 
 def write_report(output: Path) -> None:
     """Write tables, plots and examples of all students below ``output``."""
+    from mini.summary import merge_metrics
     from scores.__main__ import main as scores_main
 
     runs = [f"{title}={output / 'benchmark' / student}" for student, title in STUDENTS.items()]

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from callbacks.vllm_server import VLLMServer
 from datamodules.records import UserError
 
@@ -16,6 +18,12 @@ ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 10.0
 """What a stage has to write its checkpoint after SIGTERM."""
 _PR_SET_PDEATHSIG = 1
+console = Console(soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once."""
+    console.print(line, highlight=False, markup=False)
 
 
 def run_stage(

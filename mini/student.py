@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from lightning_modules.qwen2_audio import Qwen2Audio
+from mini.scale import StudentConfig
 
 FORMAT = 1  # raise it when the recipe changes: cached students are then built anew
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -41,36 +41,6 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class StudentConfig:
-    """Size of the small student.
-
-    Attributes:
-        seed: Seed of the random weights.
-        vocabulary: Largest number of tokens.
-        mel_bins: Mel bins of the feature extractor.
-        audio_width: Width of the audio tower.
-        audio_layers: Layers of the audio tower.
-        width: Width of the language model.
-        layers: Layers of the language model.
-        heads: Attention heads, of the tower and of the language model.
-        spread: Standard deviation of the language model's random weights; the usual 0.02 is for much wider layers and
-            learns three times slower here.
-        audio_spread: Standard deviation of the audio tower's random weights.
-    """
-
-    seed: int = 0
-    vocabulary: int = 768
-    mel_bins: int = 64
-    audio_width: int = 128
-    audio_layers: int = 1
-    width: int = 128
-    layers: int = 3
-    heads: int = 4
-    spread: float = 0.1
-    audio_spread: float = 0.16
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

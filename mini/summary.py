@@ -11,17 +11,8 @@ from datamodules.avqa import AVQADataModule
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
 from datamodules.records import UserError
-from mini.evaluation import BENCHMARKS
+from mini.evaluation import BENCHMARKS, STUDENTS
 from mini.sounds import INSTRUMENTS
-
-STUDENTS = {
-    "untrained": "untrained",
-    "sft": "SFT on all traces",
-    "agfv": "AGFV + SFT",
-    "tts": "TTS + AGFV + SFT",
-    "grpo": "TTS + AGFV + SFT + GRPO",
-}
-"""Row of each student in the table, by its folder."""
 
 
 def chance(corpus: Path) -> dict[str, float]:
@@ -61,7 +52,9 @@ def merge_metrics(run: Path) -> Path:
         raise UserError(f"{run / 'metrics'} holds no metrics: the run has not taken a step yet")
     merged = run / "metrics" / "metrics.csv"
     with open(merged, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, sorted({name for row in rows.values() for name in row}))
+        writer = csv.DictWriter(
+            file, lineterminator="\n", fieldnames=sorted({name for row in rows.values() for name in row})
+        )
         writer.writeheader()
         writer.writerows(rows[step] for step in sorted(rows))
     return merged
