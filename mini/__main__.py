@@ -46,6 +46,8 @@ def again(args: Sequence[str]) -> str:
 
 
 def _exit(number: int, frame: object) -> None:
+    name = signal.Signals(number).name
+    print(f"mini: ended by {name}; `{again(sys.argv[1:])}` goes on from there", file=sys.stderr, flush=True)
     sys.exit(128 + number)
 
 

@@ -61,12 +61,14 @@ SCALES = {
             "sft": (
                 "--trainer.max_steps=24",
                 "--trainer.val_check_interval=12",
+                "--trainer.callbacks.init_args.every_n_batches=4",  # the last callback is the checkpoint
                 "--data.init_args.batch_size=8",
                 "--model.init_args.warmup_steps=2",
             ),
             "grpo": (
                 "--trainer.max_steps=6",
                 "--trainer.val_check_interval=3",
+                "--trainer.callbacks.init_args.every_n_batches=2",
                 "--data.init_args.batch_size=4",
                 "--model.init_args.warmup_steps=1",
             ),

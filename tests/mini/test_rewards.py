@@ -19,9 +19,7 @@ def test_sittings_are_joined_by_step(tmp_path: Path) -> None:
     _sitting(tmp_path, 2, "step,train/reward\n0,0.5\n1,1.0\n1,\n2,9.0\n")
     _sitting(tmp_path, 10, "step,train/reward,val/accuracy\n2,1.5,\n2,,0.5\n3,2.0,\n")
     metrics = merge_metrics(tmp_path)
-    assert metrics.read_text() == "step,train/reward,val/accuracy\n0,0.5,\n1,1.0,\n2,1.5,0.5\n3,2.0,\n".replace(
-        "\n", "\r\n"
-    )
+    assert metrics.read_text() == "step,train/reward,val/accuracy\n0,0.5,\n1,1.0,\n2,1.5,0.5\n3,2.0,\n"
     assert rewards(metrics, steps=2) == (0.75, 1.75)
 
 
