@@ -17,6 +17,8 @@ _JSON_FIELD = re.compile(
     r"""(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(-?\d+(?:\.\d+)?|true|false))""",
     re.IGNORECASE,
 )  # fmt: skip
+_NESTED = 6
+"""How deep LaTeX's commands may lie, and how many boxes are looked at."""
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\fbox\s*(?=\{)")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+\s*\{([^{}]*)\}")
@@ -66,7 +68,8 @@ def plain_signs(text: str) -> str:
 
 def _spoken(text: str, finished: bool) -> str:
     """What is inside ``<answer>``, or follows the reasoning."""
-    after = _THOUGHT_ENDS.split(_THOUGHT.sub(" ", text))[-1]  # the prompt may have opened the reasoning
+    ended = _THOUGHT_ENDS.search(text)
+    after = _THOUGHT_ENDS.split(_THOUGHT.sub(" ", text))[-1] if ended else text  # the prompt may have opened it
     for part in (after, text):  # an answer inside of the reasoning counts where nothing comes after that
         for answers in (_CLOSED.findall(part), _OPENED.findall(part) if finished else []):
             if said := [inner for inner in answers if inner.strip()]:
@@ -88,7 +91,7 @@ def _decisive(text: str) -> str:
 
 def _boxed(text: str) -> str:
     """What is inside the last box that is closed and not empty."""
-    for start in reversed([match.end() for match in _BOX.finditer(text)]):
+    for start in [match.end() for match in _BOX.finditer(text)][: -_NESTED - 1 : -1]:
         depth = 0
         for place in range(start, len(text)):
             depth += (text[place] == "{") - (text[place] == "}")
@@ -102,13 +105,13 @@ def _boxed(text: str) -> str:
 def without_markup(text: str) -> str:
     """Return a text without tags, LaTeX and Markdown."""
     if "<" in text:
-        text = _STRAY_TAG.sub(" ", _PAIR_OF_TAGS.sub(r"\2", text))
+        text = _STRAY_TAG.sub(" ", _PAIR_OF_TAGS.sub(r"\2", text) if "</" in text else text)
     if "\\" in text:
         for sign, plain in _SIGNS.items():
             text = text.replace(sign, plain)
         text = _MATH.sub(" ", _FRACTION.sub(r"\1/\2", text))
-        while (inner := _COMMAND.sub(r"\1", text)) != text:
-            text = inner
+        for _ in range(_NESTED):
+            text = _COMMAND.sub(r"\1", text)
         text = _BLANK_COMMAND.sub(" ", _ESCAPED.sub(r"\1", text))
     elif "$" in text:
         text = _MATH.sub(" ", text)

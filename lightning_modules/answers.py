@@ -7,7 +7,7 @@ say, there is no choice.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lightning_modules.answer_text import extract_answer
 from lightning_modules.closest_option import closest
@@ -19,6 +19,11 @@ __all__ = ["answer_in_words", "extract_answer", "match_option"]
 
 _UNDECIDED = -1
 """The answer names several options where it should name one."""
+
+_LONGEST = 4000
+"""Characters of an answer that are read."""
+_CLAIMS = 8
+"""How many claims are looked at, from the last one."""
 
 _OPENING = r"^[\s\"'*]*"
 _LABEL_ALONE = re.compile(r"^[\s\"'(\[{<.,:;*-]*([A-Za-z])[\s\"')\]}>.,:;!?*-]*$")
@@ -52,6 +57,7 @@ _CUE = re.compile(
     re.IGNORECASE,
 )
 _WRONG_CUE = re.compile(r"(?:\b(?:wrong|incorrect|false|other|another|not|no|never|n't|bad|whether|if)(?:\s+(?:the|an?|my))?|不)\s*$", re.IGNORECASE)
+_TURN = re.compile(r"[.!?\n;]|,?\s+but\b|\bhowever\b")
 _SENTENCE_ENDS = re.compile(r"(?<!\d)\.(?=\s|$)|\.(?=\s+[A-Z]|\s*$)|[!?\n;]")
 
 _AUDIO = r"(?:audios?|sounds?|videos?|clips?|files?|recordings?|music|it|anything|them)"
@@ -83,7 +89,7 @@ def match_option(completion: str, options: Sequence[str], finished: bool = True)
     Returns:
         The option's index, or None where no careful reader could say.
     """
-    said, known = plain(extract_answer(completion, finished)), options_of(tuple(options))
+    said, known = _bounded(plain(extract_answer(completion, finished))), options_of(tuple(options))
     if not said or not known:
         return None
     readings: tuple[Callable[[str, Options], int | None], ...] = (_exact, _claimed, _first, _named, closest)
@@ -117,16 +123,22 @@ def answer_in_words(completion: str, options: Sequence[str], finished: bool = Tr
     return answer if stated is None or stated == _UNDECIDED else options[stated]
 
 
+def _bounded(said: str) -> str:
+    """Beginning and end of what is far too long for an answer, so that reading takes no time."""
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST // 4]}\n{said[-3 * _LONGEST // 4 :]}"
+
+
 def _exact(said: str, options: Options) -> int | None:
     """The answer is an option's text, or a label, or a label with an option's text."""
-    folded = said.strip().casefold()
-    same = [index for index, option in enumerate(options) if option.text == said.strip()]
-    same = same or [index for index, option in enumerate(options) if option.text.casefold() == folded]
-    if len(same) == 1:
-        return same[0]
+    same = options.spelt.get(said)
+    if same is None and not (len(said) == 1 and said.isupper()):
+        same = options.spelt.get(said.casefold())
+    if same is not None:
+        return same
     if alone := _LABEL_ALONE.match(said):
-        words = words_of(said)
-        named = options.meaning.get(tuple(word.text for word in words)) if len(words) == 1 else None
+        named = options.meaning.get((alone[1].casefold(),))
+        if named is not None and options[named].text.islower() and alone[1].isupper():
+            named = None
         if any(bracket in said for bracket in "()[]{}<>"):
             return _index(alone[1], options)
         return named if named is not None else _letter(alone[1], options)
@@ -178,10 +190,10 @@ def _alone(index: int | None, rest: str) -> int | None:
 
 def _claimed(said: str, options: Options) -> int | None:
     """The answer says which it is: "the answer is ...", "I choose ...", "答案是...". The last such claim counts."""
-    for cue in reversed(list(_CUE.finditer(said))):
+    for cue in list(_CUE.finditer(said))[: -_CLAIMS - 1 : -1]:
         if _WRONG_CUE.search(said, max(0, cue.start() - 20), cue.start()):
             continue
-        found = _claim(said[cue.end() :], options)
+        found = _claim(said[cue.end() : cue.end() + _LONGEST // 4], options)
         if found is not None:
             return found
     return None
@@ -223,23 +235,30 @@ def _named(said: str, options: Options, doubts: bool = True) -> int | None:
     found = _only(labels(said, words, options))
     if found is not None:
         return found
-    if doubts and _REFUSES.search(said):
-        return _UNDECIDED
-    kept = _sure(said, words) if doubts else None
-    named = [m for m in texts(words, options) if kept is None or kept[m.first]]
+    named = texts(words, options)
+    if doubts:
+        inside = [(words[m.first].start, words[m.last].end) for m in named]
+        if any(_own_words(_REFUSES, said, inside)):
+            return _UNDECIDED
+        doubted = [(doubt.start(), _until(said, doubt.end())) for doubt in _own_words(_DOUBTS, said, inside)]
+        named = [m for m in named if not any(begin <= words[m.first].start < end for begin, end in doubted)]
     found = _only(named)
     if found == _UNDECIDED and doubts:
         return _headline(named, words)
     return _only(letters(said, words, options)) if found is None else found
 
 
-def _sure(said: str, words: Sequence[Word]) -> list[bool] | None:
-    """For each word whether it stands outside of what the answer doubts."""
-    doubted = []
-    for doubt in _DOUBTS.finditer(said):
-        rest = re.compile(r"[.!?\n;]|,?\s+but\b|\bhowever\b").search(said, doubt.end())
-        doubted.append((doubt.start(), rest.start() if rest else len(said)))
-    return [not any(a <= word.start < b for a, b in doubted) for word in words] if doubted else None
+def _own_words(pattern: re.Pattern[str], said: str, options: Sequence[tuple[int, int]]) -> Iterator[re.Match[str]]:
+    """Where a pattern matches, but for what an option says itself."""
+    for match in pattern.finditer(said):
+        if not any(begin <= match.start() and match.end() <= end for begin, end in options):
+            yield match
+
+
+def _until(said: str, place: int) -> int:
+    """Where the sentence ends, or turns with "but"."""
+    end = _TURN.search(said, place)
+    return end.start() if end else len(said)
 
 
 def _only(mentions: Iterable[Mention]) -> int | None:

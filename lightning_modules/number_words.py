@@ -19,7 +19,7 @@ _ORDINALS = {
         "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 1
     )
 }
-_BEFORE = {
+_BEFORE: dict[tuple[str, ...], str] = {
     ("no", "less", "than"): ">=",
     ("no", "fewer", "than"): ">=",
     ("at", "least"): ">=",

@@ -33,6 +33,8 @@ _DENIED = frozenset("not isnt arent wasnt werent doesnt dont didnt cant cannot c
 _AFTER_REPLY = frozenset(
     "there it its i they the this that he she we you because since as not im ive theres thats this these those".split()
 )
+_CLAUSE = 30
+"""Words that a negation may stand before what it denies, where nothing ends the clause."""
 _UNITS = frozenset("second seconds sec secs s minute minutes min major minor hz khz bpm db percent ms hour hours 2nd".split())
 
 
@@ -146,7 +148,7 @@ def denied(words: Sequence[Word], first: int, last: int) -> bool:
         first: Place of the first word that names something.
         last: Place of the last one.
     """
-    for place in range(first - 1, -1, -1):
+    for place in range(first - 1, max(first - _CLAUSE, 0) - 1, -1):
         after = words[place + 1] if place + 1 < len(words) else None
         if after and _BREAK.search(after.gap) or words[place].text in _BUT and not (after and after.text == "than"):
             break

@@ -125,11 +125,13 @@ class Options(tuple[Option, ...]):
 
     Attributes:
         counts: True where all options are whole numbers, or intervals such as "more than ten".
+        spelt: Which option a text is, as it is and in lower case; None where several are.
         meaning: Which option words are, or None where several have the same.
         by_first_word: The keys of ``meaning`` by their first word, the longest first.
     """
 
     counts: bool
+    spelt: dict[str, int | None]
     meaning: dict[tuple[str, ...], int | None]
     by_first_word: dict[str, list[tuple[str, ...]]]
 
@@ -156,7 +158,13 @@ def options_of(texts: tuple[str, ...]) -> Options:
         options.append(Option(text, words, tuple(words for words in phrases if words not in found), letters))
     made = Options(options)
     made.counts = counts and bool(options)
-    made.meaning = {}
+    made.spelt, made.meaning = {}, {}
+    for spelling in (str.casefold, str):  # what is spelt alike but for capitals is told apart by them
+        alike: dict[str, int | None] = {}
+        for index, option in enumerate(made):
+            name = spelling(option.text)
+            alike[name] = None if name in alike else index
+        made.spelt |= alike
     for index, option in enumerate(made):
         for phrase in (option.words, *option.others):
             if phrase:
