@@ -128,7 +128,7 @@ def row_of(batch: AudioQABatch, b: int, text: str, finished: bool, step: int) ->
         "question": question.text,
         "options": " | ".join(question.options),
         "trace": trace[1].strip() if trace else "",
-        "answer": extract_answer(text),
+        "answer": extract_answer(text, finished),
         "label": batch.labels[b] or "",
         "finished": finished,
         "completion": text,

@@ -3,7 +3,9 @@
 Any callable with a ``name`` and this signature can be added by ``class_path``.
 """
 
+import inspect
 import re
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -13,11 +15,16 @@ from datamodules.batch import AudioQABatch
 from datamodules.records import Question
 from lightning_modules.answers import match_option
 
-_FORMAT = re.compile(r"\s*<think>(?P<think>.+?)</think>\s*<answer>(?P<answer>.+?)</answer>\s*", re.DOTALL)
+_FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", re.DOTALL)
+_TAG = re.compile(r"<\s*/?\s*(?:think|answer)\s*>", re.IGNORECASE)
 
 
 class RewardFunction(Protocol):
-    """What a reward function looks like."""
+    """What a reward function looks like.
+
+    One that has a further parameter ``finished: bool`` is told there whether the completion came to its end, or was cut
+    at the token limit.
+    """
 
     name: str
 
@@ -35,20 +42,26 @@ class RewardFunction(Protocol):
 
 
 class AccuracyReward:
-    """1 when the completion chooses the labelled option, else 0."""
+    """1 when the completion chooses the labelled option, else 0; read as tables read it.
+
+    The label is the text of an option, so an option with exactly this text is what is rewarded, whatever else the text
+    could mean. A completion that was cut before ``</answer>`` has chosen nothing.
+    """
 
     name = "accuracy"
 
-    def __call__(self, completion: str, question: Question, label: str | None) -> float:
+    def __call__(self, completion: str, question: Question, label: str | None, finished: bool = True) -> float:
         """Grade one completion; see :class:`RewardFunction`."""
         if label is None:
             return 0.0
-        wanted = match_option(label, question.options)
-        return float(wanted is not None and match_option(completion, question.options) == wanted)
+        chosen = match_option(completion, question.options, finished)
+        if label in question.options:
+            return float(chosen is not None and question.options[chosen] == label)
+        return float(chosen is not None and chosen == match_option(label, question.options))
 
 
 class FormatReward:
-    """1 for exactly ``<think>...</think><answer>...</answer>`` with something in both, else 0."""
+    """1 for exactly ``<think>...</think><answer>...</answer>`` with something in both and no tag twice, else 0."""
 
     name = "format"
 
@@ -57,8 +70,7 @@ class FormatReward:
         found = _FORMAT.fullmatch(completion)
         if found is None:
             return 0.0
-        inner = found["think"], found["answer"]
-        return float(all(part.strip() and "<think>" not in part and "<answer>" not in part for part in inner))
+        return float(all(part.strip() and not _TAG.search(part) for part in found.groups()))
 
 
 def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
@@ -79,12 +91,24 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
     if len({function.name for function in functions}) < len(functions):
         raise ValueError(f"reward functions need names of their own, found {[f.name for f in functions]}")
     device = batch.completions.ids.device
-    rows = list(zip(batch.completions.texts, batch.questions, batch.labels, strict=True))
+    finished = batch.completions.finished.tolist()
+    rows = list(zip(batch.completions.texts, finished, batch.questions, batch.labels, strict=True))
     return {
         function.name: torch.tensor(
-            [[function(text, question, label) for text in texts] for texts, question, label in rows],
+            [
+                [grader(text, question, label, ended) for text, ended in zip(texts, ends, strict=True)]
+                for texts, ends, question, label in rows
+            ],
             dtype=torch.float32,
             device=device,
         )
         for function in functions
+        for grader in [_grader(function)]
     }
+
+
+def _grader(function: RewardFunction) -> Callable[[str, Question, str | None, bool], float]:
+    """The function with four arguments; the last reaches only those that want to know it."""
+    if "finished" in inspect.signature(function).parameters:
+        return lambda text, question, label, ended: function(text, question, label, finished=ended)  # type: ignore[call-arg]
+    return lambda text, question, label, ended: function(text, question, label)

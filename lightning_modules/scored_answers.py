@@ -64,10 +64,11 @@ class ScoredAnswers(lightning.LightningModule):
         Args:
             question: The question as it was asked.
             completion: What the model said; empty where it said nothing.
-            finished: False when it was cut at the token limit.
+            finished: False when it was cut at the token limit; then it has chosen something only inside a closed
+                ``<answer>``, as for the reward.
             **provenance: Further fields of the prediction.
         """
-        choice = match_option(completion, question.options)
+        choice = match_option(completion, question.options, finished)
         return Prediction(
             question_id=question.id,
             completion=completion,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datamodules.records import Prediction, Question
 from lightning_modules.answers import match_option
 
+_CUT = "the completion was cut at the token limit; only an answer between <answer> and </answer> counts"
+
 COUNTED_WRONG = "missing"
 """The kind of a problem of a question without prediction."""
 
@@ -78,7 +80,8 @@ def check_predictions(
     """Hold predictions against the questions that were asked.
 
     A question without prediction counts as wrong. A prediction for an unknown question is left out. Of several
-    predictions for a question the first counts. Completions are read anew.
+    predictions for a question the first counts. Completions are read anew; of one that was cut at the token limit only
+    an answer inside a closed ``<answer>`` counts, as for the reward.
 
     Args:
         predictions: The predictions.
@@ -116,8 +119,8 @@ def check_predictions(
         if not prediction_.completion.strip():
             note("empty completion", question.id, "the completion is empty; counted as wrong")
         if not prediction_.finished:
-            note("cut completion", question.id, "the completion was cut at the token limit; read as it is")
-        choice = match_option(prediction_.completion, prediction_.options)
+            note("cut completion", question.id, _CUT)
+        choice = match_option(prediction_.completion, prediction_.options, prediction_.finished)
         chosen = None if choice is None else prediction_.options[choice]
         if choice != prediction_.choice:
             note("read differently", question.id, f"recorded as option {prediction_.choice}, now read as {choice}")

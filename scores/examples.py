@@ -99,7 +99,7 @@ def make_example(run: str, title: str, answer: Answer, root: Path, embed_audio: 
         chosen=answer.chosen,
         correct=answer.question.answer_text,
         reasoning="\n".join(part.strip() for part in _THINK.findall(completion)),
-        answer=extract_answer(completion),
+        answer=extract_answer(completion, answer.prediction.finished),
         audio=audio,
         silence=silence,
     )

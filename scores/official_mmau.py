@@ -66,7 +66,7 @@ def defects(rows: Sequence[Mapping[str, Any]]) -> list[Defect]:
 
 def judge(prediction: Prediction, row: Mapping[str, Any]) -> bool:
     """Return whether the official rule accepts a prediction, its letter mapped to the option's text."""
-    return accepts(row["answer"], answer_in_words(prediction.completion, prediction.options), row["choices"])
+    return accepts(row["answer"], _said(prediction), row["choices"])
 
 
 def official_rows(rows: Sequence[Mapping[str, Any]], predictions: Mapping[str, Prediction]) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def official_rows(rows: Sequence[Mapping[str, Any]], predictions: Mapping[str, P
     written = []
     for row in rows:
         prediction = predictions.get(str(row["id"]))
-        said = "" if prediction is None else answer_in_words(prediction.completion, prediction.options)
+        said = "" if prediction is None else _said(prediction)
         written.append({**row, "model_output": said, "model_prediction": said})
     return written
 
@@ -101,6 +101,10 @@ def write_official(path: Path, annotations: Path, predictions: Iterable[Predicti
     rows = official_rows(read_rows(annotations), by_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows, indent=2) + "\n", encoding="ascii")  # the script opens it in the locale's encoding
+
+
+def _said(prediction: Prediction) -> str:
+    return answer_in_words(prediction.completion, prediction.options, prediction.finished)
 
 
 def _words(text: str) -> set[str]:

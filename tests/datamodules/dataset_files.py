@@ -1,5 +1,6 @@
 """Files of datasets for the tests: real mp4 and wav files, annotation rows."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(os.environ.get("SIGHTSOUND_REAL_DATA") or Path(__file__).parents[3] / "shared" / "data")
+"""The real files: the folder that SIGHTSOUND_REAL_DATA names, else one beside the project."""
 
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the real files are not here")
 

@@ -63,7 +63,7 @@ LETTERS = ("A minor", "B flat major", "C major", "D")
         ("<answer><answer>rain</answer></answer>", ANIMALS, 3),
         ("<answer>dog</answer> no wait <answer>rain</answer>", ANIMALS, 3),
         ("<answer></answer>", ANIMALS, None),
-        ("<think>dog", ANIMALS, 0),
+        ("<think>dog", ANIMALS, None),
         # numbers
         ("2", COUNTS, 1),
         ("Two", COUNTS, 1),
