@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torchvision.io import encode_jpeg
 
-from datamodules.audio import ClipFolder, MediaError, _one_line
+from datamodules.audio import ClipFolder
+from datamodules.media_files import MediaError, check_media, reason
 from datamodules.records import Question, UserError
 
 
@@ -111,7 +112,7 @@ def sample_frames(path: Path, sampling: FrameSampling) -> Frames:
         text = str(error)
         if "video stream" in text or "valid stream" in text:
             raise MediaError(f"{path}: there is no video stream that can be decoded") from None
-        raise MediaError(f"{path}: the video cannot be decoded ({_one_line(error)})") from None
+        raise MediaError(f"{path}: the video cannot be decoded ({reason(error)})") from None
     return Frames(_shrink(frames, sampling.max_side), shown_rate(begins.tolist()))
 
 
