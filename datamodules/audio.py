@@ -17,8 +17,8 @@ import numpy as np
 import soundfile
 
 from datamodules.media_files import MediaError as MediaError
-from datamodules.media_files import reason
 from datamodules.media_files import resolve_media as resolve_media
+from datamodules.media_files import undecodable
 from datamodules.resampling import SAMPLE_RATE as SAMPLE_RATE
 from datamodules.resampling import resample
 from datamodules.sound_decoding import decode_sound
@@ -59,7 +59,7 @@ def load_waveform(path: str | os.PathLike[str], max_seconds: float | None = None
     try:
         samples = np.concatenate([resample(samples, rate) for samples, rate in pieces])
     except (ValueError, RuntimeError, MemoryError) as error:
-        raise MediaError(f"{path}: the audio cannot be resampled ({reason(error)})") from None
+        raise undecodable(path, "audio", error) from None
     if max_seconds is not None:
         samples = samples[: round(max_seconds * SAMPLE_RATE)]
     if len(samples) < MIN_SAMPLES:

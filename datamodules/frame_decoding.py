@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from datamodules.media_files import MediaError, check_media, looks_like, reason
+from datamodules.media_files import MediaError, check_media, undecodable
 
 Choose = Callable[[np.ndarray, float], tuple[list[int], list[float]]]
 """Chooses frames and says for which moments they stand, given when each frame of the clip begins, and how many frames a
@@ -59,8 +59,7 @@ def decode_frames(path: Path, choose: Choose) -> DecodedFrames:
     except MediaError:
         raise
     except (av.FFmpegError, *_DECODING_ERRORS) as error:
-        found = looks_like(path) or reason(error)
-        raise MediaError(f"{path}: the video cannot be decoded ({found})") from None
+        raise undecodable(path, "video", error) from None
 
 
 def _by_decord(path: Path, choose: Choose) -> DecodedFrames:

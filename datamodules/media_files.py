@@ -1,11 +1,13 @@
 """Files that hold clips: where they may lie, and what they are where they are no clips."""
 
+import errno
 import os
 from pathlib import Path
 
 from datamodules.records import UserError
 
 _HEAD = 512
+_OF_THE_MACHINE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
 _NO_MEDIA = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the file with `git lfs pull`"),
     (b"<!doctype html", "an HTML page, as a download that was refused leaves"),
@@ -23,6 +25,10 @@ _NO_MEDIA = (
 
 class MediaError(UserError):
     """A clip cannot be used; the message names the file."""
+
+
+class MomentaryMediaError(MediaError):
+    """A clip cannot be used now, which is the machine's fault and not the file's: memory or open files ran out."""
 
 
 def resolve_media(root: str | os.PathLike[str], relative: str, follow_links: bool = False) -> Path:
@@ -79,6 +85,19 @@ def looks_like(path: Path) -> str:
     return ""
 
 
+def undecodable(path: Path, what: str, error: Exception) -> MediaError:
+    """Return what to raise for a decoder's error.
+
+    Args:
+        path: The file.
+        what: What should have been decoded.
+        error: What the decoder raised.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+        return MomentaryMediaError(f"{path}: the {what} cannot be decoded now ({reason(error)})")
+    return MediaError(f"{path}: the {what} cannot be decoded ({looks_like(path) or reason(error)})")
+
+
 def reason(error: BaseException) -> str:
     """Return the message of a decoder's error without the decoder's own decorations."""
     if isinstance(error, MemoryError) and not str(error):
@@ -93,4 +112,5 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_HEAD)
     except OSError as error:
-        raise MediaError(f"{path}: the file cannot be read ({error.strerror})") from None
+        kind = MomentaryMediaError if error.errno in _OF_THE_MACHINE else MediaError
+        raise kind(f"{path}: the file cannot be read ({error.strerror})") from None

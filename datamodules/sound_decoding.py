@@ -13,7 +13,7 @@ import av
 import numpy as np
 import soundfile
 
-from datamodules.media_files import MediaError, check_media, looks_like, reason
+from datamodules.media_files import MediaError, check_media, looks_like, undecodable
 
 Piece = tuple[np.ndarray, int]
 """Mono float32 samples and their rate in Hz. A clip has one, or several where its rate changes on the way."""
@@ -61,8 +61,7 @@ def decode_sound(path: Path, max_seconds: float | None = None) -> list[Piece]:
     except MediaError:
         raise
     except _DECODING_ERRORS as error:
-        found = looks_like(path) or reason(error)
-        raise MediaError(f"{path}: the audio cannot be decoded ({found})") from None
+        raise undecodable(path, "audio", error) from None
 
 
 def _uncompressed(path: Path, seconds: float | None) -> list[Piece]:

@@ -10,6 +10,7 @@ import soundfile
 
 from datamodules import sound_decoding
 from datamodules.audio import MediaError, load_waveform, wav_bytes
+from datamodules.media_files import MomentaryMediaError
 from tests.datamodules.dataset_files import tone, write_mp4
 from tests.datamodules.media_writer import write_sound
 
@@ -244,8 +245,10 @@ class TestBrokenFiles:
         monkeypatch.setattr(soundfile, "SoundFile", fail)
         assert np.abs(load_waveform(tmp_path / "a.wav") - tone(0.5)).max() < 1e-4  # the other decoder reads it
         monkeypatch.setattr(sound_decoding.av, "open", fail)
-        with pytest.raises(MediaError, match=r"a\.wav: the audio cannot be decoded"):
+        with pytest.raises(MediaError, match=r"a\.wav: the audio cannot be decoded") as found:
             load_waveform(tmp_path / "a.wav")
+        of_the_machine = isinstance(error, MemoryError | OSError)
+        assert isinstance(found.value, MomentaryMediaError) == of_the_machine
 
     @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 44_101])
     def test_an_empty_file_at_any_rate(self, tmp_path: Path, rate: int) -> None:
