@@ -1,7 +1,6 @@
 """Clips as the one waveform that everything else uses: mono float32 at 16 kHz.
 
-The trainer's feature extractor and the rollout server get these very samples, so a clip is decoded in one way only:
-decord reads containers (mp4, mkv, webm, ...), soundfile reads audio files, torchaudio resamples.
+The trainer's feature extractor and the rollout server get these very samples, so a clip is decoded in one way only.
 """
 
 import base64
@@ -16,13 +15,18 @@ from typing import Any, Literal
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 
-from datamodules.records import UserError
+from datamodules.media_files import MediaError as MediaError
+from datamodules.media_files import resolve_media as resolve_media
+from datamodules.media_files import undecodable
+from datamodules.resampling import SAMPLE_RATE as SAMPLE_RATE
+from datamodules.resampling import resample
+from datamodules.sound_decoding import decode_sound
 
-SAMPLE_RATE = 16_000
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".au", ".w64", ".wma", ".ac3"}
+)
+"""By which audio files are found in a folder. How a file is read depends on its content alone."""
 
 WavFormat = Literal["pcm16", "float32"]
 """How the samples of a WAV file are written: as 16-bit integers, which every server reads, or as 32-bit floats."""
@@ -30,63 +34,32 @@ WavFormat = Literal["pcm16", "float32"]
 MIN_SAMPLES = 400
 """Fewest samples that can be heard: one analysis window of 25 ms."""
 
-_COMMON_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000)
-_CACHE_VERSION = 1
-
-
-class MediaError(UserError):
-    """A clip cannot be used; the message names the file."""
-
-
-def resolve_media(root: str | os.PathLike[str], relative: str, follow_links: bool = False) -> Path:
-    """Return the path of a clip inside ``root``.
-
-    Args:
-        root: The media folder.
-        relative: The clip's path as the annotations name it.
-        follow_links: Accept a symbolic link that leads out of ``root``.
-
-    Raises:
-        MediaError: The path leads out of ``root``, by being absolute, by ``..`` or by a symbolic link.
-    """
-    if not relative or "\0" in relative:
-        raise MediaError(f"{relative!r} is not a path of a clip")
-    path = Path(os.path.normpath(relative))
-    if path.is_absolute():
-        raise MediaError(f"{relative}: the path of a clip must be relative to {root}, this one is absolute")
-    if path.parts[:1] == ("..",):
-        raise MediaError(f"{relative}: the path of a clip must stay inside {root}, this one leads out of it")
-    joined = Path(root) / path
-    if not follow_links and not joined.resolve().is_relative_to(Path(root).resolve()):
-        raise MediaError(f"{relative}: a symbolic link leads out of {root}; set follow_links to accept that")
-    return joined
+_CACHE_VERSION = 2
+"""Raise it when the same file gives other samples than before."""
 
 
 def load_waveform(path: str | os.PathLike[str], max_seconds: float | None = None) -> np.ndarray:
     """Decode a clip to mono float32 at 16 kHz.
 
-    Stereo is mixed to mono: audio files by the mean of the channels, containers by decord as ``(L + R) / sqrt(2)``.
+    The same sound gives the same samples whatever holds it; channels are mixed to mono by their mean.
 
     Args:
-        path: An audio file (wav, flac, ogg, mp3) or a container with an audio track (mp4, mkv, webm, ...).
+        path: An audio file (wav, flac, ogg, mp3, ...) or a container with an audio track (mp4, mkv, webm, ...). Its
+            name tells nothing: the content decides.
         max_seconds: Keep only so much of the beginning.
 
     Raises:
-        MediaError: The file is missing, is corrupt, has no audio track, is empty or contains NaN or infinite samples.
+        MediaError: The file is missing, is corrupt, has no audio track, is empty, contains NaN or infinite samples, or
+            is kept at a rate that cannot be right.
     """
     path = Path(path)
-    if not path.exists():
-        raise MediaError(f"{path}: the file is missing")
-    if not path.is_file():
-        raise MediaError(f"{path}: this is not a file")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: the file is empty")
-    read = _read_audio_file if path.suffix.lower() in AUDIO_SUFFIXES else _read_container
-    samples, rate = read(path, max_seconds)
-    if not np.isfinite(samples).all():
+    pieces = decode_sound(path, max_seconds)
+    if not all(np.isfinite(samples).all() for samples, _ in pieces):
         raise MediaError(f"{path}: the audio contains NaN or infinite samples")
-    if rate != SAMPLE_RATE:
-        samples = torchaudio.functional.resample(torch.from_numpy(samples), rate, SAMPLE_RATE).numpy()
+    try:
+        samples = np.concatenate([resample(samples, rate) for samples, rate in pieces])
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise undecodable(path, "audio", error) from None
     if max_seconds is not None:
         samples = samples[: round(max_seconds * SAMPLE_RATE)]
     if len(samples) < MIN_SAMPLES:
@@ -94,53 +67,11 @@ def load_waveform(path: str | os.PathLike[str], max_seconds: float | None = None
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _read_audio_file(path: Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
-    try:
-        with soundfile.SoundFile(path) as file:
-            # a second more than needed, so that resampling does not see the cut
-            frames = -1 if max_seconds is None else int((max_seconds + 1) * file.samplerate)
-            samples = file.read(frames, dtype="float32", always_2d=True)
-            rate = int(file.samplerate)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise MediaError(f"{path}: the audio cannot be decoded ({_one_line(error)})") from None
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1), rate
-
-
-def _read_container(path: Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
-    import decord
-
-    def decode(rate: int) -> np.ndarray:
-        # mono=False hands out wrong samples for the second channel, so decord has to mix
-        return decord.AudioReader(str(path), sample_rate=rate, mono=True)._array[0]
-
-    try:
-        samples = decode(-1)
-        # decord does not tell the native rate and its own resampler shifts the signal, so that the rate is found from
-        # a second reading's length
-        resampled_length = len(decode(SAMPLE_RATE))
-    except (decord.DECORDError, RuntimeError) as error:
-        text = str(error)
-        if "audio stream" in text:
-            raise MediaError(f"{path}: there is no audio track that can be decoded") from None
-        raise MediaError(f"{path}: the container cannot be decoded ({_one_line(error)})") from None
-    if len(samples) == 0 or resampled_length == 0:
-        raise MediaError(f"{path}: the audio track is empty")
-    rate = len(samples) * SAMPLE_RATE / resampled_length
-    nearest = min(_COMMON_RATES, key=lambda common: abs(common - rate))
-    rate = nearest if abs(rate / nearest - 1) < 0.02 else round(rate)
-    if max_seconds is not None:
-        samples = samples[: int((max_seconds + 1) * rate)]
-    return samples.copy(), rate
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    # decord puts time and source line in front of the message
-    return text[0].split("] ", 1)[-1].split(".cc:", 1)[-1].split(": ", 1)[-1].rstrip(".") if text else "no message"
-
-
 def wav_bytes(waveform: np.ndarray, wav_format: WavFormat = "float32") -> bytes:
     """Return a waveform as a WAV file at 16 kHz; from 32-bit floats soundfile reads the samples back exactly.
+
+    16-bit integers cannot hold samples beyond 1, which lossy codecs make: such a clip is made as quiet as it takes,
+    since cutting its peaks off would be heard as distortion.
 
     Args:
         waveform: Mono float32 at 16 kHz.
@@ -148,7 +79,10 @@ def wav_bytes(waveform: np.ndarray, wav_format: WavFormat = "float32") -> bytes:
     """
     buffer = io.BytesIO()
     subtype = {"pcm16": "PCM_16", "float32": "FLOAT"}[wav_format]
-    soundfile.write(buffer, waveform.astype(np.float32, copy=False), SAMPLE_RATE, format="WAV", subtype=subtype)
+    waveform = waveform.astype(np.float32, copy=False)
+    if wav_format == "pcm16" and (peak := np.abs(waveform).max(initial=0.0)) > 1.0:
+        waveform = waveform / peak
+    soundfile.write(buffer, waveform, SAMPLE_RATE, format="WAV", subtype=subtype)
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.annotations import AnnotatedQuestion
 from datamodules.audio import ClipFolder
 from datamodules.clip_requests import ClipRequestDataset, ClipRequests, RequestSettings
-from datamodules.collate import Collator
+from datamodules.collate import Collator, said_of_cuts
 from datamodules.hints import read_hints, with_hint
 from datamodules.media_index import MediaIndex
 from datamodules.probes import Clips, ProbedClips, ProbeName, derangement, mark, shuffle_options
@@ -244,9 +244,10 @@ class AudioQADataModule(LightningDataModule):
         )
         index = None
         if self.validate_media:
-            index = MediaIndex(self.report_dir / "checked-clips.jsonl", self.clips.decode, max(self.num_workers, 1))
+            threads, limit = max(self.num_workers, 1), self.clips.max_seconds
+            index = MediaIndex(self.report_dir / "checked-clips.jsonl", self.clips.decode, threads, limit)
         questions = reader.read(file, index, self.limit)
-        if index is not None and self.length_pool > 1:
+        if index is not None:
             self._clip_seconds |= {q.media: index.seconds(self.clips.path(q.media)) for q in questions}
         name = f"{self.dataset}-{split}"
         if getattr(rank_zero_only, "rank", 0) == 0:
@@ -272,6 +273,8 @@ class AudioQADataModule(LightningDataModule):
         """
         if self._collator is None:
             self._collator = Collator(self._load_processor(), self.prompt)
+            if cut := said_of_cuts(self._collator.seconds, self.clips.max_seconds, list(self._clip_seconds.values())):
+                rank_zero_warn(cut)
         return self._collator
 
     def _load_processor(self) -> Any:

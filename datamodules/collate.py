@@ -47,6 +47,25 @@ def num_audio_tokens(heard_frames: int) -> int:
     return ((heard_frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
+def said_of_cuts(heard: float, max_seconds: float | None, clips: Sequence[float]) -> str:
+    """Return a sentence that says which clips are cut where the model hears no more, empty where none is.
+
+    Args:
+        heard: Seconds of a clip that the model hears.
+        max_seconds: Seconds of a clip that are used as far as the data are concerned; None for all.
+        clips: Lengths of the clips in seconds; empty where they are not known.
+    """
+    if max_seconds is not None and max_seconds <= heard:
+        return ""
+    longer = sum(seconds > heard for seconds in clips)
+    if clips and not longer:
+        return ""
+    which = f"{longer} of {len(clips)} clips are longer and are" if clips else "longer clips are"
+    return f"the student hears the first {heard:g} s of a clip: {which} cut there, whatever data.max_seconds allows" + (
+        "" if max_seconds is None else f" ({max_seconds:g} s)"
+    )
+
+
 class Collator:
     """Makes a batch of examples.
 
@@ -78,6 +97,11 @@ class Collator:
             raise UserError(f"the processor hears at {extractor.sampling_rate} Hz, only {SAMPLE_RATE} Hz is supported")
         self.max_samples = int(extractor.n_samples)
         self.hop = int(extractor.hop_length)
+
+    @property
+    def seconds(self) -> float:
+        """How much of a clip the model hears."""
+        return self.max_samples / SAMPLE_RATE
 
     def __call__(self, examples: Sequence[Example]) -> AudioQABatch:
         """Return the examples as a batch."""

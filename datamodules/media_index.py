@@ -12,31 +12,43 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.audio import SAMPLE_RATE, MediaError
+from datamodules.media_files import MomentaryMediaError
 from datamodules.records import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
+_VERSION = 2
+"""Raise it when clips can be decoded that could not be before, or the other way round: all are then decoded again."""
 
 
 class MediaIndex:
-    """Remembers for each clip, by path, size and time of change, whether it could be decoded."""
+    """Remembers for each clip, by path, size and time of change, whether it could be decoded.
 
-    def __init__(self, file: Path, load: Callable[[Path], np.ndarray], threads: int = 2) -> None:
+    What is the machine's fault (memory or open files ran out) is not remembered: the next run tries again.
+    """
+
+    def __init__(
+        self, file: Path, load: Callable[[Path], np.ndarray], threads: int = 2, max_seconds: float | None = None
+    ) -> None:
         """Open the index.
 
         Args:
             file: JSON lines on disk; made when it is missing.
             load: Decodes a clip, raising MediaError when that fails.
             threads: How many clips are decoded at once.
+            max_seconds: How much of a clip ``load`` decodes at most; what was found for another limit does not count.
         """
         self.file = file
         self.load = load
         self.threads = max(1, threads)
+        self.max_seconds = max_seconds
         self._known: dict[tuple[str, int, int], str | None] = {}
         self._seconds: dict[tuple[str, int, int], float] = {}
         if file.exists():
             for line in file.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
+                    if (entry["version"], entry["max_seconds"]) != (_VERSION, max_seconds):
+                        continue
                     key = entry["path"], entry["size"], entry["mtime_ns"]
                     self._known[key] = entry["error"]
                     self._seconds[key] = float(entry.get("seconds") or 0.0)
@@ -74,12 +86,13 @@ class MediaIndex:
         bad = 0
         with lines, ThreadPoolExecutor(self.threads) as pool:
             for done, (path, found) in enumerate(zip(paths, pool.map(self._try, paths), strict=True), 1):
-                key, (error_text, seconds) = keys[path], found
+                key, (error_text, seconds, lasting) = keys[path], found
                 self._known[key], self._seconds[key] = error_text, seconds
                 bad += error_text is not None
-                entry: dict[str, Any] = {"path": key[0], "size": key[1], "mtime_ns": key[2], "error": error_text}
-                entry["seconds"] = seconds
-                lines.write(json.dumps(entry) + "\n")
+                if lasting:
+                    entry: dict[str, Any] = {"path": key[0], "size": key[1], "mtime_ns": key[2], "error": error_text}
+                    entry |= {"seconds": seconds, "max_seconds": self.max_seconds, "version": _VERSION}
+                    lines.write(json.dumps(entry) + "\n")
                 now = time.monotonic()
                 if now - spoken > _SECONDS_BETWEEN_LINES:
                     spoken = now
@@ -90,11 +103,13 @@ class MediaIndex:
                         "(this happens once)"
                     )
 
-    def _try(self, path: Path) -> tuple[str | None, float]:
+    def _try(self, path: Path) -> tuple[str | None, float, bool]:
+        """Return the error or None, the length in seconds, and whether the next run would find the same."""
         try:
-            return None, round(len(self.load(path)) / SAMPLE_RATE, 2)  # as on disk, so that all processes sort alike
+            # the length as on disk, so that all processes sort alike
+            return None, round(len(self.load(path)) / SAMPLE_RATE, 2), True
         except MediaError as error:
-            return str(error), 0.0
+            return str(error), 0.0, not isinstance(error, MomentaryMediaError)
 
     @staticmethod
     def _key(path: Path) -> tuple[str, int, int]:

@@ -1,6 +1,6 @@
 """Clips as a few silent frames: what a teacher that sees and does not hear is shown.
 
-decord reads the video stream only. The audio track of a clip is never opened, so nothing of it can reach a request.
+Only the video stream is decoded. The audio track of a clip is never opened, so nothing of it can reach a request.
 """
 
 import base64
@@ -13,8 +13,13 @@ import numpy as np
 import torch
 from torchvision.io import encode_jpeg
 
-from datamodules.audio import ClipFolder, MediaError, _one_line
+from datamodules.audio import ClipFolder
+from datamodules.frame_decoding import decode_frames
 from datamodules.records import Question, UserError
+
+_EVEN = 1.75
+"""Frames last equally long where the longest does not last so many times as long as the shortest: containers that count
+in milliseconds make 16 and 17 of 60 frames a second."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,37 @@ class FrameSampling:
         if not 1 <= self.quality <= 100:
             raise UserError(f"data.frames.quality must be between 1 and 100, found {self.quality}")
 
-    def indices(self, frames: int, rate: float) -> list[int]:
-        """Return which frames of a clip are shown.
+    def choose(self, begins: np.ndarray, rate: float) -> tuple[list[int], list[float]]:
+        """Return which frames of a clip are shown, and the moments for which they stand in seconds.
+
+        Where the frames of a clip last unequally long, the frame that is on screen in the middle of each part is shown,
+        and one that stays for long more than once.
 
         Args:
-            frames: Frames of the clip.
+            begins: When each frame of the clip begins, in seconds.
             rate: Its frames per second.
         """
+        frames = len(begins)
+        gaps = np.diff(begins)
+        if len(gaps) == 0 or gaps.max() <= _EVEN * gaps.min():
+            indices = self._equal_parts(frames, rate)
+            return indices, [float(begins[index]) for index in indices]
+        end = begins[-1] + gaps.mean()
+        wanted = self._wanted(frames, frames / end)
+        times = begins[0] + (np.arange(wanted) + 0.5) * (end - begins[0]) / wanted
+        return (np.searchsorted(begins, times, side="right") - 1).tolist(), times.tolist()
+
+    def _equal_parts(self, frames: int, rate: float) -> list[int]:
+        wanted = self._wanted(frames, rate)
+        return [(2 * part + 1) * frames // (2 * wanted) for part in range(wanted)]
+
+    def _wanted(self, frames: int, rate: float) -> int:
         if self.count is not None:
             wanted = self.count
         else:
             assert self.fps is not None
             wanted = min(max(1, round(frames / rate * self.fps)), self.max_frames)
-        wanted = min(wanted, frames)
-        return [(2 * part + 1) * frames // (2 * wanted) for part in range(wanted)]
+        return min(wanted, frames)
 
 
 @dataclass(frozen=True)
@@ -93,36 +115,18 @@ def sample_frames(path: Path, sampling: FrameSampling) -> Frames:
     Raises:
         MediaError: The file is missing, empty or corrupt, or has no video stream.
     """
-    import decord
-
-    if not path.is_file():
-        raise MediaError(f"{path}: the file is missing" if not path.exists() else f"{path}: this is not a file")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path}: the file is empty")
-    try:
-        video = decord.VideoReader(str(path), num_threads=1)
-        rate = float(video.get_avg_fps()) or 1.0
-        if len(video) == 0:
-            raise MediaError(f"{path}: the video has no frames")
-        indices = sampling.indices(len(video), rate)
-        frames = video.get_batch(indices).asnumpy()
-        begins = video.get_frame_timestamp(indices)[:, 0]
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        text = str(error)
-        if "video stream" in text or "valid stream" in text:
-            raise MediaError(f"{path}: there is no video stream that can be decoded") from None
-        raise MediaError(f"{path}: the video cannot be decoded ({_one_line(error)})") from None
-    return Frames(_shrink(frames, sampling.max_side), shown_rate(begins.tolist()))
+    decoded = decode_frames(path, sampling.choose)
+    return Frames(_shrink(decoded.pixels, sampling.max_side), shown_rate(decoded.times))
 
 
-def shown_rate(begins: Sequence[float]) -> float | None:
+def shown_rate(times: Sequence[float]) -> float | None:
     """Return how many frames are shown for a second of the clip; None when there is one only, or no time between them.
 
     Args:
-        begins: When each shown frame begins, in seconds.
+        times: The moments of the shown frames, in seconds.
     """
-    span = begins[-1] - begins[0]
-    return round((len(begins) - 1) / span, 3) if span > 0 else None
+    span = times[-1] - times[0]
+    return round((len(times) - 1) / span, 3) if span > 0 else None
 
 
 def _shrink(frames: np.ndarray, max_side: int) -> np.ndarray:

@@ -54,13 +54,6 @@ def test_the_rate_of_a_video_is_found(tmp_path: Path, rate: int, seconds: float)
     assert np.sqrt((middle**2).mean()) == pytest.approx(0.4 / 2**0.5, abs=0.02)
 
 
-def test_a_stereo_video_is_mixed_the_same_way_each_time(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "a.mp4", tone(1.0), channels=2)
-    first = load_waveform(tmp_path / "a.mp4")
-    assert np.abs(first).max() == pytest.approx(0.4 * 2**0.5, abs=0.07)  # (L + R) / sqrt(2)
-    assert all(np.array_equal(first, load_waveform(tmp_path / "a.mp4")) for _ in range(5))
-
-
 @pytest.mark.parametrize("suffix", ["wav", "mp4"])
 def test_max_seconds_keeps_the_beginning(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -132,9 +125,9 @@ def _cut_video(path: Path) -> None:
         ("a.mp4", _empty, "the file is empty"),
         ("a.wav", _text, "the audio cannot be decoded"),
         ("a.mp3", _text, "the audio cannot be decoded"),
-        ("a.mp4", _text, "the container cannot be decoded"),
+        ("a.mp4", _text, "the audio cannot be decoded"),
         ("a.wav", _cut_header, "the audio cannot be decoded"),
-        ("a.mp4", _cut_video, "the container cannot be decoded"),
+        ("a.mp4", _cut_video, "the audio cannot be decoded"),
         ("a.mp4", _no_track, "there is no audio track"),
         ("a.wav", _no_samples, r"too short to be heard \(0.0 ms\)"),
         ("a.wav", _too_short, r"too short to be heard \(24.9 ms\)"),

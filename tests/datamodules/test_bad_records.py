@@ -48,7 +48,7 @@ BAD_ROWS: list[tuple[Any, str, str]] = [
     (avqa_row(0), "duplicate id", "the id 0 is also that of row 1"),
     (avqa_row(1, video_name="gone"), "missing media", "the clip videos/gone.mp4 is missing in"),
     (avqa_row(1, video_name="../../secret"), "unsafe path", "this one leads out of it"),
-    (avqa_row(1, video_name="corrupt"), "corrupt media", "corrupt.mp4: the container cannot be decoded"),
+    (avqa_row(1, video_name="corrupt"), "corrupt media", "corrupt.mp4: the audio cannot be decoded"),
     (avqa_row(1, video_name="silent"), "corrupt media", "silent.mp4: there is no audio track that can be decoded"),
     (avqa_row(1, video_name="empty"), "corrupt media", "empty.mp4: the file is empty"),
 ]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import Qwen2AudioProcessor
 
-from datamodules.collate import Collator, Example, num_audio_tokens
+from datamodules.collate import Collator, Example, num_audio_tokens, said_of_cuts
 from datamodules.prompts import THINK
 from datamodules.records import Question, UserError
 from tests.datamodules.dataset_files import tone
@@ -35,7 +35,8 @@ def test_equals_the_processor(processor: Qwen2AudioProcessor, lengths: list[int]
     assert torch.equal(batch.feature_lengths, expected["feature_attention_mask"].sum(-1))
     frames = batch.features.shape[-1]
     assert frames == min(batch.feature_lengths.max() + 2, 200)
-    assert torch.equal(batch.features, expected["input_features"][..., :frames])
+    # the matrix product of a few frames rounds the last bit in another way than that of many on some processors
+    torch.testing.assert_close(batch.features, expected["input_features"][..., :frames], atol=5e-7, rtol=0)
 
 
 def test_a_click_at_the_end_is_heard_the_same(processor: Qwen2AudioProcessor) -> None:
@@ -45,7 +46,7 @@ def test_a_click_at_the_end_is_heard_the_same(processor: Qwen2AudioProcessor) ->
     features, lengths = Collator(processor, THINK).features([waveform])
     expected = processor.feature_extractor(waveform, sampling_rate=16_000, return_tensors="pt")["input_features"]
     assert lengths.tolist() == [50]
-    assert torch.equal(features, expected[..., :52])
+    torch.testing.assert_close(features, expected[..., :52], atol=5e-7, rtol=0)
 
 
 def test_audio_tokens_by_hand() -> None:
@@ -58,6 +59,25 @@ def test_long_clips_are_cut_everywhere(processor: Qwen2AudioProcessor) -> None:
     assert np.array_equal(batch.waveforms[0], noise(50_000)[:32_000])
     assert batch.features.shape == (1, 16, 200)
     assert (batch.prompt_ids == processor.audio_token_id).sum() == 50
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "clips", "said"),
+    [
+        (30.0, [10.0, 45.0], ""),  # what the data use is heard
+        (60.0, [10.0, 30.0], ""),
+        (
+            60.0,
+            [10.0, 45.0, 60.0],
+            "2 of 3 clips are longer and are cut there, whatever data.max_seconds allows (60 s)",
+        ),
+        (60.0, [], "longer clips are cut there, whatever data.max_seconds allows (60 s)"),
+        (None, [31.0], "1 of 1 clips are longer and are cut there, whatever data.max_seconds allows"),
+    ],
+)
+def test_clips_that_are_heard_in_part_are_said(max_seconds: float | None, clips: list[float], said: str) -> None:
+    sentence = said_of_cuts(30.0, max_seconds, clips)
+    assert sentence == (f"the student hears the first 30 s of a clip: {said}" if said else "")
 
 
 def test_request_ids_have_one_placeholder_where_prompt_ids_have_many(processor: Qwen2AudioProcessor) -> None:
