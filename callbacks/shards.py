@@ -1,5 +1,6 @@
 """Files of records that grow while a stage runs, one for each rank, and survive being killed."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -31,7 +32,7 @@ class Shard:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # noqa: SIM115  (closed by close)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
         except OSError as error:
             raise UserError(f"records cannot be written to {path}: {error.strerror}") from error
         try:
@@ -50,19 +51,29 @@ class Shard:
 
         Returns:
             How many there were.
+
+        Raises:
+            UserError: They cannot be written, for example because the disk is full.
         """
         lines = [record.to_json() + "\n" for record in records]
-        if lines:
-            self._file.write("".join(lines).encode("utf-8"))
-            self._file.flush()
-            if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
+        try:
+            rest = memoryview("".join(lines).encode("utf-8"))
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            if lines and time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
                 self._sync()
+        except OSError as error:
+            raise UserError(
+                f"records cannot be written to {self.path}: {error.strerror}; what was written before is kept, and "
+                "the same command goes on from there"
+            ) from error
         return len(lines)
 
     def close(self) -> None:
         """Make sure that everything is on disk, and let others write."""
         if not self._file.closed:
-            self._sync()
+            with contextlib.suppress(OSError):  # a full disk was said when it was met
+                self._sync()
             self._file.close()
 
     def _sync(self) -> None:
