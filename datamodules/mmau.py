@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import AnnotatedQuestion, take
+from datamodules.annotations import AnnotatedQuestion, take, take_label
 from datamodules.audio_qa import AudioQADataModule, Role
 
 
@@ -48,17 +48,29 @@ class MMAUDataModule(AudioQADataModule):
             RowError: The row lacks something or has something of a wrong type.
         """
         category = take(row, "category", str, list)
+        answer = take_label(row, "answer", str, int, float)
         return AnnotatedQuestion(
-            id=str(take(row, "id", str, int)),
+            id=row_id(row),
             media=(take(row, "audio_id", str),),
             text=take(row, "question", str),
             options=take(row, "choices", list),
-            answer=take(row, "answer", str),
+            answer=None if answer is None else str(answer),  # numbers are texts here, as numbers in choices are
             category=take(row, "task", str),
             metadata={
-                "category": ", ".join(map(str, category)) if isinstance(category, list) else category,
+                "category": ", ".join(str(part) for part in category if isinstance(part, (str, int)))
+                if isinstance(category, list)
+                else category,
                 "sub_category": row.get("sub-category"),
                 "difficulty": row.get("difficulty"),
                 "source": row.get("dataset"),
             },
         )
+
+
+def row_id(row: dict[str, Any]) -> str:
+    """Return the id of a row of MMAU as it stands in the ids of questions.
+
+    Raises:
+        RowError: There is none.
+    """
+    return str(take(row, "id", str, int)).strip()

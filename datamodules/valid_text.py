@@ -1,4 +1,4 @@
-"""Text that every file, tokenizer and server takes: JSON may hold half a character (``\\ud83d``), which none does."""
+r"""Text that every file, tokenizer and server takes: JSON may hold half a character (``\ud83d``), which none does."""
 
 import re
 from typing import TypeVar
