@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from datamodules.annotation_file import read_values
 from datamodules.prompts import LETTERS
+from datamodules.records import RecordError
 from datamodules.valid_text import valid_texts
 
 Repair: TypeAlias = tuple[str, str]
@@ -61,7 +62,10 @@ def read_rows(path: Path) -> list[Any]:
     Raises:
         RecordError: The file is missing, is none of these, or is empty; the message says what it is.
     """
-    return [valid_texts(row) for row in read_values(path)]
+    try:
+        return [valid_texts(row) for row in read_values(path)]
+    except RecursionError:
+        raise RecordError(f"{path}: a row has lists or objects that are nested too deeply") from None
 
 
 def take(row: dict[str, Any], key: str, *types: type) -> Any:

@@ -207,7 +207,16 @@ class AudioQADataModule(LightningDataModule):
         return self._splits[split]
 
     def train_items(self, questions: list[Question]) -> list[Item]:
-        """Return what is trained on: here each question with its right option as label."""
+        """Return what is trained on: here each question with its right option as label.
+
+        Raises:
+            UserError: A question has no right option.
+        """
+        if unknown := [question.id for question in questions if question.answer is None]:
+            raise UserError(
+                f"{len(unknown)} of {len(questions)} questions have no answer ({unknown[0]} is the first), and without "
+                "one there is nothing to train on: leave them out of the annotation file"
+            )
         return [Item(question, question.answer_text) for question in questions]
 
     def length(self, item: Item) -> float:
@@ -257,6 +266,11 @@ class AudioQADataModule(LightningDataModule):
                 say(f"{name}: {len(questions)} questions; {report.counts()}; each row is named in {report_file}")
             else:
                 rank_zero_info(f"{name}: {len(questions)} questions")
+        if unknown := sum(question.answer is None for question in questions):
+            rank_zero_info(
+                f"{name}: {unknown} of {len(questions)} questions have no answer in {file}: they can be asked, and no "
+                "accuracy is counted for them"
+            )
         if not questions:
             raise RecordError(f"{file}: no usable question remains: {report.counts() or 'none is in the subset'}")
         return questions
@@ -341,6 +355,11 @@ class AudioQADataModule(LightningDataModule):
         self._check_distributed()
         self._check_module()
         questions = self.questions(role)
+        if role == "val" and all(question.answer is None for question in questions):
+            raise UserError(
+                f"none of the {len(questions)} questions for validation has an answer, so that nothing can be "
+                "validated: use test or predict, which write what the model says to them"
+            )
         trainer = self.trainer
         world_size = trainer.world_size if trainer is not None else 1
         if len(questions) < world_size:

@@ -1,14 +1,15 @@
-"""MMAU test-mini: sound, music and speech (Sakshi et al., 2024)."""
+"""MMAU: sound, music and speech (Sakshi et al., 2024)."""
 
 from pathlib import Path
 from typing import Any
 
 from datamodules.annotations import AnnotatedQuestion, take, take_label
 from datamodules.audio_qa import AudioQADataModule, Role
+from datamodules.valid_text import valid_text
 
 
 class MMAUDataModule(AudioQADataModule):
-    """MMAU test-mini (v05.15.25); validation, test and prediction go through the same file.
+    """MMAU test-mini (v05.15.25), or the full test set; validation, test and prediction go through the same file.
 
     Expected under ``root``, as downloaded::
 
@@ -17,7 +18,8 @@ class MMAUDataModule(AudioQADataModule):
 
     A row is ``{"id": "3fe6...", "audio_id": "./test-mini-audios/3fe6....wav", "question": "...", "choices": ["Man",
     ...], "answer": "Man", "task": "sound", "category": "Reasoning", "sub-category": "...", "difficulty": "medium",
-    ...}``. Categories are the tasks: sound, music, speech. Some rows list a choice twice, which is kept once.
+    ...}``. Categories are the tasks: sound, music, speech. Some rows list a choice twice, which is kept once. The full
+    test set comes without answers: its questions can be tested and predicted, for ``python -m scores official``.
     """
 
     dataset = "mmau"
@@ -27,15 +29,15 @@ class MMAUDataModule(AudioQADataModule):
 
         Args:
             root: Folder with the dataset as downloaded.
-            annotations: The annotation file under ``root``.
+            annotations: The annotation file under ``root``; ``mmau-test.json`` makes ids such as ``mmau/test/<id>``.
             **settings: What all datasets have in common: see AudioQADataModule.
         """
         super().__init__(root=root, **settings)
         self.annotations = annotations
 
     def split_of(self, role: Role) -> str | None:
-        """Return ``test-mini``; nothing is for training."""
-        return None if role == "train" else "test-mini"
+        """Return ``test-mini``, or what another annotation file is called; nothing is for training."""
+        return None if role == "train" else valid_text(Path(self.annotations).stem.removeprefix("mmau-"))
 
     def annotation_file(self, split: str) -> Path:
         """Return the annotation file."""
@@ -48,13 +50,12 @@ class MMAUDataModule(AudioQADataModule):
             RowError: The row lacks something or has something of a wrong type.
         """
         category = take(row, "category", str, list)
-        answer = take_label(row, "answer", str, int, float)
         return AnnotatedQuestion(
             id=row_id(row),
             media=(take(row, "audio_id", str),),
             text=take(row, "question", str),
             options=take(row, "choices", list),
-            answer=None if answer is None else str(answer),  # numbers are texts here, as numbers in choices are
+            answer=label_of(row),
             category=take(row, "task", str),
             metadata={
                 "category": ", ".join(str(part) for part in category if isinstance(part, (str, int)))
@@ -65,6 +66,16 @@ class MMAUDataModule(AudioQADataModule):
                 "source": row.get("dataset"),
             },
         )
+
+
+def label_of(row: dict[str, Any]) -> str | None:
+    """Return the text of the right choice, or None where the row does not tell; a number is the choice, not its place.
+
+    Raises:
+        RowError: The answer is neither text nor number.
+    """
+    answer = take_label(row, "answer", str, int, float)
+    return None if answer is None else str(answer)
 
 
 def row_id(row: dict[str, Any]) -> str:

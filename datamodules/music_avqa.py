@@ -69,7 +69,7 @@ class MusicAVQADataModule(AudioQADataModule):
     "Is there a <Object> sound?", "templ_values": "[\"flute\"]", "question_deleted": 0, "anser": "yes"}``. Categories
     are Existential, Counting, Comparative, Temporal and Location. Answers are open in this dataset; the options here
     are all answers that the question's kind admits, in a fixed order. 55 questions of the test set are in it twice with
-    different answers; the second has ``/2`` behind its id.
+    different answers; the second has ``/2`` behind its id. Questions without an answer can be tested and predicted.
     """
 
     dataset = "music_avqa"

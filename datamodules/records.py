@@ -54,12 +54,12 @@ class Record:
         """
         try:
             values = json.loads(line)
+            if "\\ud" in line.lower():
+                values = valid_texts(values)
         except json.JSONDecodeError as error:
             raise RecordError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{where}: not a record ({str(error).partition(';')[0]})") from None
-        if "\\ud" in line.lower():
-            values = valid_texts(values)
         if not isinstance(values, dict):
             raise RecordError(f"{where}: expected a JSON object, found {type(values).__name__}")
         found = values.pop("schema", None)

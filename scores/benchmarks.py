@@ -42,7 +42,9 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def read_questions(name: str, data: Path, report_dir: str | None = None) -> list[Question]:
+def read_questions(
+    name: str, data: Path, report_dir: str | None = None, annotations: Path | None = None
+) -> list[Question]:
     """Read all questions of a benchmark from its annotation file; clips are not looked at.
 
     Args:
@@ -50,14 +52,17 @@ def read_questions(name: str, data: Path, report_dir: str | None = None) -> list
         data: The folder that holds the benchmarks' folders.
         report_dir: Folder for the report on rows that were repaired or left out; null is the one that the DataModule
             uses, or a temporary one where that cannot be written.
+        annotations: As for ``data_module``.
 
     Raises:
         UserError: The annotation file cannot be read.
     """
-    return data_module(name, data / name, report_dir).questions("test")
+    return data_module(name, data / name, report_dir, annotations).questions("test")
 
 
-def data_module(name: str, root: Path, report_dir: str | None = None) -> AudioQADataModule:
+def data_module(
+    name: str, root: Path, report_dir: str | None = None, annotations: Path | None = None
+) -> AudioQADataModule:
     """Return a DataModule that reads all questions of a benchmark, the purely visual ones of MUSIC-AVQA too.
 
     It does not look at the clips.
@@ -66,6 +71,7 @@ def data_module(name: str, root: Path, report_dir: str | None = None) -> AudioQA
         name: A name in ``BENCHMARKS``.
         root: The benchmark's folder.
         report_dir: As for ``read_questions``.
+        annotations: MMAU's annotation file, where it is not ``mmau-test-mini.json`` in the folder.
 
     Raises:
         UserError: There is no such benchmark.
@@ -74,6 +80,9 @@ def data_module(name: str, root: Path, report_dir: str | None = None) -> AudioQA
         report_dir = tempfile.mkdtemp(prefix=f"{name}-report-")
     if name == "avqa":
         return AVQADataModule(str(root), report_dir=report_dir, validate_media=False)
+    if name == "mmau" and annotations is not None:
+        file = str(annotations.absolute())
+        return MMAUDataModule(str(root), annotations=file, report_dir=report_dir, validate_media=False)
     if name == "mmau":
         return MMAUDataModule(str(root), report_dir=report_dir, validate_media=False)
     if name == "music_avqa":

@@ -50,6 +50,12 @@ def test_odd_values(tmp_path: Path) -> None:
     assert row["half"] == ["\ufffd", "\N{GRINNING FACE}"]
 
 
+def test_nesting_that_no_question_has(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"id": 1}, ' + "[" * 700 + "]" * 700 + "]")
+    with pytest.raises(RecordError, match="nested too deeply"):
+        read_rows(tmp_path / "rows.json")
+
+
 def test_what_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="expected an annotation file, found a folder"):
         read_rows(tmp_path)
