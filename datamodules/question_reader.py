@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from datamodules.annotation_file import read_values
 from datamodules.annotations import AnnotatedQuestion, Repair, RowError, check_options, check_text
@@ -130,7 +131,9 @@ class QuestionReader:
         near = list(dict.fromkeys(name for candidate in candidates for name in names.find(candidate)))
         written = " or ".join(candidates)
         if len(near) == 1:
-            reason = f"the clip {written!a} was found under the nearby name {near[0]!a}"
+            reason = f"the clip {written} was found under the nearby name {near[0]}"
+            if normalize("NFC", written) == normalize("NFC", near[0]):
+                reason += ", which has another form of Unicode"
             return near[0], (("found under a nearby name", reason),)
         if not must_exist:
             return paths[0].relative_to(self.clips.root).as_posix(), ()

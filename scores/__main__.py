@@ -98,9 +98,12 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    def with_data(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def with_folder(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made.add_argument("--data", type=Path, default=Path(root), help="folder of the benchmarks (%(default)s)")
-        made.add_argument(
+        return made
+
+    def with_data(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        with_folder(made).add_argument(
             "--annotations",
             type=Path,
             metavar="FILE",
@@ -137,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     out = with_data(command("official", official, "Write predictions.json for MMAU's official evaluation.py."))
     out.add_argument("predictions", type=Path, help="predictions on MMAU's test-mini, or on what --annotations names")
     out.add_argument("output", type=Path, help="the file to write")
-    leaks = with_data(command("audit", audit, "List the clips that a training set and benchmarks share."))
+    leaks = with_folder(command("audit", audit, "List the clips that a training set and benchmarks share."))
     sets = "avqa:train, avqa:val, mmau, music_avqa, or a folder of clips"
     leaks.add_argument("--train", default="avqa:train", help=f"the training set: {sets} (%(default)s)")
     leaks.add_argument(

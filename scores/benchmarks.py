@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.avqa import AVQADataModule
@@ -78,15 +79,15 @@ def data_module(
     """
     if report_dir is None and not os.access(root.parent, os.W_OK):
         report_dir = tempfile.mkdtemp(prefix=f"{name}-report-")
+    settings: dict[str, Any] = {"report_dir": report_dir, "validate_media": False, "follow_links": True}
     if name == "avqa":
-        return AVQADataModule(str(root), report_dir=report_dir, validate_media=False)
+        return AVQADataModule(str(root), **settings)
     if name == "mmau" and annotations is not None:
-        file = str(annotations.absolute())
-        return MMAUDataModule(str(root), annotations=file, report_dir=report_dir, validate_media=False)
+        return MMAUDataModule(str(root), annotations=str(annotations.absolute()), **settings)
     if name == "mmau":
-        return MMAUDataModule(str(root), report_dir=report_dir, validate_media=False)
+        return MMAUDataModule(str(root), **settings)
     if name == "music_avqa":
-        return MusicAVQADataModule(str(root), subset="all", report_dir=report_dir, validate_media=False)
+        return MusicAVQADataModule(str(root), subset="all", **settings)
     raise UserError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
 
 

@@ -54,7 +54,8 @@ def test_another_spelling_is_found_and_reported(tmp_path: Path, there: str, aske
     media, report = read(touch(tmp_path / "mmau", there, "other.wav"), ["other.wav", asked], validate_media)
     assert media == ["other.wav", there]
     assert [(f["row"], f["kind"], f["repaired"]) for f in report] == [(2, "found under a nearby name", True)]
-    assert ascii(there) in report[0]["reason"] and ascii(asked) in report[0]["reason"]
+    assert report[0]["reason"].startswith(f"the clip {asked} was found under the nearby name {there}")
+    assert report[0]["reason"].endswith("which has another form of Unicode") is ("caf" in there)
 
 
 def test_a_name_as_it_is_written_goes_first(tmp_path: Path) -> None:

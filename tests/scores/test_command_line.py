@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.records import UserError
 from scores.__main__ import main
+from scores.benchmarks import read_questions
 from scores.tables import leakage_table, read_paper
 from tests.scores.predictions import prediction, question, write_mmau, write_predictions
 
@@ -101,6 +102,13 @@ def test_questions_without_answers(data: Path, tmp_path: Path, capsys: pytest.Ca
         main(["compare", str(answers), str(answers), *asked])
     with pytest.raises(UserError, match=r"asked was mmau/test, here is mmau/test-mini\); .* set --annotations"):
         main(["table", str(answers), "--data", str(data)])
+
+
+def test_clips_may_be_links(data: Path, tmp_path: Path) -> None:
+    """Whoever tests with data.follow_links must be able to score: the clips themselves are not looked at."""
+    (tmp_path / "elsewhere").mkdir()
+    (data / "mmau" / "test-mini-audios").symlink_to(tmp_path / "elsewhere")
+    assert len(read_questions("mmau", data)) == 6
 
 
 def test_some_questions_without_answers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
