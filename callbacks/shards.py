@@ -1,6 +1,5 @@
 """Files of records that grow while a stage runs, one for each rank, and survive being killed."""
 
-import contextlib
 import fcntl
 import json
 import os
@@ -45,6 +44,7 @@ class Shard:
         except OSError:
             pass  # a file system without locks
         self._synced = time.monotonic()
+        self._failed = False
 
     def append(self, records: Iterable[Record]) -> int:
         """Append records in one piece.
@@ -63,18 +63,31 @@ class Shard:
             if lines and time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
                 self._sync()
         except OSError as error:
-            raise UserError(
-                f"records cannot be written to {self.path}: {error.strerror}; what was written before is kept, and "
-                "the same command goes on from there"
-            ) from error
+            raise self._failure(error) from error
         return len(lines)
 
     def close(self) -> None:
-        """Make sure that everything is on disk, and let others write."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):  # a full disk was said when it was met
-                self._sync()
+        """Make sure that everything is on disk, and let others write.
+
+        Raises:
+            UserError: Something is not on disk, and that was not said before.
+        """
+        if self._file.closed:
+            return
+        try:
+            self._sync()
+        except OSError as error:
+            if not self._failed:
+                raise self._failure(error) from error
+        finally:
             self._file.close()
+
+    def _failure(self, error: OSError) -> UserError:
+        self._failed = True
+        return UserError(
+            f"records cannot be written to {self.path}: {error.strerror}; what was written before is kept, and the "
+            "same command goes on from there"
+        )
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())

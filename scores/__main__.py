@@ -56,6 +56,8 @@ class Data(Mapping[str, Sequence[Question]]):
         """
         if name not in self._here:
             raise KeyError(name)
+        if name == "mmau" and not self.mmau_file.exists():
+            raise UserError(f"{self.mmau_file}: the annotation file is missing; --annotations names another one")
         if name not in self._read:
             self._read[name] = read_questions(name, self.root, annotations=self.annotations)
         return self._read[name]

@@ -31,5 +31,19 @@ def test_a_full_disk_is_named_and_what_was_written_is_kept(tmp_path: Path) -> No
     shard._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115  (closed by close)
     with pytest.raises(UserError, match=r"rank-00000\.jsonl: No space left on device; what was written before is kept"):
         shard.append([TRACE])
-    shard.close()
+    shard.close()  # it was said already
     assert not cut_torn_line(path, Trace)
+
+
+def test_a_disk_that_turns_out_to_be_full_at_the_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on network file systems, which take everything and complain when it is synchronised."""
+
+    def full(file: int) -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    shard = Shard(tmp_path / "rank-00000.jsonl")
+    monkeypatch.setattr("os.fsync", full)
+    shard.append([TRACE])
+    with pytest.raises(UserError, match="Disk quota exceeded"):
+        shard.close()
+    shard.close()
