@@ -120,10 +120,17 @@ class PredictionWriter(Callback):
         self._written = len(pl_module.predictions)
         lines = [p.to_json() + "\n" for p in fresh if p.question_id not in self._done]
         if lines:
-            with open(self._shard(trainer.global_rank), "a", encoding="utf-8") as shard:
-                shard.writelines(lines)
-                shard.flush()
-                os.fsync(shard.fileno())
+            path = self._shard(trainer.global_rank)
+            try:
+                with open(path, "a", encoding="utf-8") as shard:
+                    shard.writelines(lines)
+                    shard.flush()
+                    os.fsync(shard.fileno())
+            except OSError as error:
+                raise UserError(
+                    f"predictions cannot be written to {path}: {error.strerror}; with resume set to true the same "
+                    "command keeps those that were written before"
+                ) from error
 
     def _merge(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING:

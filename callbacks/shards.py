@@ -31,7 +31,7 @@ class Shard:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # noqa: SIM115  (closed by close)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
         except OSError as error:
             raise UserError(f"records cannot be written to {path}: {error.strerror}") from error
         try:
@@ -44,26 +44,50 @@ class Shard:
         except OSError:
             pass  # a file system without locks
         self._synced = time.monotonic()
+        self._failed = False
 
     def append(self, records: Iterable[Record]) -> int:
         """Append records in one piece.
 
         Returns:
             How many there were.
+
+        Raises:
+            UserError: They cannot be written, for example because the disk is full.
         """
         lines = [record.to_json() + "\n" for record in records]
-        if lines:
-            self._file.write("".join(lines).encode("utf-8"))
-            self._file.flush()
-            if time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
+        try:
+            rest = memoryview("".join(lines).encode("utf-8"))
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            if lines and time.monotonic() - self._synced > _SECONDS_BETWEEN_SYNCS:
                 self._sync()
+        except OSError as error:
+            raise self._failure(error) from error
         return len(lines)
 
     def close(self) -> None:
-        """Make sure that everything is on disk, and let others write."""
-        if not self._file.closed:
+        """Make sure that everything is on disk, and let others write.
+
+        Raises:
+            UserError: Something is not on disk, and that was not said before.
+        """
+        if self._file.closed:
+            return
+        try:
             self._sync()
+        except OSError as error:
+            if not self._failed:
+                raise self._failure(error) from error
+        finally:
             self._file.close()
+
+    def _failure(self, error: OSError) -> UserError:
+        self._failed = True
+        return UserError(
+            f"records cannot be written to {self.path}: {error.strerror}; what was written before is kept, and the "
+            "same command goes on from there"
+        )
 
     def _sync(self) -> None:
         os.fsync(self._file.fileno())

@@ -1,19 +1,22 @@
 """Rows of annotation files: read them, check them, repair what can be repaired honestly."""
 
-import json
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from datamodules.annotation_file import read_values
 from datamodules.prompts import LETTERS
 from datamodules.records import RecordError
+from datamodules.valid_text import valid_texts
 
 Repair: TypeAlias = tuple[str, str]
 """What was repaired: its kind in a few words, and a sentence."""
 
 _CONTROL_TOKEN = re.compile(r"<\|[^|<>]*\|>")
+_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u2060\ufeff"
 
 
 class RowError(ValueError):
@@ -52,32 +55,21 @@ class AnnotatedQuestion:
 
 
 def read_rows(path: Path) -> list[Any]:
-    """Read an annotation file: a JSON list.
+    """Read an annotation file: a JSON list, one object a line, or an object with one list of rows.
+
+    Half characters in texts are replaced by U+FFFD.
 
     Raises:
-        RecordError: The file is missing, is not UTF-8, is not JSON, is not a list, or is empty.
+        RecordError: The file is missing, is none of these, or is empty; the message says what it is.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RecordError(f"{path}: the annotation file is missing") from None
-    except IsADirectoryError:
-        raise RecordError(f"{path}: expected an annotation file, found a folder") from None
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}:{error.lineno}:{error.colno}: not JSON ({error.msg})") from None
-    if not isinstance(rows, list):
-        raise RecordError(f"{path}: expected a JSON list of questions, found {_type_name(rows)}")
-    if not rows:
-        raise RecordError(f"{path}: there is no question in the file")
-    return rows
+        return [valid_texts(row) for row in read_values(path)]
+    except RecursionError:
+        raise RecordError(f"{path}: a row has lists or objects that are nested too deeply") from None
 
 
 def take(row: dict[str, Any], key: str, *types: type) -> Any:
-    """Return ``row[key]``, which must be of one of ``types``.
+    """Return ``row[key]``, which must be of one of ``types``; 3.0 is the whole number 3.
 
     Raises:
         RowError: The key is missing or its value is of another type.
@@ -85,10 +77,35 @@ def take(row: dict[str, Any], key: str, *types: type) -> Any:
     if key not in row:
         raise RowError("missing key", f"key {key!r} is missing")
     value = row[key]
+    if isinstance(value, float) and value.is_integer() and int in types and float not in types:
+        value = int(value)
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(_type_name(kind()) for kind in types)
         raise RowError("wrong type", f"{key!r} must be {expected}, found {_type_name(value)}")
     return value
+
+
+def take_label(row: dict[str, Any], key: str, *types: type) -> Any:
+    """Return ``row[key]`` as :func:`take` does, or None where there is no label: no key, null, NaN or blank text.
+
+    Raises:
+        RowError: The value is of another type.
+    """
+    value = row.get(key)
+    if value is None or value != value or (isinstance(value, str) and not stripped(value)):
+        return None
+    return take(row, key, *types)
+
+
+def stripped(text: str) -> str:
+    """Return a text without space and invisible characters around it."""
+    return text.strip(_SPACE)
+
+
+def same_text(text: str) -> str:
+    """Return what texts have in common that differ in capitals, in space or in the form of Unicode only."""
+    composed = unicodedata.normalize("NFC", text).casefold()
+    return " ".join(unicodedata.normalize("NFC", composed).split())
 
 
 def check_text(text: str, what: str, place: str = "") -> str:
@@ -102,7 +119,7 @@ def check_text(text: str, what: str, place: str = "") -> str:
     Raises:
         RowError: Nothing remains, or the text contains a control token such as ``<|im_end|>``.
     """
-    text = text.strip()
+    text = stripped(text)
     if not text:
         raise RowError(f"empty {what}", f"the {what}{place} is empty")
     if token := _CONTROL_TOKEN.search(text):
@@ -120,8 +137,8 @@ def check_options(
 ) -> tuple[tuple[str, ...], int | None, list[Repair]]:
     """Check options and answer, and repair what can be repaired without guessing.
 
-    Numbers become their text. An option that is listed twice (whatever its capitals) is kept once, at its first place,
-    and the answer follows it.
+    Numbers become their text. An option that is listed twice (whatever its capitals, spaces or form of Unicode) is kept
+    once, at its first place, and the answer follows it.
 
     Args:
         options: The options as the file has them.
@@ -149,7 +166,7 @@ def check_options(
 
     right: str | None = None
     if isinstance(answer, str):
-        right = answer.strip()
+        right = stripped(answer)
     elif isinstance(answer, bool) or (isinstance(answer, float) and not answer.is_integer()):
         raise RowError("answer out of range", f"the answer must be the index of an option, found {answer}")
     elif answer is not None:
@@ -159,19 +176,21 @@ def check_options(
 
     kept: dict[str, str] = {}
     for place, text in enumerate(texts):
-        if text.casefold() in kept:
+        if same_text(text) in kept:
             repaired.append(("option listed twice", f"option {place} ({text!r}) is listed twice and was kept once"))
-        kept.setdefault(text.casefold(), text)
+        kept.setdefault(same_text(text), text)
     if len(kept) < 2:
         raise RowError("too few options", f"there must be two different options at least, found {list(kept.values())}")
     if len(kept) > len(LETTERS):
         raise RowError("too many options", f"there may be {len(LETTERS)} options, found {len(kept)}")
-    if right is not None and right.casefold() not in kept:
+    if right is not None and same_text(right) not in kept:
         raise RowError("answer not an option", f"the answer {right!r} is none of the options {texts}")
-    index = None if right is None else list(kept).index(right.casefold())
+    index = None if right is None else list(kept).index(same_text(right))
     return tuple(kept.values()), index, repaired
 
 
 def _type_name(value: Any) -> str:
-    names: dict[type, str] = {str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    names: dict[type, str] = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+    if isinstance(value, float) and value:
+        return f"the number {value}"
     return "null" if value is None else names.get(type(value), type(value).__name__)

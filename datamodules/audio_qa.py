@@ -27,6 +27,7 @@ from datamodules.record_report import BadRecordPolicy, RecordReport
 from datamodules.records import Question, RecordError, UserError
 from datamodules.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
 from datamodules.video import FrameFolder
+from datamodules.worker_tensors import check_workers, prepare_worker
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -207,7 +208,16 @@ class AudioQADataModule(LightningDataModule):
         return self._splits[split]
 
     def train_items(self, questions: list[Question]) -> list[Item]:
-        """Return what is trained on: here each question with its right option as label."""
+        """Return what is trained on: here each question with its right option as label.
+
+        Raises:
+            UserError: A question has no right option.
+        """
+        if unknown := [question.id for question in questions if question.answer is None]:
+            raise UserError(
+                f"{len(unknown)} of {len(questions)} questions have no answer ({unknown[0]} is the first), and without "
+                "one there is nothing to train on: leave them out of the annotation file"
+            )
         return [Item(question, question.answer_text) for question in questions]
 
     def length(self, item: Item) -> float:
@@ -258,6 +268,11 @@ class AudioQADataModule(LightningDataModule):
                 say(f"{name}: {len(questions)} questions; {report.counts()}; each row is named in {report_file}")
             else:
                 rank_zero_info(f"{name}: {len(questions)} questions")
+        if unknown := sum(question.answer is None for question in questions):
+            rank_zero_info(
+                f"{name}: {unknown} of {len(questions)} questions have no answer in {file}: they can be asked, and no "
+                "accuracy is counted for them"
+            )
         if not questions:
             raise RecordError(f"{file}: no usable question remains: {report.counts() or 'none is in the subset'}")
         return questions
@@ -344,6 +359,11 @@ class AudioQADataModule(LightningDataModule):
         self._check_distributed()
         self._check_module()
         questions = self.questions(role)
+        if role == "val" and all(question.answer is None for question in questions):
+            raise UserError(
+                f"none of the {len(questions)} questions for validation has an answer, so that nothing can be "
+                "validated: use test or predict, which write what the model says to them"
+            )
         trainer = self.trainer
         world_size = trainer.world_size if trainer is not None else 1
         if len(questions) < world_size:
@@ -421,11 +441,13 @@ class AudioQADataModule(LightningDataModule):
         return ProbedClips(self.clips, self.probe, others)
 
     def _loader_settings(self) -> dict[str, Any]:
+        check_workers(self.num_workers)
         if self.num_workers:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
         return {
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": prepare_worker,
             "pin_memory": torch.cuda.is_available(),
         }
 

@@ -1,14 +1,15 @@
-"""MMAU test-mini: sound, music and speech (Sakshi et al., 2024)."""
+"""MMAU: sound, music and speech (Sakshi et al., 2024)."""
 
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import AnnotatedQuestion, take
+from datamodules.annotations import AnnotatedQuestion, take, take_label
 from datamodules.audio_qa import AudioQADataModule, Role
+from datamodules.valid_text import valid_text
 
 
 class MMAUDataModule(AudioQADataModule):
-    """MMAU test-mini (v05.15.25); validation, test and prediction go through the same file.
+    """MMAU test-mini (v05.15.25), or the full test set; validation, test and prediction go through the same file.
 
     Expected under ``root``, as downloaded::
 
@@ -17,7 +18,8 @@ class MMAUDataModule(AudioQADataModule):
 
     A row is ``{"id": "3fe6...", "audio_id": "./test-mini-audios/3fe6....wav", "question": "...", "choices": ["Man",
     ...], "answer": "Man", "task": "sound", "category": "Reasoning", "sub-category": "...", "difficulty": "medium",
-    ...}``. Categories are the tasks: sound, music, speech. Some rows list a choice twice, which is kept once.
+    ...}``. Categories are the tasks: sound, music, speech. Some rows list a choice twice, which is kept once. The full
+    test set comes without answers: its questions can be tested and predicted, for ``python -m scores official``.
     """
 
     dataset = "mmau"
@@ -27,15 +29,15 @@ class MMAUDataModule(AudioQADataModule):
 
         Args:
             root: Folder with the dataset as downloaded.
-            annotations: The annotation file under ``root``.
+            annotations: The annotation file under ``root``; ``mmau-test.json`` makes ids such as ``mmau/test/<id>``.
             **settings: What all datasets have in common: see AudioQADataModule.
         """
         super().__init__(root=root, **settings)
         self.annotations = annotations
 
     def split_of(self, role: Role) -> str | None:
-        """Return ``test-mini``; nothing is for training."""
-        return None if role == "train" else "test-mini"
+        """Return ``test-mini``, or what another annotation file is called; nothing is for training."""
+        return None if role == "train" else valid_text(Path(self.annotations).stem.removeprefix("mmau-"))
 
     def annotation_file(self, split: str) -> Path:
         """Return the annotation file."""
@@ -49,16 +51,37 @@ class MMAUDataModule(AudioQADataModule):
         """
         category = take(row, "category", str, list)
         return AnnotatedQuestion(
-            id=str(take(row, "id", str, int)),
+            id=row_id(row),
             media=(take(row, "audio_id", str),),
             text=take(row, "question", str),
             options=take(row, "choices", list),
-            answer=take(row, "answer", str),
+            answer=label_of(row),
             category=take(row, "task", str),
             metadata={
-                "category": ", ".join(map(str, category)) if isinstance(category, list) else category,
+                "category": ", ".join(str(part) for part in category if isinstance(part, (str, int)))
+                if isinstance(category, list)
+                else category,
                 "sub_category": row.get("sub-category"),
                 "difficulty": row.get("difficulty"),
                 "source": row.get("dataset"),
             },
         )
+
+
+def label_of(row: dict[str, Any]) -> str | None:
+    """Return the text of the right choice, or None where the row does not tell; a number is the choice, not its place.
+
+    Raises:
+        RowError: The answer is neither text nor number.
+    """
+    answer = take_label(row, "answer", str, int, float)
+    return None if answer is None else str(answer)
+
+
+def row_id(row: dict[str, Any]) -> str:
+    """Return the id of a row of MMAU as it stands in the ids of questions.
+
+    Raises:
+        RowError: There is none.
+    """
+    return str(take(row, "id", str, int)).strip()

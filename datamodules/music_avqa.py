@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.annotations import AnnotatedQuestion, RowError, take
+from datamodules.annotations import AnnotatedQuestion, RowError, take, take_label
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.avqa import about_audio
 
@@ -69,7 +69,7 @@ class MusicAVQADataModule(AudioQADataModule):
     "Is there a <Object> sound?", "templ_values": "[\"flute\"]", "question_deleted": 0, "anser": "yes"}``. Categories
     are Existential, Counting, Comparative, Temporal and Location. Answers are open in this dataset; the options here
     are all answers that the question's kind admits, in a fixed order. 55 questions of the test set are in it twice with
-    different answers; the second has ``/2`` behind its id.
+    different answers; the second has ``/2`` behind its id. Questions without an answer can be tested and predicted.
     """
 
     dataset = "music_avqa"
@@ -129,12 +129,13 @@ class MusicAVQADataModule(AudioQADataModule):
         options = answers_of(template, self.instruments)
         text = fill_template(template, _texts(row, "templ_values"))
         video = take(row, "video_id", str)
+        answer = take_label(row, "anser" if "anser" in row else "answer", str)
         return AnnotatedQuestion(
             id=str(take(row, "question_id", int, str)),
             media=tuple(f"{folder}/{video}{self.media_suffix}" for folder in self.media_dirs),
             text=about_audio(text) if self.audio_text else text,
             options=list(options),
-            answer=take(row, "anser", str).replace("_", " "),
+            answer=None if answer is None else answer.replace("_", " "),
             category=category,
             metadata={"modality": modality, "template": template},
         )
@@ -183,10 +184,10 @@ def _texts(row: dict[str, Any], key: str, length: int | None = None) -> list[str
     text = take(row, key, str)
     try:
         values = json.loads(text)
-    except json.JSONDecodeError:
-        raise RowError("wrong type", f"{key!r} must be JSON inside of text, found {text!r}") from None
+    except (ValueError, RecursionError):
+        raise RowError("wrong type", f"{key!r} must be JSON inside of text, found {text!r:.100}") from None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise RowError("wrong type", f"{key!r} must be a list of texts, found {text}")
+        raise RowError("wrong type", f"{key!r} must be a list of texts, found {text:.100}")
     if length is not None and len(values) != length:
-        raise RowError("wrong type", f"{key!r} must have {length} texts, found {text}")
+        raise RowError("wrong type", f"{key!r} must have {length} texts, found {text:.100}")
     return values

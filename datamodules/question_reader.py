@@ -1,16 +1,21 @@
 """From an annotation file to the questions that can be used."""
 
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
-from datamodules.annotations import AnnotatedQuestion, RowError, check_options, check_text, read_rows
+from datamodules.annotation_file import read_values
+from datamodules.annotations import AnnotatedQuestion, Repair, RowError, check_options, check_text
 from datamodules.audio import ClipFolder, MediaError
 from datamodules.media_index import MediaIndex
+from datamodules.nearby_names import NearbyNames, can_be_name
 from datamodules.record_report import Finding, RecordReport
 from datamodules.records import Question
+from datamodules.valid_text import valid_texts
 
 
 @dataclass(frozen=True)
@@ -44,26 +49,30 @@ class QuestionReader:
         Raises:
             RecordError: The file is unusable as a whole, or a row is and the report's policy is to stop.
         """
-        parsed = self._parsed(read_rows(file), file, must_exist=index is not None)
+        parsed = self._parsed(read_values(file), file, must_exist=index is not None)
         if index is None:
             return [question for _, question in parsed][:limit]
         return self._decodable(list(parsed), file, index, limit)
 
     def _parsed(self, rows: list[Any], file: Path, must_exist: bool) -> Iterator[tuple[int, Question]]:
+        names = NearbyNames(self.clips)
         seen: dict[str, tuple[int, Any]] = {}
         repeats: Counter[str] = Counter()
-        for number, row in enumerate(rows, 1):
+        for number, raw in enumerate(rows, 1):
             identity: str | None = None
             try:
+                row = valid_texts(raw)
                 if not isinstance(row, dict):
-                    raise RowError("wrong type", f"expected an object, found {row!r:.60}")
+                    raise RowError("wrong type", f"expected an object, found {reprlib.repr(row)}")
                 raw_id = row.get("id", row.get("question_id"))
                 identity = None if raw_id is None else str(raw_id)
                 annotated = self.parse_row(row, self.split)
                 if annotated is None:
                     continue
-                identity = f"{self.dataset}/{self.split}/{annotated.id}"
+                identity = f"{self.dataset}/{self.split}/{check_text(annotated.id, 'id')}"
                 options, answer, repairs = check_options(annotated.options, annotated.answer)
+                if row is not raw:
+                    repairs.append(("half a character", "U+FFFD stands in place of half a character (a cut emoji)"))
                 text = check_text(annotated.text, "question")
                 if identity in seen:
                     first, first_row = seen[identity]
@@ -74,9 +83,13 @@ class QuestionReader:
                     identity = f"{identity}/{repeats[identity] + 1}"
                 else:
                     seen[identity] = (number, row)
-                media = self._media(annotated.media, must_exist)
+                media, found = self._media(annotated.media, names, must_exist)
+                repairs += found
             except RowError as error:
                 self.report.add(Finding(str(file), number, identity, error.kind, str(error)))
+                continue
+            except RecursionError:
+                self.report.add(Finding(str(file), number, identity, "wrong type", "lists are nested too deeply"))
                 continue
             if repairs:
                 kinds = ", ".join(sorted({kind for kind, _ in repairs}))
@@ -96,16 +109,40 @@ class QuestionReader:
                 ),
             )
 
-    def _media(self, candidates: tuple[str, ...], must_exist: bool) -> str:
-        """Return the first candidate that exists, as a plain relative path; the very first if none has to exist."""
+    def _media(
+        self, candidates: tuple[str, ...], names: NearbyNames, must_exist: bool
+    ) -> tuple[str, tuple[Repair, ...]]:
+        """Return the first candidate that exists, as a plain relative path; the very first if none has to exist.
+
+        Where none exists as it is written, the one file whose name differs in its spelling alone is taken.
+        """
+        for candidate in candidates:
+            if not can_be_name(candidate):
+                raise RowError("unsafe path", f"{candidate!a} is not a path of a clip: it has control characters")
         try:
             paths = [self.clips.path(candidate) for candidate in candidates]
-        except MediaError as error:
+            found = next((path for path in paths if path.is_file()), None)
+        except (MediaError, RuntimeError) as error:  # RuntimeError: a circle of symbolic links
             raise RowError("unsafe path", str(error)) from None
-        found = next((path for path in paths if path.is_file()), None if must_exist else paths[0])
-        if found is None:
-            raise RowError("missing media", f"the clip {' or '.join(candidates)} is missing in {self.clips.root}")
-        return found.relative_to(self.clips.root).as_posix()
+        except OSError as error:
+            raise RowError("missing media", f"the clip {candidates[0]} cannot be opened ({error.strerror})") from None
+        if found is not None:
+            return found.relative_to(self.clips.root).as_posix(), ()
+        near = list(dict.fromkeys(name for candidate in candidates for name in names.find(candidate)))
+        written = " or ".join(candidates)
+        if len(near) == 1:
+            reason = f"the clip {written} was found under the nearby name {near[0]}"
+            if normalize("NFC", written) == normalize("NFC", near[0]):
+                reason += ", which has another form of Unicode"
+            return near[0], (("found under a nearby name", reason),)
+        if not must_exist:
+            return paths[0].relative_to(self.clips.root).as_posix(), ()
+        hint = ""
+        if near:
+            hint = f"; several names differ from it in their spelling only: {', '.join(near)}"
+        elif nearest := next(filter(None, map(names.nearest, candidates)), None):
+            hint = f"; the nearest name is {nearest}"
+        raise RowError("missing media", f"the clip {written} is missing in {self.clips.root}{hint}")
 
     def _decodable(
         self, parsed: list[tuple[int, Question]], file: Path, index: MediaIndex, limit: int | None

@@ -1,13 +1,13 @@
 """What was found wrong while a dataset was read: counted, written down, never dropped in silence."""
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from datamodules.records import RecordError, UserError
+from datamodules.records import RecordError, UserError, write_whole
+from datamodules.valid_text import valid_text
 
 BadRecordPolicy = Literal["skip", "raise"]
 
@@ -76,15 +76,12 @@ class RecordReport:
         Raises:
             UserError: The file cannot be written.
         """
+        lines = (valid_text(json.dumps(asdict(finding), ensure_ascii=False)) + "\n" for finding in self.findings)
         try:
-            if not self.findings:
+            if self.findings:
+                write_whole(path, lines)
+            else:
                 path.unlink(missing_ok=True)
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-            lines = (json.dumps(asdict(finding), ensure_ascii=False) + "\n" for finding in self.findings)
-            partial.write_text("".join(lines), encoding="utf-8")
-            os.replace(partial, path)
         except OSError as error:
             raise UserError(
                 f"the report of bad records cannot be written to {path} ({error.strerror}); "

@@ -3,6 +3,7 @@
 Raw records are kept; filters such as unanimity are switches of the stage that reads them.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
+
+from datamodules.valid_text import valid_text, valid_texts
 
 R = TypeVar("R", bound="Record")
 
@@ -35,8 +38,8 @@ class Record:
     schema: ClassVar[str]
 
     def to_json(self) -> str:
-        """Return the record as one line of JSON."""
-        return json.dumps({"schema": self.schema, **dataclasses.asdict(self)}, ensure_ascii=False)
+        """Return the record as one line of JSON that can be written as UTF-8, whatever a model or a file said."""
+        return valid_text(json.dumps({"schema": self.schema, **dataclasses.asdict(self)}, ensure_ascii=False))
 
     @classmethod
     def from_json(cls, line: str, where: str = "record") -> Self:
@@ -51,8 +54,12 @@ class Record:
         """
         try:
             values = json.loads(line)
+            if "\\ud" in line.lower():
+                values = valid_texts(values)
         except json.JSONDecodeError as error:
             raise RecordError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"{where}: not a record ({str(error).partition(';')[0]})") from None
         if not isinstance(values, dict):
             raise RecordError(f"{where}: expected a JSON object, found {type(values).__name__}")
         found = values.pop("schema", None)
@@ -243,25 +250,50 @@ def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> Iterator[R]:
     """Yield the records of a JSONL file; empty lines are skipped.
 
     Raises:
-        RecordError: The file is missing, or a line is malformed; the message names file and line.
+        RecordError: The file is missing or cannot be read, or a line is malformed; the message names file and line.
     """
     number = 0
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield record.from_json(line.rstrip("\n"), where=f"{path}:{number}")
     except FileNotFoundError:
         raise RecordError(f"{path}: the file is missing") from None
+    except OSError as error:
+        raise RecordError(f"{path}: the file cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise RecordError(f"{path}: not UTF-8 text after line {number}") from None
 
 
 def write_jsonl(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
-    """Write records to a file, one a line, replacing what was there in one step."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as lines:
-        lines.writelines(record.to_json() + "\n" for record in records)
-    os.replace(partial, target)
+    """Write records to a file, one a line, replacing what was there in one step.
+
+    Raises:
+        UserError: The file cannot be written; what was there before stays.
+    """
+    try:
+        write_whole(Path(path), (record.to_json() + "\n" for record in records))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file so that it is there as a whole or, when that fails, as it was before.
+
+    Args:
+        path: The file; its folder is made.
+        lines: What to write.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.writelines(lines)
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

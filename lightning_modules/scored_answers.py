@@ -101,8 +101,11 @@ class ScoredAnswers(lightning.LightningModule):
         for _, category, correct, *_ in labelled:
             categories[category].append(correct)
         metrics = {f"{stage}/accuracy/{name}": _mean(values) for name, values in sorted(categories.items())}
+        if labelled:  # where no answer is known there is no accuracy
+            metrics[f"{stage}/accuracy"] = _mean([row[2] for row in labelled])
+        if unknown := len(by_id) - len(labelled):
+            metrics[f"{stage}/without_answer"] = float(unknown)
         metrics |= {
-            f"{stage}/accuracy": _mean([row[2] for row in labelled]),
             f"{stage}/unanswerable": _mean([row[3] for row in by_id.values()]),
             f"{stage}/truncated": _mean([not row[4] for row in by_id.values()]),
             f"{stage}/format": _mean([row[5] for row in by_id.values()]),

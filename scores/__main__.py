@@ -8,44 +8,72 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.annotations import read_rows
-from datamodules.records import UserError
+from datamodules.records import Question, UserError
 from scores import leakage
 from scores.accuracy import check_file, compare_answers, score_run
-from scores.benchmarks import BENCHMARKS, read_questions
-from scores.official_mmau import defects, write_official
+from scores.benchmarks import BENCHMARKS, data_module, read_questions
+from scores.official_mmau import defects, usable_row, write_official
 from scores.plots import all_plots
 from scores.report import pick_examples, write_report
 from scores.runs import Run, read_file, read_run
 from scores.tables import PAPER, Scores, all_tables, leakage_table, p_text, percent, read_paper
 
 AUDITED = ("avqa:val", "mmau", "music_avqa")
-ANNOTATIONS = {"mmau": "mmau-test-mini.json"}
 
 
-class Data:
-    """The benchmarks' annotation files below one folder, read when they are needed."""
+class Data(Mapping[str, Sequence[Question]]):
+    """The questions of the benchmarks below one folder, read when they are needed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, annotations: Path | None = None) -> None:
         """Look which benchmarks are there.
 
         Args:
             root: The folder that holds the benchmarks' folders.
+            annotations: MMAU's annotation file, where it is another one than usual.
 
         Raises:
-            UserError: None is there, or an annotation file is unusable.
+            UserError: None is there.
         """
         self.root = root
-        here = [name for name in BENCHMARKS if (root / name).is_dir()]
+        self.annotations = annotations
+        here = [name for name in BENCHMARKS if (root / name).is_dir() or (name == "mmau" and annotations is not None)]
         if not here:
             raise UserError(
                 f"{root}: none of the folders {', '.join(BENCHMARKS)} is there; set --data or SIGHTSOUND_DATA"
             )
-        self.questions = {name: read_questions(name, root) for name in here}
-        self.mmau_rows = read_rows(root / "mmau" / ANNOTATIONS["mmau"]) if "mmau" in here else []
+        self._here = here
+        self._read: dict[str, Sequence[Question]] = {}
+
+    def __getitem__(self, name: str) -> Sequence[Question]:
+        """Return the questions of a benchmark.
+
+        Raises:
+            UserError: Its annotation file is unusable.
+        """
+        if name not in self._here:
+            raise KeyError(name)
+        if name == "mmau" and not self.mmau_file.exists():
+            raise UserError(f"{self.mmau_file}: the annotation file is missing; --annotations names another one")
+        if name not in self._read:
+            self._read[name] = read_questions(name, self.root, annotations=self.annotations)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names of the benchmarks that are there."""
+        return iter(self._here)
+
+    def __len__(self) -> int:
+        """Return how many benchmarks are there."""
+        return len(self._here)
+
+    @property
+    def mmau_file(self) -> Path:
+        """MMAU's annotation file."""
+        return data_module("mmau", self.root / "mmau", annotations=self.annotations).annotation_file("test")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,8 +100,17 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    def with_data(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def with_folder(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made.add_argument("--data", type=Path, default=Path(root), help="folder of the benchmarks (%(default)s)")
+        return made
+
+    def with_data(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        with_folder(made).add_argument(
+            "--annotations",
+            type=Path,
+            metavar="FILE",
+            help="MMAU's annotation file, where it is not mmau/mmau-test-mini.json, with answers or without",
+        )
         return made
 
     def with_runs(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -103,9 +140,9 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("first", type=Path, help="predictions of the first run")
     two.add_argument("second", type=Path, help="predictions of the second run")
     out = with_data(command("official", official, "Write predictions.json for MMAU's official evaluation.py."))
-    out.add_argument("predictions", type=Path, help="predictions on MMAU")
+    out.add_argument("predictions", type=Path, help="predictions on MMAU's test-mini, or on what --annotations names")
     out.add_argument("output", type=Path, help="the file to write")
-    leaks = with_data(command("audit", audit, "List the clips that a training set and benchmarks share."))
+    leaks = with_folder(command("audit", audit, "List the clips that a training set and benchmarks share."))
     sets = "avqa:train, avqa:val, mmau, music_avqa, or a folder of clips"
     leaks.add_argument("--train", default="avqa:train", help=f"the training set: {sets} (%(default)s)")
     leaks.add_argument(
@@ -123,12 +160,12 @@ def score_runs(options: argparse.Namespace, data: Data) -> tuple[list[Run], Scor
     Raises:
         UserError: A file is unusable, two runs have one name, or a run answers no benchmark as it is.
     """
-    runs = [read_run(text, data.questions) for text in options.runs]
+    runs = [read_run(text, data) for text in options.runs]
     scores = {}
     for run in runs:
         if run.name in scores:
             raise UserError(f"two runs are called {run.name}: name them NAME=PATH")
-        scores[run.name] = score_run(run, data.questions, data.mmau_rows, options.partial, options.resamples)
+        scores[run.name] = score_run(run, data, options.partial, options.resamples)
         for benchmark in {file.benchmark for file in run.files} - scores[run.name].keys():
             raise UserError(
                 f"run {run.name}: {benchmark} is answered with probed audio or shuffled options only; "
@@ -139,13 +176,13 @@ def score_runs(options: argparse.Namespace, data: Data) -> tuple[list[Run], Scor
 
 def table(options: argparse.Namespace) -> None:
     """Print all tables."""
-    _, scores = score_runs(options, Data(options.data))
+    _, scores = score_runs(options, Data(options.data, options.annotations))
     print("\n".join(table.markdown() for table in all_tables(scores, read_paper(options.paper), options.partial)))
 
 
 def report(options: argparse.Namespace) -> None:
     """Write the report."""
-    _, scores = score_runs(options, Data(options.data))
+    _, scores = score_runs(options, Data(options.data, options.annotations))
     metrics = []
     for text in options.metrics:
         name, equals, path = text.partition("=")
@@ -160,20 +197,20 @@ def report(options: argparse.Namespace) -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Print how two files of predictions compare."""
-    data = Data(options.data)
-    files = [read_file(path, data.questions) for path in (options.first, options.second)]
+    data = Data(options.data, options.annotations)
+    files = [read_file(path, data) for path in (options.first, options.second)]
     if files[0].benchmark != files[1].benchmark:
         raise UserError(
             f"{files[0].path} is of {files[0].benchmark} and {files[1].path} of {files[1].benchmark}: "
             "compare two runs on the same benchmark"
         )
-    checked = [check_file(file, data.questions[file.benchmark], partial=True) for file in files]
+    checked = [check_file(file, data[file.benchmark], partial=True) for file in files]
     found = compare_answers(checked[0], checked[1])
     if not found.questions:
-        raise UserError(f"{files[0].path} and {files[1].path} have no question in common")
+        raise UserError(f"{files[0].path} and {files[1].path} have no question with an answer in common")
     for file, answers in zip(files, checked, strict=True):
-        share = sum(answer.right for answer in answers.answers) / len(answers.answers)
-        print(f"{file.path}: {percent(share)}% of {len(answers.answers)} questions")
+        right = [answer.right for answer in answers.answers if answer.labelled]
+        print(f"{file.path}: {percent(sum(right) / len(right))}% of {len(right)} questions")
         for kind, count in answers.counts().items():
             print(f"  {count} {kind}")
     print(
@@ -186,13 +223,15 @@ def compare(options: argparse.Namespace) -> None:
 
 def official(options: argparse.Namespace) -> None:
     """Write the file for the official script."""
-    data = Data(options.data)
-    file = read_file(options.predictions, data.questions)
+    data = Data(options.data, options.annotations)
+    file = read_file(options.predictions, data)
     if file.benchmark != "mmau":
         raise UserError(f"{file.path}: predictions of {file.benchmark}, where MMAU's are needed")
-    counts = check_file(file, data.questions["mmau"]).counts()
-    write_official(options.output, data.root / "mmau" / ANNOTATIONS["mmau"], file.predictions)
-    print(f"{options.output}: {len(data.mmau_rows)} rows; " + (str(counts) if counts else "every row has a prediction"))
+    counts = check_file(file, data["mmau"]).counts()
+    rows, answered = write_official(options.output, data.mmau_file, file.predictions)
+    said = "every row has a prediction" if answered == rows else f"{answered} have a prediction"
+    problems = "".join(f", {count} {kind}" for kind, count in counts.items())
+    print(f"{options.output}: {rows} rows; {said}{problems}")
 
 
 def audit(options: argparse.Namespace) -> None:
@@ -223,7 +262,8 @@ def audit(options: argparse.Namespace) -> None:
 
 def list_defects(options: argparse.Namespace) -> None:
     """List the official rule's defects."""
-    found = defects(Data(options.data).mmau_rows)
+    rows = read_rows(Data(options.data, options.annotations).mmau_file)
+    found = defects(rows)
     for defect in found:
         for choice in defect.also_accepted:
             print(f"{defect.id}: {choice!r} is accepted where {defect.right!r} is right")
@@ -231,6 +271,8 @@ def list_defects(options: argparse.Namespace) -> None:
             print(f"{defect.id}: {form!r} is refused although it is right")
     also, refused = sum(bool(d.also_accepted) for d in found), sum(bool(d.refused_forms) for d in found)
     print(f"a wrong choice is accepted in {also} rows, a right one with its letter refused in {refused}")
+    if passed := sum(usable_row(row) is None for row in rows):
+        print(f"{passed} of {len(rows)} rows were passed over: they have no id, no choices or no answer among them")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from datamodules.records import Question
+from lightning_modules.answers import answer_in_words
 from scores.benchmarks import BENCHMARKS, asked, is_visual
 from scores.checked import Answer, CheckedPredictions, check_predictions
 from scores.intervals import RESAMPLES, Comparison, bootstrap, compare, interval
-from scores.official_mmau import judge
+from scores.official_mmau import accepts
 from scores.runs import PredictionFile, Run
 
 AVERAGE = "average"
@@ -25,15 +25,17 @@ class Score:
 
     Attributes:
         right: How many are right.
-        questions: How many were asked.
+        questions: How many are scored: those whose right answer is known.
         low: Lower end of the 95% interval of the accuracy.
         high: Upper end of the 95% interval of the accuracy.
+        unknown: How many more there are, whose right answer is not known.
     """
 
     right: int
     questions: int
     low: float
     high: float
+    unknown: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -56,7 +58,7 @@ class Orders:
     @property
     def mean(self) -> float:
         """Mean accuracy."""
-        return float(np.mean(self.accuracies))
+        return float(np.mean(self.accuracies)) if self.accuracies else float("nan")
 
     @property
     def spread(self) -> float:
@@ -96,7 +98,6 @@ class BenchmarkScore:
 def score_run(
     run: Run,
     questions: Mapping[str, Sequence[Question]],
-    mmau_rows: Sequence[Mapping[str, Any]] = (),
     partial: bool = False,
     resamples: int = RESAMPLES,
 ) -> dict[str, BenchmarkScore]:
@@ -105,7 +106,6 @@ def score_run(
     Args:
         run: The run.
         questions: The questions of each benchmark.
-        mmau_rows: The rows of MMAU's annotation file, for the official rule.
         partial: Score only the questions that have a prediction.
         resamples: Resamples of the bootstrap.
 
@@ -118,11 +118,14 @@ def score_run(
         if plain is None:
             continue
         checked = check_file(plain, questions[name], partial)
-        scores = score(name, checked, mmau_rows if name == "mmau" else (), resamples)
+        scores = score(name, checked, name == "mmau", resamples)
         probes = {}
         for probe, file in sorted(run.probes(name).items()):
             probed = check_file(file, questions[name], partial)
-            probes[probe] = score(name, probed, (), resamples)[AVERAGE], compare_answers(checked, probed, resamples)
+            probes[probe] = (
+                score(name, probed, resamples=resamples)[AVERAGE],
+                compare_answers(checked, probed, resamples),
+            )
         shuffled = [check_file(file, questions[name], partial) for file in run.orders(name)]
         orders = order_robustness([checked, *shuffled]) if shuffled else None
         found[name] = BenchmarkScore(name, checked, scores, probes, orders)
@@ -139,7 +142,7 @@ def check_file(file: PredictionFile, questions: Sequence[Question], partial: boo
 def score(
     benchmark: str,
     checked: CheckedPredictions,
-    mmau_rows: Sequence[Mapping[str, Any]] = (),
+    official: bool = False,
     resamples: int = RESAMPLES,
 ) -> dict[str, Score]:
     """Score checked predictions.
@@ -147,7 +150,7 @@ def score(
     Args:
         benchmark: The benchmark's name.
         checked: The checked predictions.
-        mmau_rows: The rows of MMAU's annotation file, for the official rule.
+        official: Score by MMAU's official rule as well.
         resamples: Resamples of the bootstrap.
 
     Returns:
@@ -156,6 +159,7 @@ def score(
     answers = checked.answers
     right = np.array([answer.right for answer in answers], dtype=bool)
     heard = np.array([not is_visual(answer.question) for answer in answers], dtype=bool)
+    labelled = np.array([answer.labelled for answer in answers], dtype=bool)
     groups: dict[str, tuple[np.ndarray, np.ndarray]] = {AVERAGE: (right, heard)}
     of_category = np.array([answer.question.category for answer in answers], dtype=object)
     listed = BENCHMARKS[benchmark].categories
@@ -163,28 +167,30 @@ def score(
         groups[name] = right, heard & (of_category == name)
     if not heard.all():
         groups[ALL_QUESTIONS] = right, np.ones_like(heard)
-    if mmau_rows:
-        rows = {str(row["id"]): row for row in mmau_rows}
-        groups[OFFICIAL] = _each(answers, lambda answer: _official(answer, rows)), heard
+    if official:
+        groups[OFFICIAL] = _each(answers, _official), heard
     means = bootstrap(
         np.stack([values for values, _ in groups.values()], axis=1).astype(float),
-        np.stack([members for _, members in groups.values()], axis=1),
+        np.stack([members & labelled for _, members in groups.values()], axis=1),
         [answer.question.media for answer in answers],
         resamples,
     )
     return {
-        name: _scored(int(values[members].sum()), int(members.sum()), means[:, place])
+        name: _scored(values[members & labelled], means[:, place], int((members & ~labelled).sum()))
         for place, (name, (values, members)) in enumerate(groups.items())
     }
 
 
 def compare_answers(first: CheckedPredictions, second: CheckedPredictions, resamples: int = RESAMPLES) -> Comparison:
-    """Compare two sets of answers on the questions that both have; the purely visual ones are left out."""
+    """Compare two sets of answers on the questions that both have.
+
+    The purely visual ones and those whose right answer is not known are left out.
+    """
     others = {answer.question.id: answer for answer in second.answers}
     both = [
         (answer, others[answer.question.id])
         for answer in first.answers
-        if answer.question.id in others and not is_visual(answer.question)
+        if answer.question.id in others and answer.labelled and not is_visual(answer.question)
     ]
     return compare(
         [a.right for a, _ in both], [b.right for _, b in both], [a.question.media for a, _ in both], resamples
@@ -198,7 +204,8 @@ def order_robustness(orders: Sequence[CheckedPredictions]) -> Orders:
         orders: Answers to the same questions, each under another order.
     """
     heard = [[answer for answer in checked.answers if not is_visual(answer.question)] for checked in orders]
-    accuracies = tuple(float(np.mean([answer.right for answer in answers])) for answers in heard if answers)
+    known = [[answer.right for answer in answers if answer.labelled] for answers in heard]
+    accuracies = tuple(float(np.mean(right)) for right in known if right)
     chosen: dict[str, list[str | None]] = {}
     for answers in heard:
         for answer in answers:
@@ -207,16 +214,20 @@ def order_robustness(orders: Sequence[CheckedPredictions]) -> Orders:
     return Orders(accuracies, float(np.mean(same)) if same else float("nan"))
 
 
-def _scored(right: int, questions: int, means: np.ndarray) -> Score:
+def _scored(values: np.ndarray, means: np.ndarray, unknown: int) -> Score:
+    right, questions = int(values.sum()), len(values)
     low, high = interval(means)
     if questions and low == high:  # all right or all wrong, where resampling knows no doubt
         low, high = stats.binomtest(right, questions).proportion_ci(method="exact")
-    return Score(right, questions, float(low), float(high))
+    return Score(right, questions, float(low), float(high), unknown)
 
 
-def _official(answer: Answer, rows: Mapping[str, Mapping[str, Any]]) -> bool:
-    row = rows.get(answer.question.id.rpartition("/")[2])
-    return row is not None and answer.prediction is not None and judge(answer.prediction, row)
+def _official(answer: Answer) -> bool:
+    """Return whether MMAU's official rule accepts an answer."""
+    if answer.prediction is None or answer.question.answer_text is None:
+        return False
+    said = answer_in_words(answer.prediction.completion, answer.prediction.options)
+    return accepts(answer.question.answer_text, said, answer.question.options)
 
 
 def _each(answers: Sequence[Answer], value: Callable[[Answer], bool]) -> np.ndarray:

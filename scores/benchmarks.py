@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.avqa import AVQADataModule
@@ -42,7 +43,9 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def read_questions(name: str, data: Path, report_dir: str | None = None) -> list[Question]:
+def read_questions(
+    name: str, data: Path, report_dir: str | None = None, annotations: Path | None = None
+) -> list[Question]:
     """Read all questions of a benchmark from its annotation file; clips are not looked at.
 
     Args:
@@ -50,14 +53,17 @@ def read_questions(name: str, data: Path, report_dir: str | None = None) -> list
         data: The folder that holds the benchmarks' folders.
         report_dir: Folder for the report on rows that were repaired or left out; null is the one that the DataModule
             uses, or a temporary one where that cannot be written.
+        annotations: As for ``data_module``.
 
     Raises:
         UserError: The annotation file cannot be read.
     """
-    return data_module(name, data / name, report_dir).questions("test")
+    return data_module(name, data / name, report_dir, annotations).questions("test")
 
 
-def data_module(name: str, root: Path, report_dir: str | None = None) -> AudioQADataModule:
+def data_module(
+    name: str, root: Path, report_dir: str | None = None, annotations: Path | None = None
+) -> AudioQADataModule:
     """Return a DataModule that reads all questions of a benchmark, the purely visual ones of MUSIC-AVQA too.
 
     It does not look at the clips.
@@ -66,18 +72,22 @@ def data_module(name: str, root: Path, report_dir: str | None = None) -> AudioQA
         name: A name in ``BENCHMARKS``.
         root: The benchmark's folder.
         report_dir: As for ``read_questions``.
+        annotations: MMAU's annotation file, where it is not ``mmau-test-mini.json`` in the folder.
 
     Raises:
         UserError: There is no such benchmark.
     """
     if report_dir is None and not os.access(root.parent, os.W_OK):
         report_dir = tempfile.mkdtemp(prefix=f"{name}-report-")
+    settings: dict[str, Any] = {"report_dir": report_dir, "validate_media": False, "follow_links": True}
     if name == "avqa":
-        return AVQADataModule(str(root), report_dir=report_dir, validate_media=False)
+        return AVQADataModule(str(root), **settings)
+    if name == "mmau" and annotations is not None:
+        return MMAUDataModule(str(root), annotations=str(annotations.absolute()), **settings)
     if name == "mmau":
-        return MMAUDataModule(str(root), report_dir=report_dir, validate_media=False)
+        return MMAUDataModule(str(root), **settings)
     if name == "music_avqa":
-        return MusicAVQADataModule(str(root), subset="all", report_dir=report_dir, validate_media=False)
+        return MusicAVQADataModule(str(root), subset="all", **settings)
     raise UserError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
 
 

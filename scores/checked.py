@@ -16,6 +16,9 @@ _CUT = "the completion was cut at the token limit; only an answer between <answe
 COUNTED_WRONG = "missing"
 """The kind of a problem of a question without prediction."""
 
+NO_ANSWER = "no answer"
+"""The kind of a problem of a question whose right answer the benchmark's file does not tell."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -48,6 +51,11 @@ class Answer:
     chosen: str | None
     right: bool
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the benchmark's file tells the right answer, so that this one can be scored."""
+        return self.question.answer is not None
+
 
 @dataclass(frozen=True)
 class CheckedPredictions:
@@ -79,9 +87,9 @@ def check_predictions(
 ) -> CheckedPredictions:
     """Hold predictions against the questions that were asked.
 
-    A question without prediction counts as wrong. A prediction for an unknown question is left out. Of several
-    predictions for a question the first counts. Completions are read anew; of one that was cut at the token limit only
-    an answer inside a closed ``<answer>`` counts, as for the reward.
+    A question without prediction counts as wrong, one whose right answer is not known is not scored. A prediction for
+    an unknown question is left out. Of several predictions for a question the first counts. Completions are read anew;
+    of one that was cut at the token limit only an answer inside a closed ``<answer>`` counts, as for the reward.
 
     Args:
         predictions: The predictions.
@@ -109,9 +117,11 @@ def check_predictions(
 
     answers = []
     for question in questions:
+        if question.answer is None:
+            note(NO_ANSWER, question.id, "the benchmark's file does not tell the right answer; not scored")
         prediction_ = first.get(question.id)
         if prediction_ is None:
-            done = "not scored" if partial else "counted as wrong"
+            done = "not scored" if partial or question.answer is None else "counted as wrong"
             note(COUNTED_WRONG, question.id, f"there is no prediction; {done}")
             if not partial:
                 answers.append(Answer(question, None, None, False))

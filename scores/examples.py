@@ -26,7 +26,7 @@ class Example:
         run: The run.
         benchmark: The benchmark's title.
         category: The question's category.
-        verdict: ``right``, ``wrong`` or ``unparseable``.
+        verdict: ``right``, ``wrong``, ``unparseable`` or ``unknown``.
         id: The question's id.
         question: The question's text.
         options: The options as the model was shown them.
@@ -71,8 +71,10 @@ def pick(answers: Sequence[Answer], count: int) -> list[Answer]:
 
 
 def verdict(answer: Answer) -> str:
-    """Return ``right``, ``wrong`` or ``unparseable``."""
-    return "unparseable" if answer.chosen is None else "right" if answer.right else "wrong"
+    """Return ``right``, ``wrong``, ``unparseable``, or ``unknown`` where the right answer is not known."""
+    if answer.chosen is None:
+        return "unparseable"
+    return "unknown" if not answer.labelled else "right" if answer.right else "wrong"
 
 
 def make_example(run: str, title: str, answer: Answer, root: Path, embed_audio: bool = True) -> Example:

@@ -7,28 +7,30 @@ mapped to option texts first.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import read_rows
-from datamodules.records import Prediction
+from datamodules.annotations import RowError, check_options, read_rows, same_text, take
+from datamodules.mmau import label_of, row_id
+from datamodules.prompts import LETTERS
+from datamodules.records import Prediction, UserError, write_whole
 from lightning_modules.answers import answer_in_words
 
 _WORD = re.compile(r"\b\w+\b")
 
 
-def accepts(right: str, said: str, choices: Iterable[str]) -> bool:
+def accepts(right: str, said: str, choices: Iterable[str | int | float]) -> bool:
     """Return whether the official rule accepts an answer.
 
     Args:
         right: Text of the right choice.
         said: The answer in words.
-        choices: All choices as the file lists them.
+        choices: All choices as the file lists them; numbers are read as their text.
     """
     said_words, right_words = _words(said), _words(right)
-    others = {word for choice in choices for word in _words(choice) - right_words}
+    others = {word for choice in choices for word in _words(str(choice)) - right_words}
     return bool(said_words) and right_words <= said_words and not said_words & others
 
 
@@ -49,31 +51,48 @@ class Defect:
     refused_forms: tuple[str, ...]
 
 
-def defects(rows: Sequence[Mapping[str, Any]]) -> list[Defect]:
-    """Return the rows of an annotation file that the official rule judges wrongly, in the file's order."""
+def defects(rows: Iterable[Any]) -> list[Defect]:
+    """Return the rows of an annotation file that the official rule judges wrongly, in the file's order.
+
+    Rows that the DataModule leaves out, and those whose right answer is not known, are passed over.
+    """
     found = []
     for row in rows:
-        right, choices = row["answer"].strip(), [choice.strip() for choice in row["choices"]]
+        if (usable := usable_row(row)) is None:
+            continue
+        name, right, choices = usable
         also = dict.fromkeys(
-            choice for choice in choices if choice.casefold() != right.casefold() and accepts(right, choice, choices)
+            choice for choice in choices if same_text(choice) != same_text(right) and accepts(right, choice, choices)
         )
-        letter = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[choices.index(right)]
-        refused = [form for form in (right, f"({letter}) {right}") if not accepts(right, form, choices)]
+        refused = [
+            form for form in (right, f"({LETTERS[choices.index(right)]}) {right}") if not accepts(right, form, choices)
+        ]
         if also or refused:
-            found.append(Defect(str(row["id"]), right, tuple(also), tuple(refused)))
+            found.append(Defect(name, right, tuple(also), tuple(refused)))
     return found
+
+
+def usable_row(row: Any) -> tuple[str, str, tuple[str, ...]] | None:
+    """Return a row's id, right choice and all its choices; None where there is no row, no choices or no answer."""
+    if not isinstance(row, dict):
+        return None
+    try:
+        choices, right, _ = check_options(take(row, "choices", list), label_of(row))
+        return None if right is None else (row_id(row), choices[right], choices)
+    except RowError:
+        return None
 
 
 def judge(prediction: Prediction, row: Mapping[str, Any]) -> bool:
     """Return whether the official rule accepts a prediction, its letter mapped to the option's text."""
-    return accepts(row["answer"], _said(prediction), row["choices"])
+    return accepts(str(row["answer"]), _said(prediction), row["choices"])
 
 
-def official_rows(rows: Sequence[Mapping[str, Any]], predictions: Mapping[str, Prediction]) -> list[dict[str, Any]]:
+def official_rows(rows: Iterable[Any], predictions: Mapping[str, Prediction]) -> list[dict[str, Any]]:
     """Return the rows of the annotation file with the answers that the official script reads.
 
     Args:
-        rows: The rows of the annotation file.
+        rows: The rows of the annotation file. What is no object is left out: the script would stop at it.
         predictions: The predictions by the row's id. A row without one gets an empty answer, which is not accepted.
 
     Returns:
@@ -81,26 +100,45 @@ def official_rows(rows: Sequence[Mapping[str, Any]], predictions: Mapping[str, P
     """
     written = []
     for row in rows:
-        prediction = predictions.get(str(row["id"]))
-        said = "" if prediction is None else _said(prediction)
-        written.append({**row, "model_output": said, "model_prediction": said})
+        if isinstance(row, dict):
+            prediction = predictions.get(_id_or_none(row) or "")
+            said = "" if prediction is None else _said(prediction)
+            written.append({**row, "model_output": said, "model_prediction": said})
     return written
 
 
-def write_official(path: Path, annotations: Path, predictions: Iterable[Prediction]) -> None:
+def write_official(path: Path, annotations: Path, predictions: Iterable[Prediction]) -> tuple[int, int]:
     """Write ``predictions.json`` for the official script; of several predictions for a question the first counts.
 
     Args:
         path: The file to write.
-        annotations: The benchmark's annotation file.
+        annotations: The annotation file that was asked, with answers or without.
         predictions: Predictions with ids such as ``mmau/test-mini/<id>``.
+
+    Returns:
+        How many rows were written, and how many of them have a prediction.
+
+    Raises:
+        UserError: The annotation file is unusable, or the file cannot be written.
     """
     by_id: dict[str, Prediction] = {}
     for prediction in predictions:
-        by_id.setdefault(prediction.question_id.rpartition("/")[2], prediction)
-    rows = official_rows(read_rows(annotations), by_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="ascii")  # the script opens it in the locale's encoding
+        by_id.setdefault(prediction.question_id.split("/", 2)[-1], prediction)
+    rows = read_rows(annotations)
+    written = official_rows(rows, by_id)
+    content = json.dumps(written, indent=2)  # ASCII: the script opens it in the locale's encoding
+    try:
+        write_whole(path, [content, "\n"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from None
+    return len(written), sum(_id_or_none(row) in by_id for row in written)
+
+
+def _id_or_none(row: Any) -> str | None:
+    try:
+        return row_id(row) if isinstance(row, dict) else None
+    except RowError:
+        return None
 
 
 def _said(prediction: Prediction) -> str:

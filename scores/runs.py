@@ -112,7 +112,8 @@ def read_file(path: Path, questions: Mapping[str, Sequence[Question]]) -> Predic
         questions: The questions of each benchmark.
 
     Raises:
-        UserError: The file is unusable or empty, or its predictions are of several benchmarks or probes.
+        UserError: The file is unusable or empty, its predictions are of several benchmarks or probes, or none is of a
+            question that is here.
     """
     predictions = tuple(read_jsonl(path, Prediction))
     if not predictions:
@@ -129,6 +130,13 @@ def read_file(path: Path, questions: Mapping[str, Sequence[Question]]) -> Predic
     if len(probes) > 1:
         named = ", ".join(probe or "none" for probe in probes)
         raise UserError(f"{path}: predictions with several probes of the audio ({named}): split the file")
+    known = {question.id for question in questions[benchmark]}
+    if not any(prediction.question_id in known for prediction in predictions):
+        asked, here = (name.rpartition("/")[0] for name in (predictions[0].question_id, next(iter(known))))
+        raise UserError(
+            f"{path}: no prediction is of a question of {benchmark} that is here (asked was {asked}, here is {here}); "
+            "for another annotation file of MMAU set --annotations"
+        )
     return PredictionFile(path, benchmark, probes[0], _shuffled(predictions, questions[benchmark]), predictions)
 
 

@@ -16,6 +16,8 @@ from scores.intervals import Comparison
 
 PAPER = Path(__file__).parent / "paper.yaml"
 DASH = "–"
+NO_ANSWERS = "no answers"
+"""Stands where the benchmark's file does not tell the right answers."""
 
 Scores = Mapping[str, Mapping[str, BenchmarkScore]]
 """Scores of each run, by name, on each benchmark."""
@@ -139,7 +141,7 @@ def probe_table(scores: Scores) -> Table | None:
 def comparison_table(scores: Scores) -> Table | None:
     """Return how each run compares with the first and with the one before it, on the same questions.
 
-    None where there are no two runs.
+    None where there are no two runs, or no right answers to compare by.
     """
     rows = []
     for benchmark, about in BENCHMARKS.items():
@@ -147,6 +149,8 @@ def comparison_table(scores: Scores) -> Table | None:
         pairs = {(first, run): None for place, run in enumerate(runs[1:]) for first in (runs[0], runs[place])}
         for first, second in pairs:
             found = compare_answers(scores[first][benchmark].checked, scores[second][benchmark].checked)
+            if not found.questions:
+                continue
             rows.append(
                 (
                     f"{about.title}: {second} against {first}",
@@ -167,11 +171,11 @@ def order_table(scores: Scores) -> Table | None:
     for run, ours in scores.items():
         for benchmark, score in ours.items():
             if (orders := score.orders) is not None:
-                low, high = min(orders.accuracies), max(orders.accuracies)
+                low, high = min(orders.accuracies, default=math.nan), max(orders.accuracies, default=math.nan)
                 rows.append(
                     (
                         f"{run}, {BENCHMARKS[benchmark].title}",
-                        str(len(orders.accuracies)),
+                        str(len(orders.accuracies) or DASH),
                         percent(orders.mean),
                         percent(orders.spread),
                         f"{percent(low)} to {percent(high)}",
@@ -194,7 +198,9 @@ def leakage_table(path: Path) -> Table:
     """
     rows = []
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):  # names may have other ends of lines
+            if not line:
+                continue
             found = json.loads(line)
             asked = str(len(found["questions"]))
             rows.append((f"{found['set']}: {found['benchmark']}", found["train"], found["how"], found["why"], asked))
@@ -234,9 +240,9 @@ def percent(share: float) -> str:
 
 
 def score_text(score: Score | None) -> str:
-    """Return a score with its interval, or a dash."""
+    """Return a score with its interval, or a dash, or that there are no right answers to score by."""
     if score is None or not score.questions:
-        return DASH
+        return NO_ANSWERS if score is not None and score.unknown else DASH
     return f"{percent(score.accuracy)} [{percent(score.low)}, {percent(score.high)}]"
 
 
@@ -244,6 +250,8 @@ def _probe_text(score: BenchmarkScore, probe: str) -> str:
     if probe not in score.probes:
         return DASH
     probed, change = score.probes[probe]
+    if not change.questions:
+        return score_text(probed)
     return f"{percent(probed.accuracy)}, {points(change)}, p {p_text(change.mcnemar)}"
 
 

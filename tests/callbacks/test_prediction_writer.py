@@ -1,5 +1,6 @@
 """Predictions on disk: all of them, each once, also when the run was interrupted."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,29 @@ def test_predictions_say_who_was_asked_and_how(world: Path, tmp_path: Path) -> N
     evaluate(world, tmp_path)
     how = {(p.model, p.prompt_version, p.modalities) for p in read(tmp_path)}
     assert how == {(f"{world}/student", "think-short/1", "audio")}
+
+
+def test_questions_without_an_answer_are_predicted_and_not_scored(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MMAU's full test set tells no answers: predictions are written, no accuracy is invented, nothing is validated."""
+    rows = json.loads((world / "corpus" / "mmau" / "mmau-test-mini.json").read_text())[:4]
+    full = tmp_path / "mmau-full.json"
+    data = [
+        "--data=datamodules.mmau.MMAUDataModule",
+        f"--data.init_args.root={world}/corpus/mmau",
+        f"--data.init_args.annotations={full}",
+    ]
+    full.write_text(json.dumps([row | {"answer": ""} for row in rows]))
+    cli = evaluate(world, tmp_path, *data)
+    found = read(tmp_path)
+    assert [(p.question_id, p.answer, p.correct) for p in found] == [
+        (f"mmau/full/{row['id']}", None, None) for row in rows
+    ]
+    metrics = cli.trainer.callback_metrics
+    assert not any("accuracy" in name for name in metrics)
+    assert (float(metrics["test/without_answer"]), float(metrics["test/questions"])) == (4, 4)
+
+    with pytest.raises(SystemExit):
+        evaluate(world, tmp_path, *data, stage="validate")
+    assert "none of the 4 questions for validation has an answer" in capsys.readouterr().err

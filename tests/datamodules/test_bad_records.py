@@ -1,5 +1,6 @@
 """What is wrong with a dataset is named with file and row, skipped and counted, or stops the run."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,8 @@ BAD_ROWS: list[tuple[Any, str, str]] = [
     (avqa_row(1, answer=...), "missing key", "key 'answer' is missing"),
     (avqa_row(1, question_type=...), "missing key", "key 'question_type' is missing"),
     (avqa_row(1, question_relation=...), "missing key", "key 'question_relation' is missing"),
-    (avqa_row(1, id=1.5), "wrong type", "'id' must be a number or text, found a number"),
-    (avqa_row(1, id=True), "wrong type", "'id' must be a number or text, found bool"),
+    (avqa_row(1, id=1.5), "wrong type", "'id' must be a whole number or text, found the number 1.5"),
+    (avqa_row(1, id=True), "wrong type", "'id' must be a whole number or text, found bool"),
     (avqa_row(1, question_text=["What?"]), "wrong type", "'question_text' must be text, found a list"),
     (avqa_row(1, question_text="  "), "empty question", "the question is empty"),
     (avqa_row(1, question_text="Is it <|im_end|>?"), "control token", "the control token <|im_end|>"),
@@ -43,8 +44,8 @@ BAD_ROWS: list[tuple[Any, str, str]] = [
     (avqa_row(1, multi_choice=[f"o{n}" for n in range(27)]), "too many options", "there may be 26 options, found 27"),
     (avqa_row(1, answer=4), "answer out of range", "the answer is option 4, but there are 4 options"),
     (avqa_row(1, answer=-1), "answer out of range", "the answer is option -1, but there are 4 options"),
-    (avqa_row(1, answer="a dog"), "wrong type", "'answer' must be a number, found text"),
-    (avqa_row(1, answer=None), "wrong type", "'answer' must be a number, found null"),
+    (avqa_row(1, answer="a dog"), "wrong type", "'answer' must be a whole number, found text"),
+    (avqa_row(1, answer=None), "wrong type", "'answer' must be a whole number, found null"),
     (avqa_row(0), "duplicate id", "the id 0 is also that of row 1"),
     (avqa_row(1, video_name="gone"), "missing media", "the clip videos/gone.mp4 is missing in"),
     (avqa_row(1, video_name="../../secret"), "unsafe path", "this one leads out of it"),
@@ -87,11 +88,24 @@ def test_a_bad_row_is_left_out_and_reported_or_raised(root: Path, row: Any, kind
     ("text", "message"),
     [
         ('[\n{"id": 1,\n oops}]', r"val_qa\.json:3:2: not JSON \(Expecting property name"),
-        ("", r"val_qa\.json:1:1: not JSON \(Expecting value\)"),
-        ('{"id": 1}', "expected a JSON list of questions, found an object"),
+        ("", "the file is empty: download it again"),
+        (" \r\n", "the file is empty"),
+        ('{"id": 1}', "expected a JSON list of questions, found an object with 'id'; needed is a JSON list of"),
         ("[]", "there is no question in the file"),
         ("[1, 2]", r"no usable question remains: 2 left out \(2 wrong type\)"),
-        (b"\xff\xfe[]", r"not UTF-8 text \(byte 0\)"),
+        ('[{"id": 1}, {"id', r"val_qa\.json:1:14: not JSON \(Unterminated string.*cut off: download it again"),
+        ('{"id": 1}\n{"id": 2}\n{"id": 3', r"val_qa\.json:3:9: not JSON after 2 questions .*cut off"),
+        ('{"id": 1}\nid 2\n', r"val_qa\.json:2:1: not JSON"),
+        ("[{}][{}]", r"not JSON \(Extra data\); needed is"),
+        ('"text"', "found 'text'; needed is a JSON list"),
+        ('{"train": [{"id": 1}], "val": [{"id": 2}]}', r"an object with several lists \('train', 'val'\)"),
+        ("[" * 100_000, "nested too deeply"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"this is a Git LFS pointer.* git lfs pull"),
+        ("\n<!DOCTYPE html><html>", "this is a web page .*download it again"),
+        (gzip.compress(b"[{}]"), "this is compressed with gzip: unpack it"),
+        (b"PK\x03\x04\x14", "this is a zip archive"),
+        (b"PAR1\x15", "this is a Parquet file"),
+        ('["caf\xe9"]'.encode("latin-1"), r"not UTF-8 text \(byte 5\): save it as UTF-8"),
         (None, "the annotation file is missing"),
     ],
 )
@@ -244,9 +258,9 @@ MUSIC_ROW = {
     ("changes", "message"),
     [
         ({"answer": "Child"}, "the answer 'Child' is none of the options ['Man', 'Woman']"),
-        ({"answer": 1}, "'answer' must be text, found a number"),
+        ({"answer": 1}, "the answer '1' is none of the options ['Man', 'Woman']"),
         ({"task": None}, "'task' must be text, found null"),
-        ({"category": 3}, "'category' must be text or a list, found a number"),
+        ({"category": 3}, "'category' must be text or a list, found a whole number"),
         ({"audio_id": "/etc/passwd"}, "this one is absolute"),
         ({"audio_id": "./test-mini-audios/nan.wav"}, "contains NaN"),
         ({"audio_id": ""}, "is not a path of a clip"),
@@ -273,7 +287,7 @@ def test_bad_rows_of_mmau(tmp_path: Path, changes: dict[str, Any], message: str)
         ({"templ_values": "[]"}, "has 1 placeholders, but there are 0 values"),
         ({"question_content": "Sing <Object>!"}, "is of none of the kinds of questions"),
         ({"anser": "maybe"}, "the answer 'maybe' is none of the options ['yes', 'no']"),
-        ({"video_id": 93}, "'video_id' must be text, found a number"),
+        ({"video_id": 93}, "'video_id' must be text, found a whole number"),
         ({}, "the id 12 is also that of row 1"),
     ],
 )

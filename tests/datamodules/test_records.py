@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,38 @@ def test_files_that_cannot_be_read(tmp_path: Path, content: Any, message: str) -
         path.write_bytes(content)
     with pytest.raises(RecordError, match=rf"v\.jsonl: {message}"):
         list(read_jsonl(path, Verdict))
+
+
+def test_half_an_emoji_is_written_and_read(tmp_path: Path) -> None:
+    """A model may say half a character; a file of another program may have one as an escape."""
+    path = tmp_path / "t.jsonl"
+    write_jsonl(path, [Trace("q/\ud83d", 0, "a dog \ud83d barks", "a dog", "t", sampling={"stop": "\ud83d"})])
+    (trace,) = read_jsonl(path, Trace)
+    assert (trace.question_id, trace.reasoning, trace.answer) == ("q/\ufffd", "a dog \ufffd barks", "a dog")
+    path.write_text('{"schema": "trace/1", "question_id": "q", "sample": 0, "reasoning": "\\uD83D", "answer": null, ')
+    path.write_text(path.read_text() + '"model": "t"}')
+    assert next(read_jsonl(path, Trace)).reasoning == "\ufffd"
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with pytest.raises(RecordError, match=r"the file cannot be read \(Is a directory\)"):
+        list(read_jsonl(tmp_path, Trace))
+    for line in ("1" + "0" * 5000, "[" * 100_000):
+        path.write_text(line)
+        with pytest.raises(RecordError, match=r"t\.jsonl:1: not a record"):
+            list(read_jsonl(path, Trace))
+
+
+def test_what_was_there_stays_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    write_jsonl(path, [QUESTION])
+
+    def broken() -> Iterator[Record]:
+        yield QUESTION
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"q\.jsonl cannot be written \(No space left on device\)"):
+        write_jsonl(path, broken())
+    assert list(read_jsonl(path, Question)) == [QUESTION]
+    assert [file.name for file in tmp_path.iterdir()] == ["q.jsonl"]

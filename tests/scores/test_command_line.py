@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.records import UserError
 from scores.__main__ import main
+from scores.benchmarks import read_questions
 from scores.tables import leakage_table, read_paper
 from tests.scores.predictions import prediction, question, write_mmau, write_predictions
 
@@ -70,6 +71,61 @@ def test_official_and_defects(data: Path, tmp_path: Path, capsys: pytest.Capture
     assert "6 rows; every row has a prediction" in capsys.readouterr().out
     main(["defects", "--data", str(data)])
     assert "a wrong choice is accepted in 0 rows" in capsys.readouterr().out
+
+
+def test_questions_without_answers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """MMAU's full test set: nothing is scored, everything is counted, and the official file is written."""
+    rows = json.loads((data / "mmau" / "mmau-test-mini.json").read_text())
+    full = data / "mmau" / "mmau-test.json"
+    full.write_text(json.dumps([row | {"answer": ""} for row in rows]))
+    made = [prediction(n, "(B)", choice=1, question_id=f"mmau/test/q{n}", answer=None) for n in range(5)]
+    answers = write_predictions(tmp_path / "full" / "predictions.jsonl", made)
+    asked = ["--data", str(data), "--annotations", str(full)]
+
+    main(["table", f"mine={answers.parent}", *asked, "--resamples", "20"])
+    out = capsys.readouterr().out
+    (row,) = [line for line in out.splitlines() if line.startswith("| mine |")]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells == ["mine", *["no answers"] * 5, "0", "0"]
+    assert "| mine, MMAU | no answer | 6 |" in out and "| mine, MMAU | missing | 1 |" in out
+    main(["report", f"mine={answers.parent}", *asked, "--output", str(tmp_path / "report"), "--no-audio"])
+    assert '"no answer": 6' in (tmp_path / "report" / "scores.json").read_text()
+    capsys.readouterr()
+
+    main(["official", str(answers), str(tmp_path / "out" / "predictions.json"), *asked])
+    assert "6 rows; 5 have a prediction, 6 no answer, 1 missing" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["model_output"] for row in written] == ["cat"] * 5 + [""]
+    main(["defects", *asked])
+    assert "6 of 6 rows were passed over" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no question with an answer in common"):
+        main(["compare", str(answers), str(answers), *asked])
+    with pytest.raises(UserError, match=r"asked was mmau/test, here is mmau/test-mini\); .* set --annotations"):
+        main(["table", str(answers), "--data", str(data)])
+
+
+def test_clips_may_be_links(data: Path, tmp_path: Path) -> None:
+    """Whoever tests with data.follow_links must be able to score: the clips themselves are not looked at."""
+    (tmp_path / "elsewhere").mkdir()
+    (data / "mmau" / "test-mini-audios").symlink_to(tmp_path / "elsewhere")
+    assert len(read_questions("mmau", data)) == 6
+
+
+def test_some_questions_without_answers(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = data / "mmau" / "mmau-test-mini.json"
+    rows = json.loads(file.read_text())
+    for row in rows[:2]:
+        del row["answer"]
+    odd = [{"choices": ["a", "b"], "answer": "a"}, "a text", rows[5] | {"id": "n", "choices": [1, 2], "answer": 2}]
+    file.write_text(json.dumps(rows + odd))
+    made = [prediction(n) for n in range(5)] + [prediction(5, "<answer>dog</answer>")]
+    made.append(prediction(0, "2", question_id="mmau/test-mini/n", options=("1", "2"), choice=1))
+    answers = write_predictions(tmp_path / "run" / "predictions.jsonl", made)
+    main(["table", f"mine={answers}", "--data", str(data), "--resamples", "20"])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| mine |")]
+    cells = [cell.strip().split(" ")[0] for cell in row.split("|")[1:-1]]
+    # right are q2, q3, q4 and n of q2 to q5 and n; speech is q2, q5, n
+    assert cells == ["mine", "100.0", "100.0", "66.7", "80.0", "80.0", "5", "0"]
 
 
 def test_what_cannot_be_scored(data: Path, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datamodules.annotations import read_rows
+from datamodules.records import UserError
 from scores.benchmarks import read_questions
 from scores.checked import check_predictions
-from scores.official_mmau import accepts, defects, judge, official_rows, write_official
+from scores.official_mmau import accepts, defects, judge, official_rows, usable_row, write_official
 from tests.datamodules.dataset_files import SHARED, needs_shared
 from tests.scores.predictions import prediction, question, write_mmau
 
@@ -71,6 +73,57 @@ def test_defects() -> None:
         ("2", ("fear, then joy",), ()),
         ("3", (), ("(A) dog",)),
     ]
+
+
+ROW = {"id": "x", "choices": ["dog", "cat"], "answer": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("row", "passed_over"),
+    [
+        (ROW, False),
+        (ROW | {"answer": "CAT"}, False),  # other capitals, as the DataModule reads it
+        (ROW | {"choices": ["1", 2], "answer": 2}, False),
+        (ROW | {"answer": "mouse"}, True),
+        (ROW | {"answer": ""}, True),
+        (ROW | {"answer": None}, True),
+        ({"id": "x", "choices": ["dog", "cat"]}, True),
+        ({"choices": ["dog", "cat"], "answer": "cat"}, True),
+        (ROW | {"choices": ["dog", None]}, True),
+        (ROW | {"choices": "dog cat"}, True),
+        (ROW | {"choices": [f"c{number}" for number in range(30)], "answer": "c29"}, True),
+        ("a text", True),
+        (None, True),
+    ],
+)
+def test_odd_rows_are_passed_over(row: Any, passed_over: bool) -> None:
+    assert defects([row, {"id": 7, "answer": "dog", "choices": ["dog", "a cat"]}])[-1].id == "7"
+    assert (usable_row(row) is None) is passed_over
+    # whatever the row, the file for the official script is written; what is no object would stop the script
+    written = official_rows([row], {"x": prediction(0, "(B)", options=("dog", "cat"))})
+    assert [r["model_output"] for r in written] == ([] if not isinstance(row, dict) else ["cat" if "id" in row else ""])
+
+
+def test_numbers_among_the_choices() -> None:
+    assert accepts("2", "2", [1, 2, 2.5])
+    assert not accepts("2", "1", [1, 2, 2.5])
+    assert judge(prediction(0, "(B)", options=("1", "2")), {"answer": 2, "choices": [1, 2]})
+
+
+def test_the_file_for_the_official_script_of_rows_without_answers(tmp_path: Path) -> None:
+    """Ids may have slashes, be numbers, or be missing; half characters are U+FFFD on both sides."""
+    rows: list[Any] = [ROW | {"id": name, "answer": ""} for name in ("a/b", 7, 8.0, "half \ud83d")]
+    (tmp_path / "full.json").write_text("\n".join(map(json.dumps, [*rows, {"choices": []}, "text"])))
+    said = {"a/b": "(A)", "7": "(B)", "8": "dog", "half \ufffd": "cat"}
+    answers = [
+        prediction(0, text, question_id=f"mmau/full/{name}", options=("dog", "cat")) for name, text in said.items()
+    ]
+    assert write_official(tmp_path / "out.json", tmp_path / "full.json", answers) == (5, 4)
+    written = json.loads((tmp_path / "out.json").read_text(encoding="ascii"))
+    assert [row["model_output"] for row in written] == ["dog", "cat", "dog", "cat", ""]
+    assert [row.get("answer") for row in written] == ["", "", "", "", None]
+    with pytest.raises(UserError, match=r"full\.json/out\.json cannot be written"):
+        write_official(tmp_path / "full.json" / "out.json", tmp_path / "full.json", answers)
 
 
 @needs_shared
