@@ -132,7 +132,7 @@ class GRPOModule(StudentTraining):
             for index, micro in enumerate(micro_batches):
                 last = index == len(micro_batches) - 1
                 frozen = reference[index]
-                with contextlib.nullcontext() if last else self._unsynchronised():
+                with contextlib.nullcontext() if last else self.unsynchronised():
                     scores = self.student.completion_logprobs(micro, self.temperature, audio=audio[index])
                     if epoch == 0:
                         old.append(scores.logprobs.detach())
@@ -198,11 +198,6 @@ class GRPOModule(StudentTraining):
         if not done.stale:
             return None, old.new_zeros(())
         return importance_weights(old, done.logprobs, done.mask, self.importance_limit)
-
-    def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
-        """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks."""
-        strategy: Any = self.trainer.strategy
-        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
 
     def _clip_gradients(self) -> Tensor:
         """Scale the gradients down to ``max_grad_norm`` and return the norm they had."""

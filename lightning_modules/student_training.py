@@ -1,5 +1,6 @@
 """What SFT and GRPO share: AdamW with warm-up, and the precision that a small learning rate needs."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ class StudentTraining(AudioQAModule):
         except ValueError as error:
             raise UserError(f"model.schedule {self.schedule!r} (with trainer.max_steps {steps}): {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore
+
+    def unsynchronised(self) -> contextlib.AbstractContextManager[None]:
+        """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks."""
+        strategy: Any = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
 
 
 def refuse_low_precision(student: Student, lr: float, forced: bool) -> None:

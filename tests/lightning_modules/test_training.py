@@ -208,7 +208,13 @@ def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
 
 @pytest.mark.parametrize(
     ("weights", "stage"),
-    [("qwen2_audio", "sft"), ("qwen2_audio", "grpo"), ("qwen2_audio", "lora"), ("qwen2_5_omni", "sft")],
+    [
+        ("qwen2_audio", "sft"),
+        ("qwen2_audio", "micro"),
+        ("qwen2_audio", "grpo"),
+        ("qwen2_audio", "lora"),
+        ("qwen2_5_omni", "sft"),
+    ],
     indirect=["weights"],
 )
 def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> None:
