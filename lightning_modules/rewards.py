@@ -1,6 +1,7 @@
 """Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3).
 
-Any callable with a ``name`` and this signature can be added by ``class_path``.
+Any class with a ``name`` and ``__call__(completion, question, label)`` can be added by ``class_path``, annotated or not;
+so can a plain function, by its import path.
 """
 
 import re
@@ -12,6 +13,7 @@ from torch import Tensor
 from datamodules.batch import AudioQABatch
 from datamodules.records import Question
 from lightning_modules.answers import match_option
+from lightning_modules.reward_checks import graded
 
 _FORMAT = re.compile(r"\s*<think>(?P<think>.+?)</think>\s*<answer>(?P<answer>.+?)</answer>\s*", re.DOTALL)
 
@@ -73,6 +75,7 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
 
     Raises:
         ValueError: The batch has no completions, or two functions share a name.
+        RewardError: A function raised or did not return a finite number.
     """
     if batch.completions is None:
         raise ValueError("the batch has no completions to grade")
@@ -82,7 +85,7 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
     rows = list(zip(batch.completions.texts, batch.questions, batch.labels, strict=True))
     return {
         function.name: torch.tensor(
-            [[function(text, question, label) for text in texts] for texts, question, label in rows],
+            [[graded(function, text, question, label) for text in texts] for texts, question, label in rows],
             dtype=torch.float32,
             device=device,
         )

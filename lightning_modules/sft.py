@@ -48,6 +48,7 @@ class SFTModule(StudentTraining):
         # every rank divides by the same number, so that the mean over ranks is the mean over all tokens
         shared = self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
         divisor = self._gather(shared, batch_idx)
+        self.refuse_lost_scale()
         batches_of_step = self.trainer.accumulate_grad_batches
         nll = torch.zeros((), device=self.device)
         entropy = torch.zeros((), device=self.device)
