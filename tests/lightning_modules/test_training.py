@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from datamodules.batch import AudioQABatch
@@ -199,6 +200,28 @@ def test_checkpoints_hold_the_trained_weights_only(weights) -> None:
         module.on_load_checkpoint(checkpoint)
         with pytest.raises(UserError, match="does not fit this model"):
             module.on_load_checkpoint({"state_dict": {"elsewhere": torch.zeros(1)}})
+
+
+@pytest.mark.parametrize("make", [lambda w: GRPOModule(w), lambda w: SFTModule(w, lora=LoRASettings())])
+def test_resuming_beside_other_frozen_weights_is_refused(weights, batch, tmp_path: Path, make) -> None:
+    """GRPO's reference, or the base of the adapters, was written anew in the same folder; a small step is enough."""
+    place = tmp_path / "weights"
+    shutil.copytree(weights, place)
+    module = make(str(place))
+    module.setup("fit")
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    same = make(str(place))
+    same.setup("fit")
+    same.on_load_checkpoint(checkpoint)
+    old = {name: value for name, value in checkpoint.items() if name != "frozen_weights"}
+    moved = {name: value * (1 + 1e-5) for name, value in load_file(place / "model.safetensors").items()}
+    save_file(moved, place / "model.safetensors", metadata={"format": "pt"})
+    other = make(str(place))
+    other.setup("fit")
+    with pytest.raises(UserError, match="that are not trained are not those that the checkpoint was trained with"):
+        other.on_load_checkpoint(checkpoint)
+    other.on_load_checkpoint(old)  # an older checkpoint says nothing about them
 
 
 def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
