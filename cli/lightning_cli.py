@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from typing_extensions import override
 
 from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
+from callbacks.fellow_ranks import FellowRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli.config_files import ConfigError
@@ -131,7 +132,7 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
-        options["callbacks"] = _as_list(options.get("callbacks")) + self._standing_callbacks(options)
+        options["callbacks"] = [FellowRanks(), *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
