@@ -146,9 +146,7 @@ class Collator:
         """
         group = max(len(texts) for texts in targets)
         ids = [
-            [[*self._letters(text), self.end_id] for text in texts]
-            + [[]] * (group - len(texts))
-            for texts in targets
+            [[*self._letters(text), self.end_id] for text in texts] + [[]] * (group - len(texts)) for texts in targets
         ]
         flat = [row for rows in ids for row in rows]
         padded = _padded(flat, self.pad_id)

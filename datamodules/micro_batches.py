@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -65,7 +65,7 @@ def micro_batches(batch: AudioQABatch, size: int | None) -> list[AudioQABatch]:
         assert some.completions is not None
         mask = some.completions.mask[:, part.completions]
         length = int(mask.sum(-1).max())
-        rest = {
+        rest: dict[str, Any] = {
             "ids": some.completions.ids[:, part.completions, :length],
             "mask": mask[..., :length],
             "texts": [texts[part.completions] for texts in some.completions.texts],

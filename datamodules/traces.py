@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.avqa import AVQADataModule
 from datamodules.annotations import without_control_tokens
+from datamodules.avqa import AVQADataModule
 from datamodules.question_dataset import Item
 from datamodules.record_files import record_files
 from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
@@ -218,9 +218,9 @@ def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
     Control tokens in a trace's text are no part of what was thought, and are taken out.
     """
     if target == "cot":
-        return tuple(
-            f"<think>{without_control_tokens(trace.reasoning).strip()}</think><answer>{answered_option(trace, traced.question)}</answer>"
-            for trace in traced.traces
-        )
+        said = [
+            (without_control_tokens(t.reasoning).strip(), answered_option(t, traced.question)) for t in traced.traces
+        ]
+        return tuple(f"<think>{thought}</think><answer>{answer}</answer>" for thought, answer in said)
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
     return () if label is None else (f"<answer>{label}</answer>",)

@@ -1,7 +1,7 @@
 """Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3).
 
-Any class with a ``name`` and ``__call__(completion, question, label)`` can be added by ``class_path``, annotated or not;
-so can a plain function, by its import path.
+Any class with a ``name`` and ``__call__(completion, question, label)`` can be added by ``class_path``, annotated or
+not; so can a plain function, by its import path.
 """
 
 import re

@@ -289,7 +289,9 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, limit: int
     said = context.Queue()
     writer = context.Process(target=write_beyond_the_limit, args=(target, limit, said))
     writer.start()
-    assert re.search(r"last\.ckpt cannot be written \(File too large\): make room for .* --ckpt_path last", said.get(timeout=30))
+    assert re.search(
+        r"last\.ckpt cannot be written \(File too large\): make room for .* --ckpt_path last", said.get(timeout=30)
+    )
     writer.join()
     assert os.listdir(tmp_path) == ["last.ckpt"]
     assert torch.equal(AtomicCheckpointIO().load_checkpoint(target)["x"], torch.zeros(1))

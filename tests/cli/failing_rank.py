@@ -1,4 +1,4 @@
-"""A run of two CPU ranks of which one fails: ``failing_rank FOLDER HOW RANK`` starts both as Lightning's launcher does."""
+"""A run of two CPU ranks of which one fails: ``failing_rank FOLDER HOW RANK`` starts both by Lightning's launcher."""
 
 import os
 import signal

@@ -20,7 +20,9 @@ from datamodules.records import Question
     ],
 )
 def test_parts(counts: list[int], size: int, expected: list[tuple[int, ...]]) -> None:
-    found = [(p.questions.start, p.questions.stop, p.completions.start, p.completions.stop) for p in parts(counts, size)]
+    found = [
+        (p.questions.start, p.questions.stop, p.completions.start, p.completions.stop) for p in parts(counts, size)
+    ]
     assert found == expected
 
 

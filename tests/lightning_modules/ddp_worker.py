@@ -71,7 +71,9 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
         lengths[2:] = [[3, 0, 0, 0], [9, 2, 0, 0]]
     batch = make_batch(processor, [2.0, 0.9, 1.4, 1.0], lengths)
     if stage in ("sft", "micro"):
-        module: lightning.LightningModule = SFTModule(weights, lr=1e-3, micro_batch_size=2 if stage == "micro" else None)
+        module: lightning.LightningModule = SFTModule(
+            weights, lr=1e-3, micro_batch_size=2 if stage == "micro" else None
+        )
     elif stage == "lora":
         module = GRPOModule(weights, lr=1e-3, lora=LoRASettings(rank=2))
     else:

@@ -90,5 +90,5 @@ def test_a_window_that_the_epoch_cuts_short_is_a_mean_too(weights, batch, tmp_pa
 
 
 def test_micro_batches_below_one_are_refused(weights) -> None:
-    with pytest.raises(UserError, match="model.micro_batch_size is 0"):
+    with pytest.raises(UserError, match="micro_batch_size is 0"):
         SFTModule(weights, micro_batch_size=0)

@@ -62,7 +62,9 @@ def weights_of(module) -> torch.Tensor:
 def on_policy(module: GRPOModule | SFTModule, batch: AudioQABatch) -> AudioQABatch:
     """Give the batch the behaviour log-probabilities that its policy would report."""
     with torch.no_grad():
-        batch.completions.logprobs = module.student.completion_logprobs(batch, getattr(module, "temperature", 1.0)).logprobs
+        batch.completions.logprobs = module.student.completion_logprobs(
+            batch, getattr(module, "temperature", 1.0)
+        ).logprobs
     return batch
 
 
