@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -21,6 +22,7 @@ from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.fellow_ranks import FellowRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
+from cli import slurm
 from cli.config_files import ConfigError
 
 # Lightning's own use of a torch function that is on its way out; nothing that a user could change
@@ -138,9 +140,18 @@ class SightSoundCLI(LightningCLI):
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, AtomicCheckpointIO()]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:
+            if "SLURM" not in str(error):
+                raise
+            devices, nodes = (str(options.get(name)) for name in ("devices", "num_nodes"))
+            wanted = [int(number) if number.isdigit() else 1 for number in (devices, nodes)]
+            raise ConfigError(f"trainer: {' '.join(str(error).split())} That is, {slurm.way_out(*wanted)}") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        if isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
+            slurm.check_tasks(trainer.num_devices, trainer.num_nodes, os.environ)
+        return trainer
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
         callbacks = _as_list(options.get("callbacks"))
