@@ -125,8 +125,8 @@ class LastCheckpoint(ModelCheckpoint):
     It is written every so many training batches and at the end of training, whether or not anything has been validated,
     with automatic and manual optimization alike. Where a validation follows the batch, it is written after the
     validation: Lightning does not repeat a validation that was interrupted after a checkpoint. Where gradients are
-    accumulated it waits for the optimizer step, and so does a stop (``max_time``, early stopping): a checkpoint has no
-    gradients, and those gathered so far would be missing in the resumed run.
+    accumulated it waits for the optimizer step, and so does a stop (``max_time``, early stopping,
+    SIGTERM): a checkpoint has no gradients, and those gathered so far would be missing in the resumed run.
 
     Args:
         every_n_batches: Training batches (of GRPO: rollout batches) between two writes.
@@ -140,6 +140,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.every_n_batches = every_n_batches
         self._due = False
         self._stops = False
+        self._sigterm = False
 
     @property
     @override
@@ -171,13 +172,15 @@ class LastCheckpoint(ModelCheckpoint):
         loop: Any = trainer.fit_loop
         batches = loop.epoch_loop.total_batch_idx + 1
         if self._gathers(trainer):
-            self._stops |= trainer.should_stop
-            trainer.should_stop = False
+            self._put_off_stops(trainer)
             self._due |= batches % self.every_n_batches == 0
             return
-        trainer.should_stop |= self._stops
-        self._stops = False
-        ends = trainer.should_stop or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+        self._stop_as_asked(trainer)
+        ends = (
+            trainer.should_stop
+            or trainer.received_sigterm
+            or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+        )
         ends |= loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         self._due = self._due or ends or batches % self.every_n_batches == 0
         if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
@@ -188,8 +191,7 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         if self._gathers(trainer):
-            self._stops |= trainer.should_stop
-            trainer.should_stop = False
+            self._put_off_stops(trainer)
         elif self._due or trainer.should_stop:
             self._write(trainer)
 
@@ -209,6 +211,20 @@ class LastCheckpoint(ModelCheckpoint):
         """Tell whether the last batch's gradients wait for further batches before the optimizer steps."""
         loop: Any = trainer.fit_loop
         return bool(loop._should_accumulate())
+
+    def _put_off_stops(self, trainer: Trainer) -> None:
+        """Let training go on to the optimizer step although it has been asked to stop."""
+        signals: Any = trainer._signal_connector
+        self._stops |= trainer.should_stop
+        self._sigterm |= trainer.received_sigterm
+        trainer.should_stop = signals.received_sigterm = False
+
+    def _stop_as_asked(self, trainer: Trainer) -> None:
+        """Stop where it was put off."""
+        signals: Any = trainer._signal_connector
+        trainer.should_stop |= self._stops
+        signals.received_sigterm |= self._sigterm
+        self._stops = self._sigterm = False
 
     def _write(self, trainer: Trainer) -> None:
         self._due = False

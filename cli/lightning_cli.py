@@ -24,6 +24,7 @@ from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli import slurm
 from cli.config_files import ConfigError
+from cli.wandb_folders import find_room
 
 # Lightning's own use of a torch function that is on its way out; nothing that a user could change
 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
@@ -106,6 +107,9 @@ class SightSoundCLI(LightningCLI):
             root.mkdir(parents=True, exist_ok=True)  # Weights & Biases falls back to /tmp without it
         except OSError as error:
             raise ConfigError(f"trainer.default_root_dir {root} cannot be made: {error.strerror}") from error
+        for logger in _as_list(options["trainer"].get("logger")):
+            if is_wandb(logger):
+                find_room(Path(logger.init_args.get("save_dir") or root))
         if self.subcommand == "fit":
             last = root / "checkpoints" / "last.ckpt"
             if options.get("ckpt_path") is None and last.exists():
@@ -198,6 +202,15 @@ def what_the_class_raised(error: Exception) -> Exception:
     return error
 
 
+def is_wandb(logger: Any) -> bool:
+    """Tell whether a logger's configuration is that of Weights & Biases.
+
+    Args:
+        logger: The configuration.
+    """
+    return str(getattr(logger, "class_path", "")).endswith(".WandbLogger")
+
+
 def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
     """Let a resumed run go on in the Weights & Biases run of the interrupted one.
 
@@ -206,7 +219,7 @@ def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
         file: Where the run's id is kept.
         resumes: False where a new run begins.
     """
-    if not str(getattr(logger, "class_path", "")).endswith(".WandbLogger") or os.environ.get("WANDB_RUN_ID"):
+    if not is_wandb(logger) or os.environ.get("WANDB_RUN_ID"):
         return
     if logger.init_args.get("id") or logger.init_args.get("version"):
         return

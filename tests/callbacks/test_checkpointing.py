@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, CheckpointError, LastCheckpoint
@@ -192,18 +193,21 @@ def test_killed_while_gradients_accumulate_and_resumed(tmp_path: Path, interval:
         assert torch.equal(second.layer.weight, whole.layer.weight), kill_at
 
 
-def test_a_stop_waits_for_the_optimizer_step(tmp_path: Path) -> None:
-    """As max_time or early stopping ask for it: after batch 4 of 14, in the middle of the second step."""
+@pytest.mark.parametrize("sigterm", [False, True], ids=["should_stop", "sigterm"])
+def test_a_stop_waits_for_the_optimizer_step(tmp_path: Path, sigterm: bool) -> None:
+    """As max_time or SIGTERM ask for it: after batch 4 of 14, in the middle of the second step."""
 
     class Stop(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
             if trainer.fit_loop.total_batch_idx + 1 == 4:
-                trainer.should_stop = True
+                trainer.should_stop = not sigterm
+                trainer._signal_connector.received_sigterm = sigterm
 
     options = {"accumulate_grad_batches": 3, "limit_val_batches": 0, "batches": 6, "every": 100}
     whole, first, second = Recorder(), Recorder(), Recorder()
     run(tmp_path / "whole", whole, **options)
-    run(tmp_path / "parts", first, Stop(), **options)
+    with pytest.raises(SIGTERMException) if sigterm else contextlib.nullcontext():
+        run(tmp_path / "parts", first, Stop(), **options)
     assert len(first.events) == 6
     run(tmp_path / "parts", second, resume=True, **options)
     assert first.events + second.events == whole.events
