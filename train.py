@@ -9,6 +9,7 @@ import wandb
 from cli.config_files import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
 from cli.lightning_cli import SightSoundCLI
+from cli.ranks import end_with_launcher, run_rank
 from cli.sentences import user_sentence
 
 
@@ -50,4 +51,5 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
 
 
 if __name__ == "__main__":
-    main()
+    end_with_launcher()
+    run_rank(main)

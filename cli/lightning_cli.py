@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -17,10 +18,13 @@ from omegaconf import OmegaConf
 from typing_extensions import override
 
 from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
+from callbacks.fellow_ranks import FellowRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
+from cli import slurm
 from cli.config_files import ConfigError
 from cli.console import is_verbose, metrics_line
+from cli.wandb_folders import find_room
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -101,6 +105,9 @@ class SightSoundCLI(LightningCLI):
             root.mkdir(parents=True, exist_ok=True)  # Weights & Biases falls back to /tmp without it
         except OSError as error:
             raise ConfigError(f"trainer.default_root_dir {root} cannot be made: {error.strerror}") from error
+        for logger in _as_list(options["trainer"].get("logger")):
+            if is_wandb(logger):
+                find_room(Path(logger.init_args.get("save_dir") or root))
         if self.subcommand == "fit":
             last = root / "checkpoints" / "last.ckpt"
             if options.get("ckpt_path") is None and last.exists():
@@ -149,15 +156,24 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
-        options["callbacks"] = _as_list(options.get("callbacks")) + self._standing_callbacks(options)
+        options["callbacks"] = [FellowRanks(), *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, AtomicCheckpointIO()]
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:
+            if "SLURM" not in str(error):
+                raise
+            devices, nodes = (str(options.get(name)) for name in ("devices", "num_nodes"))
+            wanted = [int(number) if number.isdigit() else 1 for number in (devices, nodes)]
+            raise ConfigError(f"trainer: {' '.join(str(error).split())} That is, {slurm.way_out(*wanted)}") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        if isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
+            slurm.check_tasks(trainer.num_devices, trainer.num_nodes, os.environ)
+        return trainer
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
         callbacks = _as_list(options.get("callbacks"))
@@ -204,6 +220,15 @@ def what_the_class_raised(error: Exception) -> Exception:
     return error
 
 
+def is_wandb(logger: Any) -> bool:
+    """Tell whether a logger's configuration is that of Weights & Biases.
+
+    Args:
+        logger: The configuration.
+    """
+    return str(getattr(logger, "class_path", "")).endswith(".WandbLogger")
+
+
 def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
     """Let a resumed run go on in the Weights & Biases run of the interrupted one.
 
@@ -212,7 +237,7 @@ def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
         file: Where the run's id is kept.
         resumes: False where a new run begins.
     """
-    if not str(getattr(logger, "class_path", "")).endswith(".WandbLogger") or os.environ.get("WANDB_RUN_ID"):
+    if not is_wandb(logger) or os.environ.get("WANDB_RUN_ID"):
         return
     if logger.init_args.get("id") or logger.init_args.get("version"):
         return

@@ -165,14 +165,12 @@ class Collator:
     def completions(self, targets: Sequence[Sequence[str]]) -> Completions:
         """Return targets as completions ``[B, G, C]``, each with its end token; G is the longest list's length.
 
-        A question with fewer targets has completions whose mask is False everywhere and whose text is empty.
+        A question with fewer targets has completions whose mask is False everywhere and whose text is empty. A target
+        is text through and through: where it spells a control token, its letters are encoded.
         """
         group = max(len(texts) for texts in targets)
-        tokenizer = self.processor.tokenizer
         ids = [
-            [[*tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id] for text in texts]
-            + [[]] * (group - len(texts))
-            for texts in targets
+            [[*self._letters(text), self.end_id] for text in texts] + [[]] * (group - len(texts)) for texts in targets
         ]
         flat = [row for rows in ids for row in rows]
         padded = _padded(flat, self.pad_id)
@@ -184,6 +182,12 @@ class Collator:
             texts=[[*texts, *[""] * (group - len(texts))] for texts in targets],
             finished=torch.ones(len(targets), group, dtype=torch.bool),
         )
+
+    def _letters(self, text: str) -> list[int]:
+        """Return a text's token ids, none of which is a control token's."""
+        tokenizer = self.processor.tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return ids
 
 
 def _token_id(tokenizer: Any, token: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from datamodules.annotations import without_control_tokens
 from datamodules.avqa import AVQADataModule
 from datamodules.question_dataset import Item
 from datamodules.record_files import record_files
@@ -70,6 +71,7 @@ class TracesDataModule(AVQADataModule):
         use: Literal["sft", "prompts"] = "sft",
         target: Target = "cot",
         label: Label = "teacher",
+        traces_per_item: int | None = None,
         **settings: Any,
     ) -> None:
         """Describe the data; nothing is read before ``setup``.
@@ -84,22 +86,27 @@ class TracesDataModule(AVQADataModule):
             use: ``sft`` puts targets into the batches; ``prompts`` leaves completions to be sampled (GRPO).
             target: What SFT learns: the trace and its answer, the teacher's label alone, or the true label alone.
             label: What GRPO rewards: the option that the teacher chose (the majority of its traces), or the true one.
+            traces_per_item: Of SFT, so many traces of a question at most come into a batch together, which computes
+                their prompt once; the others come on their own. With 1, ``batch_size`` counts traces, as the paper's
+                does; null keeps each question's traces together.
             **settings: As for AVQADataModule, for example ``media_dir`` and ``batch_size``.
         """
         super().__init__(root=root, **settings)
         if verified and not verdicts:
             raise UserError("data.verified needs the checker's verdicts: set data.verdicts, or data.verified to false")
-        if max_traces_per_question is not None and max_traces_per_question < 1:
-            raise UserError(f"data.max_traces_per_question must be 1 or more, found {max_traces_per_question}")
+        for name, value in (("max_traces_per_question", max_traces_per_question), ("traces_per_item", traces_per_item)):
+            if value is not None and value < 1:
+                raise UserError(f"data.{name} must be 1 or more, found {value}")
         self.traces = [traces] if isinstance(traces, str) else list(traces)
         self.verdicts = [verdicts] if isinstance(verdicts, str) else list(verdicts or ())
         self.filter = TraceFilter(unanimous, verified, max_traces_per_question)
         self.use = use
         self.target: Target = target
         self.label: Label = label
+        self.traces_per_item = traces_per_item
 
     def train_items(self, questions: list[Question]) -> list[Item]:
-        """Return the questions whose traces pass, each with its label and targets.
+        """Return the questions whose traces pass, each with its label and targets, in as many items as these need.
 
         Raises:
             UserError: A file is missing or malformed, or nothing passes the filters.
@@ -109,19 +116,25 @@ class TracesDataModule(AVQADataModule):
         counts: Counter[str] = Counter()
         traced = select_traces(questions, traces, verdicts, self.filter, counts)
         unlabelled = 0
-        items = []
+        items: list[Item] = []
+        asked = 0
         for one in traced:
             label = one.teacher_label if self.label == "teacher" else one.question.answer_text
             targets = sft_targets(one, self.target) if self.use == "sft" else ()
             if label is None or (self.use == "sft" and not targets):
                 unlabelled += 1
                 continue
-            items.append(Item(one.question, label, targets))
+            asked += 1
+            room = self.traces_per_item or max(len(targets), 1)
+            items += [Item(one.question, label, targets[at : at + room]) for at in range(0, max(len(targets), 1), room)]
         if unlabelled:
             counts["questions without a true label"] = unlabelled
+        tokens = sum(without_control_tokens(t.reasoning) != t.reasoning for one in traced for t in one.traces)
+        if tokens and self.use == "sft" and self.target == "cot":
+            rank_zero_warn(f"{tokens} traces have control tokens such as <|im_end|> in their text, which are taken out")
         used = sum(len(one.traces) for one in traced)
         removed = ", ".join(f"{count} {what}" for what, count in counts.items()) or "none"
-        summary = f"{len(traces)} traces; {used} of them on {len(items)} questions are used; left out: {removed}"
+        summary = f"{len(traces)} traces; {used} of them on {asked} questions are used; left out: {removed}"
         if not items:
             raise UserError(f"no question with traces remains ({summary}): relax the filters or check data.traces")
         strange = any(what in counts for what in (NOT_IN_DATA, UNREADABLE))
@@ -200,11 +213,14 @@ def answered_option(trace: Trace, question: Question) -> str | None:
 
 
 def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
-    """Return the completions that SFT learns for a question; none where the true label is asked for and unknown."""
+    """Return the completions that SFT learns for a question; none where the true label is asked for and unknown.
+
+    Control tokens in a trace's text are no part of what was thought, and are taken out.
+    """
     if target == "cot":
-        return tuple(
-            f"<think>{trace.reasoning.strip()}</think><answer>{answered_option(trace, traced.question)}</answer>"
-            for trace in traced.traces
-        )
+        said = [
+            (without_control_tokens(t.reasoning).strip(), answered_option(t, traced.question)) for t in traced.traces
+        ]
+        return tuple(f"<think>{thought}</think><answer>{answer}</answer>" for thought, answer in said)
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
     return () if label is None else (f"<answer>{label}</answer>",)

@@ -6,6 +6,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import Prediction, UserError
+from lightning_modules import frozen_weights
 from lightning_modules.scored_answers import ScoredAnswers
 from lightning_modules.student import Student
 
@@ -31,6 +32,11 @@ class AudioQAModule(ScoredAnswers):
         self.student = Student(weights, **student)
         self.strict_loading = False  # frozen weights are not in checkpoints: they come from `weights`
         self.model_name = str(weights)
+        self._frozen: str | None = None
+
+    def setup(self, stage: str) -> None:
+        """Remember which weights stay as they are, as long as they are whole."""
+        self._frozen = self._frozen or frozen_weights.fingerprint(self)
 
     def configure_model(self) -> None:
         """Under ``ModelParallelStrategy`` spread the weights over the data-parallel ranks."""
@@ -43,13 +49,24 @@ class AudioQAModule(ScoredAnswers):
                 student.shard(self.device_mesh["data_parallel"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen weights out of the checkpoint; they are in ``weights``."""
+        """Leave the frozen weights out of the checkpoint, but for their fingerprint; they are in ``weights``."""
+        checkpoint[frozen_weights.KEY] = self._frozen
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that lacks a trained weight: it belongs to another configuration."""
+        """Refuse a checkpoint of other frozen weights or of another configuration.
+
+        Raises:
+            UserError: It was written beside other frozen weights, or lacks a trained weight.
+        """
+        if frozen_weights.differ(checkpoint, self._frozen):
+            raise UserError(
+                f"the weights in {self.model_name} that are not trained are not those that the checkpoint was trained "
+                "with (they have been replaced, or are loaded in another model.dtype): resume with those, or start "
+                "afresh without ckpt_path"
+            )
         if "state_dict" not in checkpoint:
             return  # a strategy that shards the weights has loaded them by now
         trained = {name for name, p in self.named_parameters() if p.requires_grad}

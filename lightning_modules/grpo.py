@@ -9,12 +9,15 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from typing_extensions import override
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 from lightning_modules.advantages import group_relative_advantages, zero_variance_groups
 from lightning_modules.losses import grpo_loss, importance_weights
-from lightning_modules.rewards import AccuracyReward, FormatReward, RewardFunction, grade
+from lightning_modules.reward_checks import Reward, usable
+from lightning_modules.rewards import AccuracyReward, FormatReward, grade
 from lightning_modules.student import Student
 from lightning_modules.student_training import StudentTraining
 
@@ -39,7 +42,7 @@ class GRPOModule(StudentTraining):
         optimization_epochs: int = 1,
         micro_batch_size: int | None = None,
         max_grad_norm: float = 1.0,
-        reward_functions: list[RewardFunction] | None = None,
+        reward_functions: list[Reward] | None = None,
         reference_dtype: str | None = None,
         importance_limit: float = 2.0,
         **training: Any,
@@ -59,7 +62,8 @@ class GRPOModule(StudentTraining):
             micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
                 unless given.
             max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
-            reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given.
+            reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given. Classes with
+                ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
             reference_dtype: Type of the reference's weights, as the policy's unless given.
             importance_limit: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
                 callback), each token's part of the objective is weighted by its probability under the present policy
@@ -87,7 +91,7 @@ class GRPOModule(StudentTraining):
         self.micro_batch_size = micro_batch_size
         self.max_grad_norm = max_grad_norm
         self.importance_limit = importance_limit
-        self.reward_functions = reward_functions or [AccuracyReward(), FormatReward()]
+        self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
         self.reference: Student | None = None
         if beta > 0 and self.student.lora is None:
             settings = {name: training[name] for name in ("dtype", "attn_implementation") if name in training}
@@ -96,6 +100,8 @@ class GRPOModule(StudentTraining):
             self.reference.requires_grad_(False)
         self.last_rewards: dict[str, Tensor] = {}
         self.last_advantages: Tensor | None = None
+        self._grad_norm: Tensor | float = 0.0
+        self._overflowed = 0.0
 
     def train(self, mode: bool = True) -> "GRPOModule":
         """Switch the policy; the reference always stays in evaluation mode."""
@@ -112,6 +118,7 @@ class GRPOModule(StudentTraining):
                 "the batch has no rollouts: add callbacks.vllm_rollout.VLLMRollout or "
                 "callbacks.local_rollout.LocalRollout to trainer.callbacks"
             )
+        self.refuse_lost_scale()
         begun = time.perf_counter()
         self.last_rewards = self.grade(batch)
         rewards = torch.stack(list(self.last_rewards.values())).sum(0)
@@ -132,7 +139,7 @@ class GRPOModule(StudentTraining):
             for index, micro in enumerate(micro_batches):
                 last = index == len(micro_batches) - 1
                 frozen = reference[index]
-                with contextlib.nullcontext() if last else self._unsynchronised():
+                with contextlib.nullcontext() if last else self.unsynchronised():
                     scores = self.student.completion_logprobs(micro, self.temperature, audio=audio[index])
                     if epoch == 0:
                         old.append(scores.logprobs.detach())
@@ -157,9 +164,11 @@ class GRPOModule(StudentTraining):
                 sums["train/clip_fraction"] += terms.clip_fraction * share
                 sums["train/entropy"] += entropy * share
                 sums["train/importance_truncated"] += truncated * share
-            sums["train/grad_norm"] += self._clip_gradients()
-            optimizer.step()
+            optimizer.step()  # clips before: on_before_optimizer_step
             scheduler.step()
+            sums["train/grad_norm"] += self._grad_norm
+            if self.loss_scale is not None:
+                sums["train/overflow"] += self._overflowed
         gap = (rollouts.logprobs - torch.cat(old)).abs()[rollouts.mask].mean()
         metrics = {name: value / self.optimization_epochs for name, value in sums.items()}
         metrics |= {f"train/reward/{name}": value.mean() for name, value in self.last_rewards.items()}
@@ -199,18 +208,20 @@ class GRPOModule(StudentTraining):
             return None, old.new_zeros(())
         return importance_weights(old, done.logprobs, done.mask, self.importance_limit)
 
-    def _unsynchronised(self) -> contextlib.AbstractContextManager[None]:
-        """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks."""
-        strategy: Any = self.trainer.strategy
-        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
+    @override
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Scale the gradients down to ``max_grad_norm``; by now float16's scaler has undone its scaling.
 
-    def _clip_gradients(self) -> Tensor:
-        """Scale the gradients down to ``max_grad_norm`` and return the norm they had."""
+        Raises:
+            FloatingPointError: The gradients are not finite, and not because float16 overflowed.
+        """
         limit = self.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.student.trainable_parameters()], limit)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if not torch.isfinite(norm):
+        norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
+        finite = bool(torch.isfinite(norm))
+        if not finite and self.loss_scale is None:
             raise FloatingPointError(
                 f"the gradient norm is {float(norm)} at step {self.global_step}: look at train/kl and train/logprob_gap"
             )
-        return norm.detach()
+        self._overflowed = float(not finite)  # the scaler leaves this step out and tries a smaller scale
+        self._grad_norm = norm if finite else torch.zeros_like(norm)

@@ -1,6 +1,7 @@
 """Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3).
 
-Any callable with a ``name`` and this signature can be added by ``class_path``.
+Any class with a ``name`` and ``__call__(completion, question, label)`` can be added by ``class_path``, annotated or
+not; so can a plain function, by its import path.
 """
 
 import inspect
@@ -14,6 +15,7 @@ from torch import Tensor
 from datamodules.batch import AudioQABatch
 from datamodules.records import Question
 from lightning_modules.answers import match_option
+from lightning_modules.reward_checks import graded
 
 _FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", re.DOTALL)
 _TAG = re.compile(r"<\s*/?\s*(?:think|answer)\s*>", re.IGNORECASE)
@@ -85,6 +87,7 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
 
     Raises:
         ValueError: The batch has no completions, or two functions share a name.
+        RewardError: A function raised or did not return a finite number.
     """
     if batch.completions is None:
         raise ValueError("the batch has no completions to grade")
@@ -96,19 +99,18 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
     return {
         function.name: torch.tensor(
             [
-                [grader(text, question, label, ended) for text, ended in zip(texts, ends, strict=True)]
+                [graded(function, text, question, label, *ending(end)) for text, end in zip(texts, ends, strict=True)]
                 for texts, ends, question, label in rows
             ],
             dtype=torch.float32,
             device=device,
         )
         for function in functions
-        for grader in [_grader(function)]
+        for ending in [_ending(function)]
     }
 
 
-def _grader(function: RewardFunction) -> Callable[[str, Question, str | None, bool], float]:
-    """The function with four arguments; the last reaches only those that want to know it."""
-    if "finished" in inspect.signature(function).parameters:
-        return lambda text, question, label, ended: function(text, question, label, finished=ended)  # type: ignore[call-arg]
-    return lambda text, question, label, ended: function(text, question, label)
+def _ending(function: RewardFunction) -> Callable[[bool], tuple[bool, ...]]:
+    """Return what turns the knowledge of a completion's end into a further argument, for functions that want it."""
+    wanted = "finished" in inspect.signature(function).parameters
+    return lambda finished: (finished,) if wanted else ()

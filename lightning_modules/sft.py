@@ -4,39 +4,105 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
 
 from datamodules.batch import AudioQABatch
+from datamodules.micro_batches import micro_batches
 from datamodules.records import UserError
 from lightning_modules.losses import sft_loss
 from lightning_modules.student_training import StudentTraining
 
 
 class SFTModule(StudentTraining):
-    """Learns to say the teacher's traces: loss on the trace's tokens only, prompt and audio masked."""
+    """Learns to say the teacher's traces: loss on the trace's tokens only, prompt and audio masked.
 
-    def __init__(self, weights: str, lr: float = 5e-5, **training: Any) -> None:
+    An optimizer step follows the mean over all tokens it is made of: those of all ranks and of all batches that
+    ``trainer.accumulate_grad_batches`` gathers, however long each trace is and however it is split into micro-batches.
+    """
+
+    def __init__(self, weights: str, lr: float = 5e-5, micro_batch_size: int | None = None, **training: Any) -> None:
         """Load the student.
 
         Args:
             weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
             lr: Peak learning rate of AdamW.
+            micro_batch_size: Traces in one forward and backward pass at most, whichever questions they belong to; the
+                whole batch unless given. It bounds memory and changes nothing else.
             **training: How the student is loaded and updated.
         """
         super().__init__(weights, lr, **training)
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(f"model.micro_batch_size is {micro_batch_size}: at least 1 is needed")
+        self.micro_batch_size = micro_batch_size
+        self._gathered: Tensor | None = None
+        """Tokens (mean over ranks) of the batches whose gradients have been gathered for the coming optimizer step."""
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Eq. 1 on the batch's traces."""
         targets = batch.completions
         if targets is None:
             raise UserError("the batch has no target traces: train SFT on datamodules.traces.TracesDataModule")
-        scores = self.student.completion_logprobs(batch)
         tokens = targets.mask.sum().float()
         # every rank divides by the same number, so that the mean over ranks is the mean over all tokens
         shared = self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
-        loss = sft_loss(scores.logprobs, targets.mask, shared)
-        entropy = scores.entropy.sum() / tokens.clamp(min=1)
-        metrics = {"train/loss": loss.detach(), "train/tokens": tokens, "train/entropy": entropy}
-        metrics["lr"] = torch.tensor(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        self.log_dict(metrics, sync_dist=True, batch_size=len(batch))
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
-        return loss
+        divisor = self._gather(shared, batch_idx)
+        self.refuse_lost_scale()
+        batches_of_step = self.trainer.accumulate_grad_batches
+        nll = torch.zeros((), device=self.device)
+        entropy = torch.zeros((), device=self.device)
+        shares = micro_batches(batch, self.micro_batch_size)
+        rounds = self._rounds(len(shares))
+        for turn in range(rounds):
+            part = shares[min(turn, len(shares) - 1)]
+            assert part.completions is not None
+            scores = self.student.completion_logprobs(part)
+            loss = sft_loss(scores.logprobs, part.completions.mask, divisor)
+            if turn >= len(shares):
+                loss = loss * 0.0  # another rank has more to do, and with sharded weights all take part in it
+            else:
+                nll += loss.detach()
+                entropy += scores.entropy.sum()
+            if turn < rounds - 1:
+                with self.unsynchronised():
+                    self.trainer.strategy.backward(loss, None)
+        if divisor is not shared:
+            nll = nll * (divisor / shared)
+        metrics = {"train/loss": nll, "train/tokens": tokens, "train/entropy": entropy / tokens.clamp(min=1)}
+        lr = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.log_dict(metrics | {"lr": lr}, sync_dist=True, batch_size=len(batch))
+        self.log("loss", nll, prog_bar=True, logger=False, batch_size=len(batch))
+        return loss * batches_of_step if batches_of_step > 1 else loss  # Lightning divides by it
+
+    @override
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Do nothing: the step has zeroed them before its first micro-batch, Lightning would after its last."""
+
+    def _gather(self, tokens: Tensor, batch_idx: int) -> Tensor:
+        """Make room for a batch among the gradients of the coming optimizer step.
+
+        Args:
+            tokens: The batch's tokens, mean over ranks.
+            batch_idx: Its place in the epoch.
+
+        Returns:
+            The number that the sum over its tokens is to be divided by: the tokens of all batches gathered so far.
+        """
+        if batch_idx % self.trainer.accumulate_grad_batches == 0 or self._gathered is None:
+            self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
+            self._gathered = tokens
+            return tokens
+        behind, self._gathered = self._gathered, self._gathered + tokens
+        share = float(behind / self._gathered)
+        for _, parameter in self.student.trainable_parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(share)
+        return self._gathered
+
+    def _rounds(self, shares: int) -> int:
+        """Return how many passes this rank takes part in: with sharded weights as many as the busiest rank."""
+        if not self.student.sharded or self.micro_batch_size is None:
+            return shares
+        most = self.trainer.strategy.reduce(torch.tensor(float(shares), device=self.device), reduce_op="max")
+        return int(most)

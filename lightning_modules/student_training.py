@@ -1,5 +1,6 @@
 """What SFT and GRPO share: AdamW with warm-up, and the precision that a small learning rate needs."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -60,6 +61,30 @@ class StudentTraining(AudioQAModule):
         except ValueError as error:
             raise UserError(f"model.schedule {self.schedule!r} (with trainer.max_steps {steps}): {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What float16's scaler multiplies the loss by, None where there is none (float32 and bfloat16)."""
+        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+        return None if scaler is None else float(scaler.get_scale())
+
+    def refuse_lost_scale(self) -> None:
+        """Stop where float16's scaler finds nothing that fits: it would leave out step after step without a word.
+
+        Raises:
+            UserError: The scale has fallen below 1, so it is not the scaling that overflows.
+        """
+        scale = self.loss_scale
+        if scale is not None and scale < 1:
+            raise UserError(
+                f"gradients overflow float16 whatever the loss is scaled by (now {scale:g}) at step "
+                f"{self.global_step}: set trainer.precision to bf16-mixed or 32-true"
+            )
+
+    def unsynchronised(self) -> contextlib.AbstractContextManager[None]:
+        """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks."""
+        strategy: Any = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
 
 
 def refuse_low_precision(student: Student, lr: float, forced: bool) -> None:

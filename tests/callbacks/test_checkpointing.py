@@ -4,12 +4,16 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import re
+import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from callbacks.checkpointing import AtomicCheckpointIO, BestCheckpoint, CheckpointError, LastCheckpoint
@@ -170,6 +174,46 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path, steps_of_batch: int, 
     assert first.events + second.events == whole.events
 
 
+@pytest.mark.parametrize("interval", [3, 2], ids=["val_after_steps", "val_between_steps"])
+@pytest.mark.filterwarnings("ignore:trainer.val_check_interval 2 is no multiple")
+def test_killed_while_gradients_accumulate_and_resumed(tmp_path: Path, interval: int) -> None:
+    """Epochs of 7 batches make steps of 3, 3 and 1; every batch that a kill undoes is trained again in its step."""
+    options = {"accumulate_grad_batches": 3, "val_check_interval": interval, "batches": 6, "every": 2}
+    whole = Recorder()
+    run(tmp_path / "whole", whole, **options)
+    expected = whole.events
+    assert len([e for e in expected if e[0] == "train"]) == 14
+    for kill_at in range(3, 34, 3):
+        root = tmp_path / str(kill_at)
+        second = Recorder()
+        with contextlib.suppress(Killed):
+            run(root, Recorder(), KillAt(kill_at), **options)
+        run(root, second, resume=True, **options)
+        assert second.events == expected[len(expected) - len(second.events) :], kill_at
+        assert torch.equal(second.layer.weight, whole.layer.weight), kill_at
+
+
+@pytest.mark.parametrize("sigterm", [False, True], ids=["should_stop", "sigterm"])
+def test_a_stop_waits_for_the_optimizer_step(tmp_path: Path, sigterm: bool) -> None:
+    """As max_time or SIGTERM ask for it: after batch 4 of 14, in the middle of the second step."""
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+            if trainer.fit_loop.total_batch_idx + 1 == 4:
+                trainer.should_stop = not sigterm
+                trainer._signal_connector.received_sigterm = sigterm
+
+    options = {"accumulate_grad_batches": 3, "limit_val_batches": 0, "batches": 6, "every": 100}
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    run(tmp_path / "whole", whole, **options)
+    with pytest.raises(SIGTERMException) if sigterm else contextlib.nullcontext():
+        run(tmp_path / "parts", first, Stop(), **options)
+    assert len(first.events) == 6
+    run(tmp_path / "parts", second, resume=True, **options)
+    assert first.events + second.events == whole.events
+    assert torch.equal(second.layer.weight, whole.layer.weight)
+
+
 def test_last_is_written_without_any_validation_and_at_the_end(tmp_path: Path) -> None:
     seen = []
 
@@ -231,3 +275,35 @@ def test_arbitrary_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"x": Path("/")}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="holds more than tensors"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
+
+
+def write_beyond_the_limit(target: Path, limit: int, said: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        AtomicCheckpointIO().save_checkpoint({"x": torch.ones(100_000)}, target)
+    except CheckpointError as error:
+        said.put(str(error))
+
+
+@pytest.mark.parametrize("limit", [0, 100_000, 400_000], ids=["nothing", "some", "all_but_the_end"])
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
+    target = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(1)}, target)
+    context = multiprocessing.get_context("fork")
+    said = context.Queue()
+    writer = context.Process(target=write_beyond_the_limit, args=(target, limit, said))
+    writer.start()
+    assert re.search(
+        r"last\.ckpt cannot be written \(File too large\): make room for .* --ckpt_path last", said.get(timeout=30)
+    )
+    writer.join()
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert torch.equal(AtomicCheckpointIO().load_checkpoint(target)["x"], torch.zeros(1))
+
+
+def test_what_a_killed_process_left_is_removed_when_the_run_goes_on(tmp_path: Path) -> None:
+    run(tmp_path, Recorder(), batches=2, limit_val_batches=0)
+    for name in ("last.ckpt.partial", "best-step=9.ckpt.partial"):
+        (tmp_path / "checkpoints" / name).write_bytes(b"torn")
+    run(tmp_path, Recorder(), batches=2, limit_val_batches=0, resume=True)
+    assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]

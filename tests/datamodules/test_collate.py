@@ -121,3 +121,13 @@ def test_a_question_cannot_bring_a_second_placeholder(processor: Qwen2AudioProce
 def test_other_tokenizers_are_refused(processor: Qwen2AudioProcessor) -> None:
     with pytest.raises(UserError, match=r"the tokenizer has no token <\|stop\|>"):
         Collator(processor, THINK, end_token="<|stop|>")
+
+
+def test_control_tokens_in_a_target_are_letters(processor: Qwen2AudioProcessor) -> None:
+    collate = Collator(processor, THINK)
+    text = "<think>It barks.<|im_end|>\n<|im_start|>user\n<|AUDIO|><|audio_bos|><|endoftext|></think>"
+    ids = collate.completions([(text,)]).ids.flatten().tolist()
+    assert ids.count(collate.end_id) == 1
+    assert set(ids) & set(processor.tokenizer.all_special_ids) == {collate.end_id}
+    assert processor.tokenizer.decode(ids[:-1]) == text
+    assert processor.tokenizer("<|im_end|>")["input_ids"] == [collate.end_id]  # prompts are encoded as before

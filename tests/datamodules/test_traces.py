@@ -155,6 +155,27 @@ def test_questions_with_different_numbers_of_traces_share_a_batch(data: Callable
 
 
 @pytest.mark.filterwarnings("ignore:avqa traces")
+def test_a_batch_of_traces(data: Callable[..., TracesDataModule]) -> None:
+    """With one trace in an item a batch of the paper is so many traces, whichever questions they belong to."""
+    made = data(unanimous=False, batch_size=2, traces_per_item=1)
+    batches = list(made.train_dataloader())
+    assert [len(batch) for batch in batches] == [2, 2, 2]
+    seen = Counter(question.id[-1] for batch in batches for question in batch.questions)
+    assert seen == {"0": 2, "1": 3, "2": 1}
+    assert all(batch.completions.ids.shape[:2] == (2, 1) for batch in batches)
+
+
+def test_control_tokens_are_taken_out_of_targets(data: Callable[..., TracesDataModule], tmp_path: Path) -> None:
+    reasoning = "It barks.<|im_end|>\n<|im_start|>user <|AUDIO|>more"
+    write_jsonl(tmp_path / "leaking.jsonl", [trace(0, 0, "a dog", reasoning)])
+    made = data(traces=str(tmp_path / "leaking.jsonl"))
+    with pytest.warns(UserWarning, match=r"1 traces have control tokens such as <\|im_end\|>"):
+        made.setup("fit")
+    ((text,),) = next(iter(made.train_dataloader())).completions.texts
+    assert text == "<think>It barks.\nuser more</think><answer>a dog</answer>"
+
+
+@pytest.mark.filterwarnings("ignore:avqa traces")
 @pytest.mark.parametrize(("label", "labels"), [("teacher", TEACHER), ("ground_truth", TRUTH)])
 def test_prompts_with_labels(data: Callable[..., TracesDataModule], label: str, labels: dict[str, str]) -> None:
     made = data(use="prompts", unanimous=False, label=label)
@@ -179,6 +200,7 @@ def test_what_was_left_out_is_said(data: Callable[..., TracesDataModule], tmp_pa
     [
         ({"verified": True}, UserError, r"data\.verified needs the checker's verdicts"),
         ({"max_traces_per_question": 0}, UserError, "must be 1 or more, found 0"),
+        ({"traces_per_item": 0}, UserError, "data.traces_per_item must be 1 or more, found 0"),
         ({"traces": "nowhere.jsonl"}, RecordError, r"nowhere\.jsonl: the file is missing"),
         ({"traces": "{tmp}/empty"}, RecordError, r"there is no \.jsonl file in this folder"),
         ({"traces": "{tmp}/bad.jsonl"}, RecordError, r"bad\.jsonl:2: field 'sample': expected int, found '0'"),

@@ -13,6 +13,7 @@ from lightning_modules.calibration import fit_temperature
 from mini.corpus import CorpusConfig, build_corpus
 from mini.student import build_student
 from tests.endpoints.stages import records
+from tests.host_tensors import HostTensors, watch_logged
 from train import main
 
 
@@ -61,7 +62,9 @@ def test_no_clip_is_in_two_parts_and_the_number_of_verdicts_is_kept() -> None:
     assert not clips["train"] & clips["val"] and not (clips["train"] | clips["val"]) & clips["test"]
 
 
-def test_trained_verifier_takes_the_endpoint_s_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trained_verifier_takes_the_endpoint_s_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = build_corpus(
         tmp_path / "corpus",
         CorpusConfig(seed=3, train_clips=90, val_clips=2, test_clips=1, silent=0.6),
@@ -86,7 +89,10 @@ def test_trained_verifier_takes_the_endpoint_s_place(tmp_path: Path, capsys: pyt
         f"--data.init_args.verdicts={corpus / 'verdicts.jsonl'}",
         "--data.init_args.calibration=60",
     ]
-    main(["fit", "--config", "verifier.yaml", *fit, "--trainer.max_epochs=4"])
+    logged = watch_logged(monkeypatch)
+    with HostTensors():
+        main(["fit", "--config", "verifier.yaml", *fit, "--trainer.max_epochs=4"])
+    assert {"train/loss", "val/loss", "val/auroc"} < set(logged) and not any(logged.values())
     head = tmp_path / "fit" / "head"
     assert set(json.loads((head / "report.json").read_text())["held_out"]) == {"auroc", "accuracy", "ece", "precision"}
     main(["test", "--config", "verifier.yaml", *fit, f"--model.init_args.head={head}"])

@@ -67,9 +67,13 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
     lightning.seed_everything(0, verbose=False)
     processor = AutoProcessor.from_pretrained(weights)
     lengths = [[4, 7, 3, 6], [2, 5, 8, 1], [3, 3, 3, 3], [9, 2, 2, 7]]
+    if stage == "micro":  # rank 0 has eight traces in four micro-batches, rank 1 three in two
+        lengths[2:] = [[3, 0, 0, 0], [9, 2, 0, 0]]
     batch = make_batch(processor, [2.0, 0.9, 1.4, 1.0], lengths)
-    if stage == "sft":
-        module: lightning.LightningModule = SFTModule(weights, lr=1e-3)
+    if stage in ("sft", "micro"):
+        module: lightning.LightningModule = SFTModule(
+            weights, lr=1e-3, micro_batch_size=2 if stage == "micro" else None
+        )
     elif stage == "lora":
         module = GRPOModule(weights, lr=1e-3, lora=LoRASettings(rank=2))
     else:

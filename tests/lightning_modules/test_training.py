@@ -1,7 +1,9 @@
 """SFT and GRPO steps inside a real Trainer, on one rank and on two."""
 
+import contextlib
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from safetensors.torch import load_file
+from lightning.pytorch.plugins.precision import MixedPrecision
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from datamodules.batch import AudioQABatch
@@ -56,10 +59,12 @@ def weights_of(module) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for _, p in module.student.trainable_parameters()])
 
 
-def on_policy(module: GRPOModule, batch: AudioQABatch) -> AudioQABatch:
+def on_policy(module: GRPOModule | SFTModule, batch: AudioQABatch) -> AudioQABatch:
     """Give the batch the behaviour log-probabilities that its policy would report."""
     with torch.no_grad():
-        batch.completions.logprobs = module.student.completion_logprobs(batch, module.temperature).logprobs
+        batch.completions.logprobs = module.student.completion_logprobs(
+            batch, getattr(module, "temperature", 1.0)
+        ).logprobs
     return batch
 
 
@@ -199,6 +204,28 @@ def test_checkpoints_hold_the_trained_weights_only(weights) -> None:
             module.on_load_checkpoint({"state_dict": {"elsewhere": torch.zeros(1)}})
 
 
+@pytest.mark.parametrize("make", [lambda w: GRPOModule(w), lambda w: SFTModule(w, lora=LoRASettings())])
+def test_resuming_beside_other_frozen_weights_is_refused(weights, batch, tmp_path: Path, make) -> None:
+    """GRPO's reference, or the base of the adapters, was written anew in the same folder; a small step is enough."""
+    place = tmp_path / "weights"
+    shutil.copytree(weights, place)
+    module = make(str(place))
+    module.setup("fit")
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    same = make(str(place))
+    same.setup("fit")
+    same.on_load_checkpoint(checkpoint)
+    old = {name: value for name, value in checkpoint.items() if name != "frozen_weights"}
+    moved = {name: value * (1 + 1e-5) for name, value in load_file(place / "model.safetensors").items()}
+    save_file(moved, place / "model.safetensors", metadata={"format": "pt"})
+    other = make(str(place))
+    other.setup("fit")
+    with pytest.raises(UserError, match="that are not trained are not those that the checkpoint was trained with"):
+        other.on_load_checkpoint(checkpoint)
+    other.on_load_checkpoint(old)  # an older checkpoint says nothing about them
+
+
 def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
     command = [sys.executable, "-m", "tests.lightning_modules.ddp_worker", stage, weights, strategy, str(output)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
@@ -208,7 +235,13 @@ def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
 
 @pytest.mark.parametrize(
     ("weights", "stage"),
-    [("qwen2_audio", "sft"), ("qwen2_audio", "grpo"), ("qwen2_audio", "lora"), ("qwen2_5_omni", "sft")],
+    [
+        ("qwen2_audio", "sft"),
+        ("qwen2_audio", "micro"),
+        ("qwen2_audio", "grpo"),
+        ("qwen2_audio", "lora"),
+        ("qwen2_5_omni", "sft"),
+    ],
     indirect=["weights"],
 )
 def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> None:
@@ -224,3 +257,42 @@ def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> No
         exported = load_file(tmp_path / strategy / "model.safetensors")
         for name, value in load_file(tmp_path / "one" / "model.safetensors").items():
             torch.testing.assert_close(exported[name], value, atol=3e-5 if stage == "grpo" else 3e-3, rtol=0)
+
+
+class Half(MixedPrecision):
+    """What 16-mixed is on a GPU, a scaler of the loss, without its autocast: the right values are those of float32."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__("bf16-mixed", "cpu")
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+
+    def forward_context(self):
+        return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("make", [SFTModule, GRPOModule])
+def test_a_scaled_loss_takes_the_same_step(weights, batch, tmp_path: Path, make) -> None:
+    results = []
+    for plugins in ([], [Half(1.0)], [Half(2.0**16)]):
+        module = make(weights, lr=1e-3, micro_batch_size=2)
+        clip = {"gradient_clip_val": 1.0} if make is SFTModule else {}
+        rows = fit(module, [on_policy(module, batch)], tmp_path, plugins=plugins, **clip)
+        results.append((weights_of(module), rows[0].get("train/grad_norm", 0.0)))
+    for weight, norm in results[1:]:
+        torch.testing.assert_close(weight, results[0][0], atol=2e-5, rtol=0)
+        assert norm == pytest.approx(results[0][1], rel=1e-4)
+
+
+def test_a_step_that_overflows_is_left_out(weights, batch, tmp_path: Path) -> None:
+    module = GRPOModule(weights, lr=1e-3)
+    before = weights_of(module)
+    rows = fit(module, [on_policy(module, batch)], tmp_path, plugins=[Half(1e38)])
+    assert rows[0]["train/overflow"] == 1
+    assert torch.equal(weights_of(module), before)
+
+
+@pytest.mark.parametrize("make", [SFTModule, GRPOModule])
+def test_a_scale_that_cannot_be_found_ends_the_run(weights, batch, tmp_path: Path, make) -> None:
+    module = make(weights)
+    with pytest.raises(UserError, match=r"overflow float16.*bf16-mixed"):
+        fit(module, [on_policy(module, batch)], tmp_path, plugins=[Half(0.5)])
