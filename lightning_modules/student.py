@@ -17,11 +17,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from transformers import AutoConfig, AutoProcessor
 
 from datamodules.batch import AudioQABatch
-from datamodules.records import UserError
 from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.checkpoint_folder import WeightsError, load_family, load_model, load_processor
 from lightning_modules.families import Family, family_of
 from lightning_modules.hub_weights import HubTensor, HubType, hub_shapes, hub_tensors
 from lightning_modules.merged_lora import MergedLoRALinear
@@ -31,10 +30,6 @@ from lightning_modules.token_logprobs import token_logprobs
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class WeightsError(UserError):
-    """Weights that are missing, incomplete or of the wrong shape."""
 
 
 @dataclass
@@ -99,7 +94,7 @@ class Student(nn.Module):
             raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
         processor = load_processor(weights)
         family = load_family(weights)[0]
-        model = _load_model(family, weights, DTYPES[dtype], attn_implementation)
+        model = load_model(family, weights, DTYPES[dtype], attn_implementation)
         self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower)
 
     @classmethod
@@ -340,54 +335,3 @@ class Student(nn.Module):
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and value of the weights that are trained."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
-
-
-def load_processor(weights: str) -> Any:
-    """Load the processor that belongs to ``weights``.
-
-    Raises:
-        WeightsError: There is none.
-    """
-    if not Path(weights).is_dir() and (weights.startswith((".", "/", "~")) or weights.count("/") > 1):
-        raise WeightsError(f"weights: there is no folder {weights!r}, and it is no name on the Hub either")
-    try:
-        return AutoProcessor.from_pretrained(weights)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no processor could be loaded from {weights!r}: {_first_line(error)}") from error
-
-
-def load_family(weights: str) -> tuple[Family, Any]:
-    """Find out what ``weights`` is.
-
-    Returns:
-        Its family and its configuration.
-
-    Raises:
-        WeightsError: Nothing is there, or no student can be made of it.
-    """
-    try:
-        config = AutoConfig.from_pretrained(weights)
-        return family_of(config), config
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no student could be loaded from {weights!r}: {_first_line(error)}") from error
-
-
-def _load_model(family: Family, weights: str, dtype: torch.dtype, attn_implementation: str) -> Any:
-    try:
-        model, report = family.model_class.from_pretrained(
-            weights, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise WeightsError(f"no {family.name} could be loaded from {weights!r}: {_first_line(error)}") from error
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(name for name in map(str, report.get(kind) or ()) if not name.startswith(family.foreign))
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise WeightsError(
-                f"{weights!r} does not fit {family.name}: {len(names)} {kind.replace('_', ' ')} ({shown})"
-            )
-    return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
