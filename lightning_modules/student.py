@@ -6,48 +6,28 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from datamodules.batch import AudioQABatch
-from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.adapters import LoRASettings, with_adapters
+from lightning_modules.audio_encoding import ATTENTIONS, audio_token_counts, check_attention
 from lightning_modules.checkpoint_folder import WeightsError, load_family, load_model, load_processor
 from lightning_modules.families import Family, family_of
-from lightning_modules.hub_weights import HubTensor, HubType, hub_shapes, hub_tensors
-from lightning_modules.merged_lora import MergedLoRALinear
+from lightning_modules.hub_weights import HubTensor, HubType, hub_shapes, hub_tensors, untied_by_adapters
 from lightning_modules.shared_prompt import ATTENTION, pack_groups
 from lightning_modules.token_logprobs import token_logprobs
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass
-class LoRASettings:
-    """Low-rank adapters (peft).
-
-    Attributes:
-        rank: Rank of the update.
-        alpha: Scale; the update is multiplied by alpha / rank.
-        dropout: Dropout before the adapters.
-        target_modules: Regular expression on module names, or a list of name endings; by default all linear layers
-            of the language model, so the audio tower stays as it is.
-    """
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    target_modules: str | list[str] | None = None
 
 
 class CompletionScores(NamedTuple):
@@ -84,7 +64,8 @@ class Student(nn.Module):
             attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
                 always runs the shared-prompt attention, which is built on SDPA.
             gradient_checkpointing: Trade time for memory in the backward pass.
-            freeze_audio_tower: Train the language model only; the audio is then encoded once for policy and reference.
+            freeze_audio_tower: Train the language model only, also where ``lora.target_modules`` matches layers of the
+                tower; the audio is then encoded once for policy and reference.
 
         Raises:
             WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
@@ -92,6 +73,8 @@ class Student(nn.Module):
         super().__init__()
         if dtype not in DTYPES:
             raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+        if attn_implementation not in ATTENTIONS:
+            raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
         processor = load_processor(weights)
         family = load_family(weights)[0]
         model = load_model(family, weights, DTYPES[dtype], attn_implementation)
@@ -140,22 +123,11 @@ class Student(nn.Module):
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.lora = lora
+        self.model = model
         if lora is not None:
-            config = LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=lora.target_modules or self.family.language_model_linears,
-            )
-            config._register_custom_module({nn.Linear: MergedLoRALinear})
-            try:
-                self.model = get_peft_model(model, config)
-            except ValueError as error:
-                raise WeightsError(f"lora.target_modules matches no module of {weights}: {error}") from error
+            self.model = with_adapters(model, self.family, lora, freeze_audio_tower, weights)
             if gradient_checkpointing:
                 self.model.enable_input_require_grads()
-        else:
-            self.model = model
         for unused in self.family.unused(self.base):
             unused.requires_grad_(False)
         self.model.train()  # from_pretrained leaves it in evaluation mode, in which gradients are never checkpointed
@@ -203,6 +175,8 @@ class Student(nn.Module):
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
         if batch.audio is not None:
             return torch.cat([clip.to(batch.features.device) for clip in batch.audio])
+        tower: Any = self.audio_path["audio_tower"]
+        check_attention(tower.config._attn_implementation, tower.conv1.weight.dtype, batch.features.device.type)
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
             return self.family.encode_audio(self.audio_path, batch.features, batch.feature_lengths)
 
@@ -325,7 +299,8 @@ class Student(nn.Module):
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         partial.chmod(0o755)
         save_torch_state_dict(weights, partial)
-        self.family.hub_config(self.base.config).save_pretrained(partial)
+        tied = bool(self.base.all_tied_weights_keys) and not untied_by_adapters(self.base)
+        self.family.hub_config(self.base.config, tied).save_pretrained(partial)
         self.base.generation_config.save_pretrained(partial)
         self.processor.save_pretrained(partial)
         if target.exists():
