@@ -48,9 +48,8 @@ class AudioCache(Callback):
         """
         student: Any = pl_module.student
         if not student.hears_with_frozen_tower:
-            trained = ", ".join(
-                name.replace("_", " ") for name, number in trained_parts(student).items() if number and "audio" in name
-            )
+            counts = trained_parts(student).items()
+            trained = ", ".join(name.replace("_", " ") for name, n in counts if n and "language_model" not in name)
             raise UserError(
                 f"AudioCache needs audio embeddings that do not change, and weights of the audio path are trained "
                 f"({trained}): set model.freeze_audio_tower to true, or leave the callback out"

@@ -3,14 +3,11 @@
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -21,9 +18,11 @@ from lightning_modules.adapters import LoRASettings, with_adapters
 from lightning_modules.audio_encoding import ATTENTIONS, audio_token_counts, check_attention
 from lightning_modules.checkpoint_folder import WeightsError, load_family, load_model, load_processor
 from lightning_modules.families import Family, family_of
-from lightning_modules.hub_weights import HubTensor, HubType, hub_shapes, hub_tensors, untied_by_adapters
+from lightning_modules.hub_files import write_hub_files
+from lightning_modules.hub_weights import HubTensor, HubTensors, HubType, hub_shapes, untied_by_adapters
 from lightning_modules.shared_prompt import ATTENTION, pack_groups
 from lightning_modules.token_logprobs import token_logprobs
+from lightning_modules.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -268,44 +267,46 @@ class Student(nn.Module):
         """
         return hub_shapes(self.base, self.family, dtype)
 
-    def hub_tensors(self, dtype: HubType = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield all weights under the Hub's names, adapters folded in, one at a time and in main memory.
+    def hub_tensors(self, dtype: HubType = None) -> HubTensors:
+        """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
 
         Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
-        nothing; a rank that stops early must close the iterator. See :mod:`lightning_modules.hub_weights`.
+        nothing; a rank that may stop early must close it.
 
         Args:
             dtype: Type of the floating-point weights: one for all, or one by name; by default as in memory.
         """
-        return hub_tensors(self.base, self.family, dtype)
+        return HubTensors(self.base, self.family, dtype)
 
     def hub_state_dict(self) -> dict[str, Tensor]:
         """Return all of :meth:`hub_tensors` at once."""
         return dict(self.hub_tensors())
 
-    def save_hub(self, directory: str | os.PathLike[str]) -> None:
+    def save_hub(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
 
         Where the weights are sharded all ranks call this together and rank 0 writes.
 
         Args:
             directory: Where to write; it appears complete or not at all.
+            notes: Text files that are written beside the weights, by name.
+
+        Raises:
+            UserError: There is no room, or the place cannot be written.
         """
-        weights = {name: value.cpu().contiguous() for name, value in self.hub_state_dict().items()}
-        if not weights:
-            return
-        target = Path(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        partial.chmod(0o755)
-        save_torch_state_dict(weights, partial)
-        tied = bool(self.base.all_tied_weights_keys) and not untied_by_adapters(self.base)
-        self.family.hub_config(self.base.config, tied).save_pretrained(partial)
-        self.base.generation_config.save_pretrained(partial)
-        self.processor.save_pretrained(partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        shapes = self.hub_shapes()
+        size = sum(part.nbytes for part in shapes.values())
+        with contextlib.closing(self.hub_tensors()) as tensors:
+            if self.sharded and torch.distributed.get_rank() > 0:
+                return
+            with whole_folder(Path(directory), size) as fresh:
+                write_hub_files(tensors, shapes, fresh)
+                tied = bool(self.base.all_tied_weights_keys) and not untied_by_adapters(self.base)
+                self.family.hub_config(self.base.config, tied).save_pretrained(fresh)
+                self.base.generation_config.save_pretrained(fresh)
+                self.processor.save_pretrained(fresh)
+                for name, text in (notes or {}).items():
+                    (fresh / name).write_text(text, encoding="utf-8")
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and value of the weights that are trained."""
