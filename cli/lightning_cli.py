@@ -1,5 +1,6 @@
 """The LightningCLI of this project."""
 
+import contextlib
 import os
 import pickle
 import secrets
@@ -21,6 +22,7 @@ from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli.config_files import ConfigError
+from lightning_modules.deferred_weights import weights_deferred
 
 # Lightning's own use of a torch function that is on its way out; nothing that a user could change
 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
@@ -121,8 +123,10 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         wrapped = None
+        sharded = "ModelParallelStrategy" in str(self.config[self.subcommand]["trainer"].get("strategy"))
         try:
-            super().instantiate_classes()
+            with weights_deferred() if sharded else contextlib.nullcontext():  # each rank then reads its part alone
+                super().instantiate_classes()
         except ValueError as error:
             wrapped = error
         if wrapped is not None:  # outside of the handler, so that the traceback shows the class's own error alone

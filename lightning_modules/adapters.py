@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
@@ -60,9 +61,23 @@ def with_adapters(model: Any, family: Family, settings: LoRASettings, freeze_aud
         )
     config.exclude_modules = kept_out or None
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         raise WeightsError(f"lora.target_modules matches no module of {weights}: {error}") from error
+    _begin_adapters(adapted)
+    return adapted
+
+
+def _begin_adapters(model: nn.Module) -> None:
+    """Give adapters their first values where peft took their storage, as it does on a model without weights."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            parts = [getattr(layer, name) for name in layer.adapter_layer_names]
+            if any(p.is_meta for part in parts for p in part.parameters()):
+                for part in parts:
+                    part.to_empty(device="cpu")
+                for adapter in layer.active_adapters:
+                    layer.reset_lora_parameters(adapter, True)
 
 
 def _is_kept(model: Any, family: Family, name: str, freeze_audio_tower: bool) -> bool:

@@ -17,6 +17,13 @@ from datamodules.batch import AudioQABatch
 from lightning_modules.adapters import LoRASettings, with_adapters
 from lightning_modules.audio_encoding import ATTENTIONS, audio_token_counts, check_attention
 from lightning_modules.checkpoint_folder import WeightsError, load_family, load_model, load_processor
+from lightning_modules.deferred_weights import (
+    TensorPlace,
+    are_deferred,
+    find_tensors,
+    model_without_weights,
+    read_weights,
+)
 from lightning_modules.families import Family, family_of
 from lightning_modules.hub_files import write_hub_files
 from lightning_modules.hub_weights import HubTensor, HubTensors, HubType, hub_shapes, untied_by_adapters
@@ -76,8 +83,13 @@ class Student(nn.Module):
             raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
         processor = load_processor(weights)
         family = load_family(weights)[0]
-        model = load_model(family, weights, DTYPES[dtype], attn_implementation)
-        self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower)
+        found = find_tensors(weights) if are_deferred() else None
+        places = None
+        if found is None:
+            model = load_model(family, weights, DTYPES[dtype], attn_implementation)
+        else:
+            model, places = model_without_weights(family, weights, found, DTYPES[dtype], attn_implementation)
+        self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
 
     @classmethod
     def of_model(
@@ -110,7 +122,9 @@ class Student(nn.Module):
         lora: LoRASettings | None,
         gradient_checkpointing: bool,
         freeze_audio_tower: bool,
+        unread: Mapping[str, TensorPlace] | None = None,
     ) -> None:
+        self._unread = unread
         self.weights = weights
         self.sharded = False
         self.processor = processor
@@ -154,6 +168,8 @@ class Student(nn.Module):
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
 
+        Weights that were deferred (:mod:`lightning_modules.deferred_weights`) are read now, each rank its own rows.
+
         Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_tensors` are collective: all ranks
         call them together.
         """
@@ -161,6 +177,10 @@ class Student(nn.Module):
             fully_shard(layer, mesh=mesh)
         fully_shard(self, mesh=mesh)
         self.sharded = True
+        if self._unread:
+            index = f":{torch.cuda.current_device()}" if mesh.device_type == "cuda" else ""
+            read_weights(self.base, self._unread, torch.device(mesh.device_type + index))
+            self._unread = None
         for method in ("encode_audio", "completion_logprobs"):
             register_fsdp_forward_method(self, method)
 
