@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
+from callbacks.whole_checkpoint import WholeCheckpoint
 from datamodules.records import UserError
 from lightning_modules.whole_folder import sync_folder
 
@@ -59,7 +59,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(WholeCheckpoint):
     """Keeps the checkpoints of the best validations.
 
     Args:
@@ -98,7 +98,7 @@ class BestCheckpoint(ModelCheckpoint):
         checkpoint[WRITTEN_BY] = class_path(pl_module)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(WholeCheckpoint):
     """Keeps ``last.ckpt``, from which ``fit --ckpt_path last`` goes on as if it had not been interrupted.
 
     It is written every so many training batches and at the end of training, whether or not anything has been validated,
@@ -125,18 +125,13 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
-        if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
-            raise UserError(
-                "set trainer.strategy.init_args.save_distributed_checkpoint to false: a checkpoint of many files "
-                "cannot be replaced in one step, and a run killed meanwhile could not be resumed"
-            )
         super().setup(trainer, pl_module, stage)
 
     @override
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """Find ``last.ckpt`` where :meth:`setup` puts it; Lightning asks before that."""
         path = Path(self.dirpath or Path(trainer.default_root_dir).resolve() / "checkpoints") / "last.ckpt"
-        return {str(path)} if path.is_file() else set()
+        return {str(path)} if path.exists() else set()
 
     @override
     def on_train_batch_end(

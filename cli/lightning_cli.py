@@ -21,6 +21,7 @@ from typing_extensions import override
 from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
+from callbacks.whole_checkpoint import PLAIN_VALUES
 from cli.config_files import ConfigError
 from lightning_modules.deferred_weights import weights_deferred
 
@@ -92,7 +93,7 @@ class SightSoundCLI(LightningCLI):
                 f"{subcommand} --ckpt_path {ckpt_path} is not possible in a new process: give the path of a .ckpt file "
                 "or the exported weights as --model.init_args.weights DIR"
             )
-        if not Path(ckpt_path).is_file():
+        if not Path(ckpt_path).exists():
             raise ConfigError(f"checkpoint {ckpt_path} does not exist")
         check_checkpoint_class(ckpt_path, options["model"]["class_path"])
 
@@ -161,16 +162,17 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
     """Refuse a checkpoint that another module class wrote.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint: a file, or a folder with a part of each rank.
         class_path: The module class of the configuration.
 
     Raises:
         ConfigError: The file is not a checkpoint, or one of another class.
     """
+    file = Path(path) / PLAIN_VALUES if Path(path).is_dir() else path
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         written_by = checkpoint.get(WRITTEN_BY)
-    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
     if written_by is not None and written_by != class_path:
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -114,3 +116,29 @@ def test_weights_in_a_bin_file_are_not_deferred(weights: str, tmp_path: Path) ->
     torch.save(load_file(place / "model.safetensors"), place / "pytorch_model.bin")
     (place / "model.safetensors").unlink()
     assert not any(p.is_meta for p in deferred(str(place)).parameters())
+
+
+def test_a_rank_never_holds_the_whole_model(tmp_path: Path) -> None:
+    """Policy and reference, each of some 100 MB, over two ranks: a rank needs a half of each."""
+    size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}
+    weights = FAMILIES["qwen2_audio"](tmp_path / "student", **size)
+    most, whole = starts(str(weights), tmp_path, "deferred")
+    assert whole > 80e6
+    assert most < 1.25 * whole  # 1.0 for the two halves; loaded first and sharded then: above 2
+
+
+def starts(weights: str, folder: Path, how: str) -> tuple[int, int]:
+    """Begin on two ranks; returns the most that one held, and the size of the model."""
+    command = [sys.executable, "-m", "tests.lightning_modules.sharded_memory_worker", weights, str(folder / "store")]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), how], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    held = []
+    for process in ranks:
+        out, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said[-3000:]
+        held.append(tuple(int(number) for number in out.split()))
+    return max(most for most, _ in held), held[0][1]
