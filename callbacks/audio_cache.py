@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from datamodules.records import UserError
 from lightning_modules.audio_encoding import audio_token_counts
 from lightning_modules.student import Student
 from lightning_modules.trained_parts import trained_parts
+
+_PARTIAL = ".partial"
 
 
 class AudioCache(Callback):
@@ -59,6 +62,7 @@ class AudioCache(Callback):
         self._folder = self.directory / fingerprint(student, str(trainer.precision))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self._folder)
         except OSError as error:
             raise UserError(
                 f"AudioCache cannot write to {self.directory} ({error.strerror}): set another folder"
@@ -111,11 +115,19 @@ def _load(file: Path, tokens: int) -> Tensor | None:
     return clip if len(clip) == tokens else None
 
 
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes had written of a clip; a file that is being written is seconds old."""
+    for left in folder.glob(f"*/*{_PARTIAL}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
+
+
 def _save(file: Path, clip: Tensor) -> None:
     """Write a file that is complete or not there at all."""
     try:
         file.parent.mkdir(exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=file.parent)
+        handle, partial = tempfile.mkstemp(_PARTIAL, dir=file.parent)
         os.close(handle)
         try:
             save_file({"audio": clip.detach().cpu().contiguous().clone()}, partial)

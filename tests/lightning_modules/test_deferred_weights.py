@@ -120,11 +120,11 @@ def test_weights_in_a_bin_file_are_not_deferred(weights: str, tmp_path: Path) ->
 
 def test_a_rank_never_holds_the_whole_model(tmp_path: Path) -> None:
     """Policy and reference, each of some 100 MB, over two ranks: a rank needs a half of each."""
-    size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}
+    size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
     weights = FAMILIES["qwen2_audio"](tmp_path / "student", **size)
     most, whole = starts(str(weights), tmp_path, "deferred")
-    assert whole > 80e6
-    assert most < 1.25 * whole  # 1.0 for the two halves; loaded first and sharded then: above 2
+    assert whole > 100e6
+    assert most < 1.5 * whole  # 1.0 for the two halves and what else is made; loaded first and sharded then: above 2
 
 
 def starts(weights: str, folder: Path, how: str) -> tuple[int, int]:
