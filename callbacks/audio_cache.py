@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 from lightning_modules.audio_encoding import audio_token_counts
 from lightning_modules.student import Student
+from lightning_modules.trained_parts import trained_parts
+
+_PARTIAL = ".partial"
 
 
 class AudioCache(Callback):
@@ -47,15 +51,18 @@ class AudioCache(Callback):
         """
         student: Any = pl_module.student
         if not student.hears_with_frozen_tower:
+            counts = trained_parts(student).items()
+            trained = ", ".join(name.replace("_", " ") for name, n in counts if n and "language_model" not in name)
             raise UserError(
-                "AudioCache needs audio embeddings that do not change: set model.lora or model.freeze_audio_tower, or "
-                "leave the callback out"
+                f"AudioCache needs audio embeddings that do not change, and weights of the audio path are trained "
+                f"({trained}): set model.freeze_audio_tower to true, or leave the callback out"
             )
         if student.sharded:
             raise UserError("AudioCache does not work with weights that are spread over ranks: leave the callback out")
         self._folder = self.directory / fingerprint(student, str(trainer.precision))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self._folder)
         except OSError as error:
             raise UserError(
                 f"AudioCache cannot write to {self.directory} ({error.strerror}): set another folder"
@@ -108,11 +115,19 @@ def _load(file: Path, tokens: int) -> Tensor | None:
     return clip if len(clip) == tokens else None
 
 
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes had written of a clip; a file that is being written is seconds old."""
+    for left in folder.glob(f"*/*{_PARTIAL}"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink()
+
+
 def _save(file: Path, clip: Tensor) -> None:
     """Write a file that is complete or not there at all."""
     try:
         file.parent.mkdir(exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=file.parent)
+        handle, partial = tempfile.mkstemp(_PARTIAL, dir=file.parent)
         os.close(handle)
         try:
             save_file({"audio": clip.detach().cpu().contiguous().clone()}, partial)

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
+from callbacks.whole_checkpoint import WholeCheckpoint
 from datamodules.records import UserError
+from lightning_modules.whole_folder import sync_folder
 
 PARTIAL = ".partial"
 """Ends the name of a checkpoint while it is written."""
@@ -76,7 +77,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(WholeCheckpoint):
     """Keeps the checkpoints of the best validations.
 
     Args:
@@ -119,7 +120,7 @@ class BestCheckpoint(ModelCheckpoint):
         checkpoint[WRITTEN_BY] = class_path(pl_module)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(WholeCheckpoint):
     """Keeps ``last.ckpt``, from which ``fit --ckpt_path last`` goes on as if it had not been interrupted.
 
     It is written every so many training batches and at the end of training, whether or not anything has been validated,
@@ -150,11 +151,6 @@ class LastCheckpoint(ModelCheckpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
-        if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
-            raise UserError(
-                "set trainer.strategy.init_args.save_distributed_checkpoint to false: a checkpoint of many files "
-                "cannot be replaced in one step, and a run killed meanwhile could not be resumed"
-            )
         if stage == "fit":
             remove_partial(trainer, Path(self.dirpath))
         super().setup(trainer, pl_module, stage)
@@ -163,7 +159,7 @@ class LastCheckpoint(ModelCheckpoint):
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """Find ``last.ckpt`` where :meth:`setup` puts it; Lightning asks before that."""
         path = Path(self.dirpath or Path(trainer.default_root_dir).resolve() / "checkpoints") / "last.ckpt"
-        return {str(path)} if path.is_file() else set()
+        return {str(path)} if path.exists() else set()
 
     @override
     def on_train_batch_end(
@@ -282,16 +278,3 @@ def class_path(instance: object) -> str:
         instance: The object.
     """
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut.
-
-    Args:
-        folder: The folder.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,5 +1,6 @@
 """The LightningCLI of this project."""
 
+import contextlib
 import os
 import pickle
 import secrets
@@ -21,10 +22,12 @@ from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.fellow_ranks import FellowRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
+from callbacks.whole_checkpoint import PLAIN_VALUES
 from cli import slurm
 from cli.config_files import ConfigError
 from cli.console import is_verbose, metrics_line
 from cli.wandb_folders import find_room
+from lightning_modules.deferred_weights import weights_deferred
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -92,7 +95,7 @@ class SightSoundCLI(LightningCLI):
                 f"{subcommand} --ckpt_path {ckpt_path} is not possible in a new process: give the path of a .ckpt file "
                 "or the exported weights as --model.init_args.weights DIR"
             )
-        if not Path(ckpt_path).is_file():
+        if not Path(ckpt_path).exists():
             raise ConfigError(f"checkpoint {ckpt_path} does not exist")
         check_checkpoint_class(ckpt_path, options["model"]["class_path"])
 
@@ -146,8 +149,10 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         wrapped = None
+        sharded = "ModelParallelStrategy" in str(self.config[self.subcommand]["trainer"].get("strategy"))
         try:
-            super().instantiate_classes()
+            with weights_deferred() if sharded else contextlib.nullcontext():  # each rank then reads its part alone
+                super().instantiate_classes()
         except ValueError as error:
             wrapped = error
         if wrapped is not None:  # outside of the handler, so that the traceback shows the class's own error alone
@@ -191,16 +196,17 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
     """Refuse a checkpoint that another module class wrote.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint: a file, or a folder with a part of each rank.
         class_path: The module class of the configuration.
 
     Raises:
         ConfigError: The file is not a checkpoint, or one of another class.
     """
+    file = Path(path) / PLAIN_VALUES if Path(path).is_dir() else path
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         written_by = checkpoint.get(WRITTEN_BY)
-    except (RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
     if written_by is not None and written_by != class_path:
         raise ConfigError(

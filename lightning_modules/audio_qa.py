@@ -49,11 +49,16 @@ class AudioQAModule(ScoredAnswers):
                 student.shard(self.device_mesh["data_parallel"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen weights out of the checkpoint, but for their fingerprint; they are in ``weights``."""
+        """Note which frozen weights the trained ones belong to."""
         checkpoint[frozen_weights.KEY] = self._frozen
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the trained weights, for checkpoints; the frozen ones are in ``weights``.
+
+        They are left out here and not when a checkpoint is written, because by then sharded ones have been gathered.
+        """
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if name in trained}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other frozen weights or of another configuration.

@@ -3,56 +3,37 @@
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoProcessor
 
 from datamodules.batch import AudioQABatch
-from datamodules.records import UserError
-from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.adapters import LoRASettings, with_adapters
+from lightning_modules.audio_encoding import ATTENTIONS, audio_token_counts, check_attention
+from lightning_modules.checkpoint_folder import WeightsError, load_family, load_model, load_processor
+from lightning_modules.deferred_weights import (
+    TensorPlace,
+    are_deferred,
+    find_tensors,
+    model_without_weights,
+    read_weights,
+)
 from lightning_modules.families import Family, family_of
-from lightning_modules.merged_lora import MergedLoRALinear
+from lightning_modules.hub_files import write_hub_files
+from lightning_modules.hub_weights import HubTensor, HubTensors, HubType, hub_shapes, untied_by_adapters
 from lightning_modules.shared_prompt import ATTENTION, pack_groups
 from lightning_modules.token_logprobs import token_logprobs
+from lightning_modules.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class WeightsError(UserError):
-    """Weights that are missing, incomplete or of the wrong shape."""
-
-
-@dataclass
-class LoRASettings:
-    """Low-rank adapters (peft).
-
-    Attributes:
-        rank: Rank of the update.
-        alpha: Scale; the update is multiplied by alpha / rank.
-        dropout: Dropout before the adapters.
-        target_modules: Regular expression on module names, or a list of name endings; by default all linear layers
-            of the language model, so the audio tower stays as it is.
-    """
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    target_modules: str | list[str] | None = None
 
 
 class CompletionScores(NamedTuple):
@@ -89,7 +70,8 @@ class Student(nn.Module):
             attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
                 always runs the shared-prompt attention, which is built on SDPA.
             gradient_checkpointing: Trade time for memory in the backward pass.
-            freeze_audio_tower: Train the language model only; the audio is then encoded once for policy and reference.
+            freeze_audio_tower: Train the language model only, also where ``lora.target_modules`` matches layers of the
+                tower; the audio is then encoded once for policy and reference.
 
         Raises:
             WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
@@ -97,10 +79,17 @@ class Student(nn.Module):
         super().__init__()
         if dtype not in DTYPES:
             raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+        if attn_implementation not in ATTENTIONS:
+            raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
         processor = load_processor(weights)
         family = load_family(weights)[0]
-        model = _load_model(family, weights, DTYPES[dtype], attn_implementation)
-        self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower)
+        found = find_tensors(weights) if are_deferred() else None
+        places = None
+        if found is None:
+            model = load_model(family, weights, DTYPES[dtype], attn_implementation)
+        else:
+            model, places = model_without_weights(family, weights, found, DTYPES[dtype], attn_implementation)
+        self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
 
     @classmethod
     def of_model(
@@ -133,7 +122,9 @@ class Student(nn.Module):
         lora: LoRASettings | None,
         gradient_checkpointing: bool,
         freeze_audio_tower: bool,
+        unread: Mapping[str, TensorPlace] | None = None,
     ) -> None:
+        self._unread = unread
         self.weights = weights
         self.sharded = False
         self.processor = processor
@@ -145,22 +136,11 @@ class Student(nn.Module):
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.lora = lora
+        self.model = model
         if lora is not None:
-            config = LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=lora.target_modules or self.family.language_model_linears,
-            )
-            config._register_custom_module({nn.Linear: MergedLoRALinear})
-            try:
-                self.model = get_peft_model(model, config)
-            except ValueError as error:
-                raise WeightsError(f"lora.target_modules matches no module of {weights}: {error}") from error
+            self.model = with_adapters(model, self.family, lora, freeze_audio_tower, weights)
             if gradient_checkpointing:
                 self.model.enable_input_require_grads()
-        else:
-            self.model = model
         for unused in self.family.unused(self.base):
             unused.requires_grad_(False)
         self.model.train()  # from_pretrained leaves it in evaluation mode, in which gradients are never checkpointed
@@ -188,13 +168,19 @@ class Student(nn.Module):
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
 
-        Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_state_dict` are collective: all ranks
+        Weights that were deferred (:mod:`lightning_modules.deferred_weights`) are read now, each rank its own rows.
+
+        Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_tensors` are collective: all ranks
         call them together.
         """
         for layer in self.family.layers(self.base):
             fully_shard(layer, mesh=mesh)
         fully_shard(self, mesh=mesh)
         self.sharded = True
+        if self._unread:
+            index = f":{torch.cuda.current_device()}" if mesh.device_type == "cuda" else ""
+            read_weights(self.base, self._unread, torch.device(mesh.device_type + index))
+            self._unread = None
         for method in ("encode_audio", "completion_logprobs"):
             register_fsdp_forward_method(self, method)
 
@@ -208,6 +194,8 @@ class Student(nn.Module):
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
         if batch.audio is not None:
             return torch.cat([clip.to(batch.features.device) for clip in batch.audio])
+        tower: Any = self.audio_path["audio_tower"]
+        check_attention(tower.config._attn_implementation, tower.conv1.weight.dtype, batch.features.device.type)
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
             return self.family.encode_audio(self.audio_path, batch.features, batch.feature_lengths)
 
@@ -291,111 +279,55 @@ class Student(nn.Module):
         weight = head.get_base_layer().weight
         return weight if reference else weight + head.get_delta_weight(head.active_adapters[0])
 
-    def hub_state_dict(self) -> dict[str, Tensor]:
-        """Return all weights under the Hub's names, adapters folded in; tensors are shared where nothing changed.
+    def hub_shapes(self, dtype: HubType = None) -> dict[str, HubTensor]:
+        """Return shapes and types of what :meth:`hub_tensors` yields, in its order; nothing is computed or gathered.
 
-        Sharded weights are gathered in main memory: all ranks call this together, and rank 0 gets them, the others
-        get an empty dictionary.
+        Args:
+            dtype: As for :meth:`hub_tensors`.
         """
-        updates = {}
-        if self.lora is not None:
-            for name, module in self.base.named_modules():
-                if isinstance(module, LoraLayer):
-                    base = module.get_base_layer().weight
-                    delta = module.get_delta_weight(module.active_adapters[0])
-                    updates[f"{name}.weight"] = (base.detach() + delta.detach().to(base.dtype)).detach()
-        weights = {}
-        tied = self.base.all_tied_weights_keys  # the head where it is the token embeddings: no checkpoint has both
-        for name, value in self.base.state_dict().items():
-            plain = name.replace(".base_layer.", ".")
-            if ".lora_" in name or (plain in tied and plain not in updates):
-                continue
-            value = updates.get(plain, value.detach())
-            weights[self.family.hub_name(plain)] = _gathered(value) if isinstance(value, DTensor) else value
-            if self.sharded and torch.distributed.get_rank() > 0:
-                weights.clear()
-        return weights
+        return hub_shapes(self.base, self.family, dtype)
 
-    def save_hub(self, directory: str | os.PathLike[str]) -> None:
+    def hub_tensors(self, dtype: HubType = None) -> HubTensors:
+        """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
+
+        Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
+        nothing; a rank that may stop early must close it.
+
+        Args:
+            dtype: Type of the floating-point weights: one for all, or one by name; by default as in memory.
+        """
+        return HubTensors(self.base, self.family, dtype)
+
+    def hub_state_dict(self) -> dict[str, Tensor]:
+        """Return all of :meth:`hub_tensors` at once."""
+        return dict(self.hub_tensors())
+
+    def save_hub(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
 
         Where the weights are sharded all ranks call this together and rank 0 writes.
 
         Args:
             directory: Where to write; it appears complete or not at all.
+            notes: Text files that are written beside the weights, by name.
+
+        Raises:
+            UserError: There is no room, or the place cannot be written.
         """
-        weights = {name: value.cpu().contiguous() for name, value in self.hub_state_dict().items()}
-        if not weights:
-            return
-        target = Path(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        partial.chmod(0o755)
-        save_torch_state_dict(weights, partial)
-        self.family.hub_config(self.base.config).save_pretrained(partial)
-        self.base.generation_config.save_pretrained(partial)
-        self.processor.save_pretrained(partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        shapes = self.hub_shapes()
+        size = sum(part.nbytes for part in shapes.values())
+        with contextlib.closing(self.hub_tensors()) as tensors:
+            if self.sharded and torch.distributed.get_rank() > 0:
+                return
+            with whole_folder(Path(directory), size) as fresh:
+                write_hub_files(tensors, shapes, fresh)
+                tied = bool(self.base.all_tied_weights_keys) and not untied_by_adapters(self.base)
+                self.family.hub_config(self.base.config, tied).save_pretrained(fresh)
+                self.base.generation_config.save_pretrained(fresh)
+                self.processor.save_pretrained(fresh)
+                for name, text in (notes or {}).items():
+                    (fresh / name).write_text(text, encoding="utf-8")
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and value of the weights that are trained."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
-
-
-def load_processor(weights: str) -> Any:
-    """Load the processor that belongs to ``weights``.
-
-    Raises:
-        WeightsError: There is none.
-    """
-    if not Path(weights).is_dir() and (weights.startswith((".", "/", "~")) or weights.count("/") > 1):
-        raise WeightsError(f"weights: there is no folder {weights!r}, and it is no name on the Hub either")
-    try:
-        return AutoProcessor.from_pretrained(weights)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no processor could be loaded from {weights!r}: {_first_line(error)}") from error
-
-
-def load_family(weights: str) -> tuple[Family, Any]:
-    """Find out what ``weights`` is.
-
-    Returns:
-        Its family and its configuration.
-
-    Raises:
-        WeightsError: Nothing is there, or no student can be made of it.
-    """
-    try:
-        config = AutoConfig.from_pretrained(weights)
-        return family_of(config), config
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no student could be loaded from {weights!r}: {_first_line(error)}") from error
-
-
-def _load_model(family: Family, weights: str, dtype: torch.dtype, attn_implementation: str) -> Any:
-    try:
-        model, report = family.model_class.from_pretrained(
-            weights, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise WeightsError(f"no {family.name} could be loaded from {weights!r}: {_first_line(error)}") from error
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(name for name in map(str, report.get(kind) or ()) if not name.startswith(family.foreign))
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise WeightsError(
-                f"{weights!r} does not fit {family.name}: {len(names)} {kind.replace('_', ' ')} ({shown})"
-            )
-    return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _gathered(value: DTensor) -> Tensor:
-    """Return a sharded weight in main memory, without the rows that pad it to equal shards (no file may hold them)."""
-    whole = value.full_tensor().cpu()
-    return whole if whole.untyped_storage().nbytes() == whole.nbytes else whole.clone()

@@ -1,6 +1,8 @@
 """Cached audio embeddings change nothing but the time."""
 
 import copy
+import os
+import time
 from pathlib import Path
 
 import lightning
@@ -63,6 +65,16 @@ def test_a_damaged_file_is_made_again(student_weights, tmp_path: Path) -> None:
     assert ran == 1 and again == pytest.approx(plain, abs=1e-5)
 
 
+def test_what_killed_runs_left_is_removed(student_weights, tmp_path: Path) -> None:
+    fit(student_weights, tmp_path, AudioCache(str(tmp_path / "cache")))
+    folder = next((tmp_path / "cache").rglob("*.safetensors")).parent
+    for name, seconds in (("old", 7200), ("new", 10)):  # the latter may be another run's at work
+        (folder / f"{name}.partial").write_bytes(b"torn")
+        os.utime(folder / f"{name}.partial", (time.time() - seconds,) * 2)
+    fit(student_weights, tmp_path, AudioCache(str(tmp_path / "cache")))
+    assert [path.name for path in (tmp_path / "cache").rglob("*.partial")] == ["new.partial"]
+
+
 def test_other_weights_have_another_folder(student_weights) -> None:
     student = SFTModule(student_weights, lora=LoRASettings()).student
     before = fingerprint(student, "32-true")
@@ -72,8 +84,11 @@ def test_other_weights_have_another_folder(student_weights) -> None:
 
 
 def test_a_trained_tower_is_refused(student_weights, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"set model.lora or model.freeze_audio_tower"):
-        fit(student_weights, tmp_path, AudioCache(str(tmp_path / "cache")), lora=None)
+    cache = AudioCache(str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"trained \(audio tower, .*\): set model.freeze_audio_tower to true"):
+        fit(student_weights, tmp_path, cache, lora=None)
+    with pytest.raises(UserError, match=r"trained \(adapters of audio tower\): set model.freeze_audio_tower to true"):
+        fit(student_weights, tmp_path, cache, lora=LoRASettings(target_modules=["q_proj"]))
 
 
 def test_micro_batches_take_their_share(student_weights) -> None:

@@ -1,7 +1,8 @@
-"""Weights sharded over two ranks (FSDP2): checkpoints are whole files, and a resumed run is the same."""
+"""Weights sharded over two ranks (FSDP2): checkpoints are whole or absent, and a resumed run is the same."""
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.resume.test_sigkill import config
-from train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,30 +51,32 @@ def fit(values: dict[str, Any], root: Path, *more: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
 
 
-def test_resumed_run_is_the_same(world: Path, tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit(sharded(world, whole), whole)
-    values = sharded(world, parts)
+@pytest.fixture(scope="module")
+def uninterrupted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sharded") / "whole"
+    fit(sharded(world, root), root)
+    return root
+
+
+@pytest.mark.parametrize("distributed", [False, True], ids=["one file", "a part of each rank"])
+def test_resumed_run_is_the_same(uninterrupted: Path, world: Path, tmp_path: Path, distributed: bool) -> None:
+    parts = tmp_path / "parts"
+    values = sharded(world, parts, distributed)
     shorter = copy.deepcopy(values)
     shorter["trainer"]["max_steps"] = 3
     fit(shorter, parts)
-    assert (parts / "checkpoints" / "last.ckpt").is_file()
+    last = parts / "checkpoints" / "last.ckpt"
+    assert last.is_dir() if distributed else last.is_file()
+    if distributed:
+        assert len(list(last.glob("*.distcp"))) == 2
+        assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+        shutil.copytree(last, last.with_name(".last.ckpt.partial"))  # of a run that was killed while it wrote the next
+        (last.with_name(".last.ckpt.partial") / "__0_0.distcp").write_bytes(b"torn")
     fit(values, parts, "--ckpt_path", "last")
-    expected, found = (load_file(folder / "best" / "model.safetensors") for folder in (whole, parts))
+    assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+    expected, found = (load_file(folder / "best" / "model.safetensors") for folder in (uninterrupted, parts))
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.allclose(found[name], value, atol=1e-6), name
     student = load_file(world / "student" / "model.safetensors")
     assert any(not torch.equal(found[name], value) for name, value in student.items())
-
-
-def test_checkpoints_of_many_files_are_refused(world: Path, tmp_path: Path, capsys) -> None:
-    values = sharded(world, tmp_path / "run", distributed_checkpoint=True)
-    values["trainer"] |= {"devices": 1}
-    values["trainer"]["strategy"]["init_args"]["data_parallel_size"] = 1
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    with pytest.raises(SystemExit):
-        main(["fit", "--config", str(tmp_path / "config.yaml")])
-    assert "save_distributed_checkpoint to false" in capsys.readouterr().err
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

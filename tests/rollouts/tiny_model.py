@@ -95,14 +95,14 @@ def text_config(tokenizer: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-def build(directory: Path, seed: int = 0, seconds: int = 30) -> Path:
-    """Write the model to ``directory`` under Hub names, as vLLM and ``from_pretrained`` read it."""
+def build(directory: Path, seed: int = 0, seconds: int = 30, **text: Any) -> Path:
+    """Write the model to ``directory`` under Hub names, as vLLM and ``from_pretrained`` read it; ``text`` sizes it."""
     processor = build_processor(seconds)
     tokenizer = processor.tokenizer
     audio = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
     config = Qwen2AudioConfig(
         audio_config={**AUDIO, "model_type": "qwen2_audio_encoder", "max_source_positions": 50 * seconds},
-        text_config=text_config(tokenizer, model_type="qwen2"),
+        text_config=text_config(tokenizer, model_type="qwen2", **text),
         audio_token_index=audio,
     )
     torch.manual_seed(seed)
