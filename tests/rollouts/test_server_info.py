@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import lightning
 import pytest
 import torch
 
 from callbacks.server_info import ServerInfo, ask, read_dtype, read_limit, read_processed
-from callbacks.server_pool import ServerPool
-from callbacks.vllm_client import ServerRefused, VLLMClient
-from callbacks.vllm_server import VLLMServer
+from callbacks.vllm_client import GaveUp, ServerRefused, ServerUnreachable, VLLMClient
 from datamodules.records import UserError
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions
@@ -90,9 +87,9 @@ def test_a_limit_that_nobody_names_is_tried(server_weights: Path):
 
 
 def test_a_server_without_the_route_is_refused(server_weights: Path):
-    with FakeServer(server_weights, behave=lambda route, body: (404, "") if "generate" in route else None) as server:
-        with pytest.raises(ServerRefused, match="--enable-scale-out"):
-            ask(VLLMClient(server.url))
+    server = FakeServer(server_weights, behave=lambda route, body: (404, "") if "generate" in route else None)
+    with server, pytest.raises(ServerRefused, match="--enable-scale-out"):
+        ask(VLLMClient(server.url))
 
 
 def test_a_server_that_was_left_paused_is_asked_after_the_push(tmp_path: Path, server_weights: Path):
@@ -109,8 +106,6 @@ def test_a_server_that_was_left_paused_is_asked_after_the_push(tmp_path: Path, s
 
 
 def test_a_request_that_is_given_up_is_not_an_unreachable_server(server_weights: Path):
-    from callbacks.vllm_client import GaveUp, ServerUnreachable
-
     def abort(choice):
         return VLLMClient("http://127.0.0.1:9")._sample(choice)
 
