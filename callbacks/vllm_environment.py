@@ -1,6 +1,7 @@
 """What a vLLM server needs around it: a private folder, places that can be written, a name, and no proxy to itself."""
 
 import getpass
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -47,6 +48,21 @@ def make_private_folder() -> Path:
         "there is no folder for a server's temporary files: set TMPDIR to one that can be written and whose path has "
         f"at most {LONGEST_SOCKET - SOCKET_NAME - len(f'/{PREFIX}12345678')} characters"
     )
+
+
+def check_semaphores() -> None:
+    """Make sure that processes can be synchronised, which vLLM's engine needs before anything else.
+
+    Raises:
+        UserError: They cannot: ``/dev/shm`` is missing, read-only or full.
+    """
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise UserError(
+            f"vLLM cannot run without shared memory for its locks ({error}): /dev/shm must be there, be writable and "
+            "have room, in a container for example by --shm-size=1g"
+        ) from None
 
 
 def computes_on_cpu() -> bool:

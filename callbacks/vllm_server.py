@@ -20,7 +20,7 @@ from typing import Self
 import requests
 
 from callbacks import guard
-from callbacks.vllm_environment import computes_on_cpu, environment, make_private_folder
+from callbacks.vllm_environment import check_semaphores, computes_on_cpu, environment, make_private_folder
 from datamodules.records import UserError
 
 PROGRESS_SECONDS = 10.0
@@ -146,6 +146,7 @@ class VLLMServer:
             output = open(self.log_file, "ab")  # noqa: SIM115
         except OSError as error:
             raise ServerStartError(f"the server's log cannot be written: {error}") from None
+        check_semaphores()
         self.folder = make_private_folder()
         guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self.folder), *self.command()]
         with output:
