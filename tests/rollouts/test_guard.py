@@ -42,6 +42,7 @@ def port() -> int:
 def started(port: int, tmp_path: Path) -> Iterator[Callable[[str], tuple[psutil.Popen, list[int], Path]]]:
     """Run a script in a process; its server's process ids (guard, API, engine) and the server's folder."""
     processes = []
+    parts: list[int] = []
 
     def start(script: str) -> tuple[psutil.Popen, list[int], Path]:
         file = tmp_path / "pids"
@@ -49,13 +50,17 @@ def started(port: int, tmp_path: Path) -> Iterator[Callable[[str], tuple[psutil.
         processes.append(process)
         until(file.exists)
         api, engine, folder = file.read_text().split(maxsplit=2)
-        return process, [psutil.Process(int(api)).ppid(), int(api), int(engine)], Path(folder)
+        parts.extend((psutil.Process(int(api)).ppid(), int(api), int(engine)))
+        return process, parts, Path(folder)
 
     yield start
     for process in processes:
         if process.is_running():
             process.kill()
         process.wait()
+    for pid in parts:
+        if psutil.pid_exists(pid):
+            psutil.Process(pid).kill()
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -15,6 +15,7 @@ import pytest
 from callbacks import vllm_environment
 from callbacks.vllm_environment import computes_on_cpu, environment, make_private_folder
 from callbacks.vllm_server import VLLMServer
+from callbacks.vllm_short_audio import has_short_window
 from datamodules.records import UserError
 
 NOBODY = 54_321
@@ -43,6 +44,13 @@ def test_plugins_come_from_a_folder_of_our_own(folder: Path, server_weights: Pat
     assert path[0] == str(made / "plugin") and made.stat().st_mode & 0o777 == 0o700
     assert str(tmp_path / "vllm-plugin") not in path
     assert "PYTHONPATH" not in environment("Qwen/Qwen2-Audio-7B-Instruct", folder, 1, 1).keys() - os.environ.keys()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\xff", '{"model_type": "qwen2_audio"}'])
+def test_a_broken_checkpoint_is_left_to_the_server(tmp_path: Path, text: str):
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    assert not has_short_window(tmp_path)
 
 
 def test_what_can_be_written_stays_where_it_is(folder: Path, tmp_path: Path, monkeypatch):
