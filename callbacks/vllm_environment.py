@@ -112,8 +112,8 @@ def environment(model: str, folder: Path, threads: int, kv_cache_gib: int) -> di
 def can_write(path: Path) -> bool:
     """True when a folder can be written, or made."""
     for place in (path, *path.parents):
-        if place.exists():
-            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+        if os.path.exists(place):  # Path's own raises where it may not look
+            return os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)
     return False
 
 
@@ -141,11 +141,11 @@ def _with_places(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
             continue
         kept[name] = str(folder / default)
         models = place / "huggingface"
-        if "HF_HOME" not in kept and models.is_dir():
+        if "HF_HOME" not in kept and os.path.isdir(models):
             kept["HF_HOME"] = str(models)  # what was downloaded can still be read
     # not in the folder, where it would not outlive the server
     kept.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(kept["XDG_CACHE_HOME"]) / "vllm" / "torchinductor"))
-    if not home.is_dir() or not can_write(home):
+    if not os.path.isdir(home) or not can_write(home):
         kept["HOME"] = str(folder / "home")
         (folder / "home").mkdir(exist_ok=True)
     return kept

@@ -90,6 +90,10 @@ def test_somebody_without_a_name_and_with_a_home_that_cannot_be_written():
         assert found["USER"] == found["LOGNAME"] == f"uid{NOBODY}"
         assert found["HOME"] == f"{folder}/home" and found["XDG_CACHE_HOME"] == f"{folder}/.cache"
         assert found["HF_HOME"] == f"{home}/.cache/huggingface"  # models that are there can be read
+        os.chmod(home, 0o700)  # not even looked into
+        answer = subprocess.check_output([sys.executable, "-c", AS_NOBODY], env={**nameless, "HOME": home})
+        folder, found = json.loads(answer)
+        assert found["HOME"] == f"{folder}/home" and "HF_HOME" not in found.keys() - os.environ.keys()
 
 
 def test_somebody_without_a_name(folder: Path, monkeypatch):
