@@ -19,10 +19,10 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
-COMMAND_SECONDS = 15.0
+COMMAND_SECONDS = 10.0
 """Time that the command has to end by itself."""
 
-REST_SECONDS = 5.0
+REST_SECONDS = 3.0
 """Time that what the command has left behind has to end by itself."""
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
