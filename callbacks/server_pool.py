@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from callbacks.sampling import Sampling
+from callbacks.server_info import ServerInfo, ask
 from callbacks.vllm_client import (
     Generation,
     ServerError,
     ServerFailed,
-    ServerInfo,
     ServerRefused,
     ServerUnreachable,
     VLLMClient,
@@ -111,6 +111,7 @@ class ServerPool:
         self._directory: WeightDirectory | None = None
         self._version: str | None = None
         self._ours = False
+        self._completions = 1
         self._changed = threading.Condition()
 
     def close(self) -> None:
@@ -129,6 +130,7 @@ class ServerPool:
             ServersLost: One did not become ready in time.
             UserError: One was started in a way that rollouts cannot use.
         """
+        self._completions = completions
         deadline = time.monotonic() + self.wait_seconds
         for server in self.servers:
             begun = reported = time.monotonic()
@@ -145,7 +147,7 @@ class ServerPool:
                     announced, reported = True, now
                     log.info(f"Waiting for the rollout server {server.url} since {now - begun:.0f} s ({advice})")
                 time.sleep(min(1.0, max(0.05, deadline - now)))
-            self._inspect(server, completions)
+            self._inspect(server)
 
     def expect(self, directory: WeightDirectory, version: str) -> None:
         """Say which weights all servers are to have from now on.
@@ -339,7 +341,7 @@ class ServerPool:
                     version = server.client.weight_version()
                     if force or version != self._version or server.client.is_paused():
                         if version == "default":
-                            self._inspect(server, 1)
+                            self._inspect(server)
                             server.gate_due = True
                         elif self._ours and version.partition(":")[0] != self._version.partition(":")[0]:
                             raise ServerRefused(
@@ -347,6 +349,8 @@ class ServerPool:
                                 "every run needs rollout servers of its own"
                             )
                         push(server.client, directory, self._version)
+                        if server.info is None or server.info.paused:
+                            self._inspect(server)
                         if server.failures:
                             log.warning(f"{server.url} is back: weights {self._version} pushed again")
             except ServerUnreachable as error:
@@ -366,15 +370,10 @@ class ServerPool:
         except ServerUnreachable:
             pass  # the requests under way find out themselves
 
-    def _inspect(self, server: PooledServer, completions: int) -> None:
-        info = server.info = server.client.info()
+    def _inspect(self, server: PooledServer) -> None:
+        info = server.info = ask(server.client, self._completions)
         if refusal := info.refusal():
             raise ServerRefused(f"the rollout server {server.url} cannot be used: {refusal}")
-        if info.max_num_seqs is not None and completions > info.max_num_seqs:
-            raise ServerRefused(
-                f"the rollout server {server.url} computes {info.max_num_seqs} completions at once, {completions} are "
-                f"wanted of each prompt: start it with --max-num-seqs {completions} or more"
-            )
 
     def _try_to_bring_back(self, server: PooledServer, force: bool, errors: list[Exception]) -> None:
         try:

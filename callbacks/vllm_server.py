@@ -3,13 +3,14 @@
 import argparse
 import atexit
 import contextlib
+import errno
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,11 +19,15 @@ from typing import Self
 
 import requests
 
-from callbacks import vllm_short_audio
+from callbacks import guard
+from callbacks.server_log import ServerLog
+from callbacks.vllm_environment import check_semaphores, computes_on_cpu, environment, make_private_folder
 from datamodules.records import UserError
 
-ROOT = Path(__file__).parents[1]
 PROGRESS_SECONDS = 10.0
+
+STOP_SECONDS = guard.COMMAND_SECONDS + guard.REST_SECONDS + 5.0
+"""The guard ends the server within this time."""
 
 
 class ServerStartError(UserError):
@@ -30,7 +35,7 @@ class ServerStartError(UserError):
 
 
 class VLLMServer:
-    """A vLLM server as a process group of its own, for use in a ``with`` statement."""
+    """A vLLM server for use in a ``with`` statement; it ends with this process, whatever ends that (see ``guard``)."""
 
     def __init__(
         self,
@@ -79,7 +84,8 @@ class VLLMServer:
             )
         self.model = str(model)
         self.host = host
-        self.port = port or _free_port(host)
+        self._reserved: socket.socket | None = None
+        self.port = port or self._reserve(0)
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.dtype = dtype
@@ -88,7 +94,9 @@ class VLLMServer:
         self.start_seconds = start_seconds
         self.extra = list(extra)
         self.report = report or (lambda line: print(line, file=sys.stderr, flush=True))
-        self.log_file = Path(log_file) if log_file else Path(tempfile.mkdtemp(prefix="vllm-")) / "server.log"
+        self.log_file = Path(log_file) if log_file else make_private_folder() / "server.log"
+        self.log = ServerLog(self.log_file)
+        self.folder: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -110,28 +118,9 @@ class VLLMServer:
             *("--disable-log-stats", "--disable-uvicorn-access-log"),
             # On the CPU compiling takes longer than a small run, and a prompt that is split over two steps while its
             # sampling is seeded ends vLLM 0.32's engine ("CPU Generator does not use offset")
-            *(() if _has_gpu() else ("--enforce-eager", "--no-enable-chunked-prefill")),
+            *(("--enforce-eager", "--no-enable-chunked-prefill") if computes_on_cpu() else ()),
             *self.extra,
         ]
-
-    def environment(self) -> dict[str, str]:
-        """Return the environment: development mode for weight updates, threads that are bound to no core."""
-        ours = {
-            "VLLM_SERVER_DEV_MODE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # On the CPU, compute in the engine's process: a worker of its own spins for a second after each rollout and
-            # takes a core from the learner (a GRPO step of mini: 2.4 s, 1.2 s without). GPUs do so by themselves.
-            **({} if _has_gpu() else {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}),
-            "OMP_NUM_THREADS": str(self.threads),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        if vllm_short_audio.has_short_window(self.model):
-            plugin = vllm_short_audio.install(self.log_file.parent / "vllm-plugin")
-            paths = [str(plugin), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-            ours["PYTHONPATH"] = os.pathsep.join(paths)
-        return {**os.environ, **ours}
 
     def start(self, wait: bool = True) -> Self:
         """Start the server.
@@ -142,13 +131,19 @@ class VLLMServer:
         Raises:
             ServerStartError: It ended or did not become ready in time.
         """
-        if not _is_free(self.host, self.port):
-            raise ServerStartError(f"port {self.port} of {self.host} is in use already: choose another port")
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_file, "ab") as output:
+        if self._reserved is None:
+            self._reserve(self.port)
+        try:
+            output = self.log.begin()
+        except OSError as error:
+            raise ServerStartError(f"the server's log cannot be written: {error}") from None
+        check_semaphores()
+        self.folder = make_private_folder()
+        guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self.folder), *self.command()]
+        with output:
             self.process = subprocess.Popen(
-                self.command(),
-                env=self.environment(),
+                guarded,
+                env=environment(self.model, self.folder, self.threads, self.kv_cache_gib),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -169,9 +164,11 @@ class VLLMServer:
         begun = reported = time.monotonic()
         self.report(f"vLLM server: starting on {self.url}, log in {self.log_file}")
         while True:
-            if self.process.poll() is not None:
+            if (status := self.process.poll()) is not None:
+                self.kill()
                 raise ServerStartError(
-                    f"the vLLM server ended with status {self.process.returncode}; the end of its log:\n{self._tail()}"
+                    f"the vLLM server ended with status {status}{self.log.cause()}; the end of its log:\n"
+                    f"{self.log.tail()}"
                 )
             with contextlib.suppress(requests.RequestException):
                 if _get(f"{self.url}/health") == 200:
@@ -180,39 +177,38 @@ class VLLMServer:
             if now - begun > self.start_seconds:
                 self.stop()
                 raise ServerStartError(
-                    f"the vLLM server was not ready after {now - begun:.0f} s; the end of its log:\n{self._tail()}"
+                    f"the vLLM server was not ready after {now - begun:.0f} s; the end of its log:\n{self.log.tail()}"
                 )
             if now - reported >= PROGRESS_SECONDS:
                 reported = now
-                self.report(f"vLLM server: starting since {now - begun:.0f} s: {self._tail(1)[-120:].strip()}")
+                self.report(f"vLLM server: starting since {now - begun:.0f} s: {self.log.tail(1)[-120:].strip()}")
             time.sleep(0.5)
+        self._release()
         self.report(f"vLLM server: ready on {self.url} after {time.monotonic() - begun:.0f} s")
 
     def stop(self) -> None:
         """Stop the server and everything that it started; harmless when it does not run."""
-        atexit.unregister(self.stop)
-        process, self.process = self.process, None
-        if process is None:
-            return
-        group = process.pid  # it leads its own session
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()  # the API process takes its engine and workers along
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        deadline = time.monotonic() + 5
-        while _group_lives(group) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
-        process.wait()
+        process = self.process
+        if process is not None:
+            try:
+                process.terminate()  # the guard takes the rest along
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                self.kill()
 
     def kill(self) -> None:
-        """End the whole process group at once, as a crash would."""
+        """End everything at once, as a crash would."""
+        atexit.unregister(self.stop)
+        self._release()
         process, self.process = self.process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # it leads its own session
             process.wait()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -222,36 +218,31 @@ class VLLMServer:
     ) -> None:
         self.stop()
 
-    def _tail(self, lines: int = 25) -> str:
+    def _reserve(self, port: int) -> int:
+        """Keep a port (0: any that is free) from others until the server listens on it, and return it."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        reserved = socket.socket(family)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a stopped server do not count
         try:
-            text = self.log_file.read_text(errors="replace")
-        except OSError:
-            return "(no log)"
-        return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+            reserved.bind((self.host, port))
+        except OSError as error:
+            reserved.close()
+            if error.errno == errno.EADDRINUSE:
+                raise ServerStartError(f"port {port} of {self.host} is in use already: choose another port") from None
+            raise ServerStartError(f"nothing can listen on port {port} of {self.host}: {error}") from None
+        self._reserved = reserved
+        return int(reserved.getsockname()[1])
+
+    def _release(self) -> None:
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
 
 
 def _get(url: str) -> int:
     with requests.Session() as session:
         session.trust_env = False
         return session.get(url, timeout=5).status_code
-
-
-def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a stopped server do not count
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def _is_loopback(host: str) -> bool:
@@ -261,18 +252,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _has_gpu() -> bool:
-    return Path("/dev/nvidia0").exists()
-
-
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -299,11 +278,13 @@ def main(args: Sequence[str] | None = None) -> None:
     known, extra = parser.parse_known_args(args)
     try:
         server = VLLMServer(**vars(known), extra=extra)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
+                signal.signal(number, lambda met, _: sys.exit(128 + met))
         with server:
             assert server.process is not None
             status = server.process.wait()
-        sys.exit(f"the vLLM server ended with status {status}, see {server.log_file}")
+        sys.exit(f"the vLLM server ended with status {status}{server.log.cause()}; see {server.log_file}")
     except UserError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ starts with this plugin when the checkpoint's window is another one.
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 RELEASED_FRAMES = 3_000
 NAME = "sightsound_short_audio"
@@ -26,18 +26,27 @@ def register() -> None:
 
 
 def has_short_window(model: str | Path) -> bool:
-    """True when a checkpoint directory holds a Qwen2-Audio with another window than the released model's."""
-    config = Path(model) / "config.json"
-    if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "qwen2_audio":
+    """True when a checkpoint directory holds a Qwen2-Audio with another window than the released model's.
+
+    What cannot be read is left to vLLM, which says so.
+    """
+    if _read(Path(model) / "config.json").get("model_type") != "qwen2_audio":
         return False
     for name in ("processor_config.json", "preprocessor_config.json"):
-        file = Path(model) / name
-        if file.is_file():
-            fields = json.loads(file.read_text(encoding="utf-8"))
-            frames = fields.get("feature_extractor", fields).get("nb_max_frames")
-            if frames is not None:
-                return int(frames) != RELEASED_FRAMES
+        fields = _read(Path(model) / name)
+        extractor = fields.get("feature_extractor", fields)
+        frames = extractor.get("nb_max_frames") if isinstance(extractor, dict) else None
+        if frames is not None:
+            return bool(frames != RELEASED_FRAMES)
     return False
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def install(directory: Path) -> Path:

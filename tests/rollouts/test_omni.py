@@ -1,5 +1,6 @@
 """Qwen2.5-Omni's thinker: SFT, GRPO with rollouts in the process, and a real vLLM server."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from callbacks.local_rollout import LocalRollout
 from callbacks.parity import judge_parity, measure_parity
-from callbacks.vllm_client import VLLMClient
+from callbacks.rollout import end_token_ids
+from callbacks.sampling import Sampling
+from callbacks.vllm_client import VLLMClient, audio_url
 from callbacks.vllm_rollout import VLLMRollout
 from callbacks.vllm_server import VLLMServer
 from callbacks.weights_export import WeightsExport
@@ -117,9 +120,28 @@ def test_a_server_with_a_talker_is_sent_the_thinker(omni: Path, whole_omni: Path
 
 @pytest.fixture(scope="module")
 def server(whole_omni: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
+    """Started with the model's own sampling, as ``vllm serve`` does: no request inherits it."""
     log = tmp_path_factory.mktemp("vllm") / "server.log"
-    with VLLMServer(whole_omni, max_num_seqs=32, max_model_len=768, log_file=log) as running:
+    own = {"do_sample": True, "top_k": 2, "top_p": 0.1, "temperature": 0.3, "repetition_penalty": 1.8}
+    own["eos_token_id"] = list(range(50, 120))  # type: ignore[assignment]
+    (whole_omni / "generation_config.json").write_text(json.dumps(own))
+    extra = ["--generation-config", "auto"]
+    with VLLMServer(whole_omni, max_num_seqs=32, max_model_len=768, log_file=log, extra=extra) as running:
         yield running
+
+
+@pytest.mark.server
+def test_no_request_inherits_the_models_own_sampling(server: VLLMServer, omni: Path) -> None:
+    student = Student(str(omni)).eval()
+    batch = Collator(student.processor, THINK_SHORT)([example(0)])
+    client = VLLMClient(server.url, request_seconds=60)
+    stop = end_token_ids(student.processor.tokenizer)
+    answer = client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(32, 16, 1.0, 0, stop))
+    first = {sample.token_ids[0] for sample in answer.samples}
+    assert len(first) > 2  # more than its top-k
+    inside = {token for sample in answer.samples for token in sample.token_ids[:-1]}
+    assert inside & set(range(50, 120))  # its end tokens end nothing
+    assert all(sample.finished == (sample.token_ids[-1] in stop) for sample in answer.samples)
 
 
 @pytest.mark.server

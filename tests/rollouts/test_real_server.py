@@ -17,6 +17,7 @@ from callbacks import parity
 from callbacks.parity import ParityError, judge_parity, measure_parity
 from callbacks.rollout import end_token_ids
 from callbacks.sampling import Sampling
+from callbacks.server_info import ServerInfo, ask
 from callbacks.server_pool import ServerPool
 from callbacks.vllm_client import ServerFailed, ServerRefused, VLLMClient, audio_url
 from callbacks.vllm_rollout import VLLMRollout
@@ -165,6 +166,19 @@ def test_weights_follow_the_trainer(vllm_server: VLLMServer, server_weights: Pat
     assert {"time/rollout", "time/sync"} <= trainer.callback_metrics.keys()
 
 
+def test_a_clip_that_the_server_knows_is_heard_with_the_new_weights(client, student, batch, server_weights, tmp_path):
+    """Keys and values, processed clips and their embeddings that the server keeps are those of the old weights."""
+    other = Student(str(build(tmp_path / "other", seed=1, seconds=2))).eval()
+    for _ in range(2):  # the second time from what it keeps
+        assert measure_parity(client, student, batch, 1.0).largest_gap < 1e-3
+    push(client, tmp_path / "other", "other")
+    found = measure_parity(client, other, batch, 1.0)
+    assert found.largest_gap < 1e-3 and found.silent_gap < 1e-3
+    assert found.server_change == pytest.approx(found.trainer_change, abs=1e-3)
+    push(client, server_weights, "back")
+    assert measure_parity(client, student, batch, 1.0).largest_gap < 1e-3
+
+
 def test_a_failed_load_is_repaired_before_the_server_goes_on(
     client: VLLMClient, student, batch, server_weights, tmp_path
 ):
@@ -191,6 +205,12 @@ def test_a_paused_server_is_woken(vllm_server: VLLMServer, server_weights: Path,
     fit(tmp_path, module, 2, VLLMRollout([vllm_server.url], max_new_tokens=8, parity_gate=False), Pause())
     # the gate is off because it asks one request after the other, each until its own time limit
     assert len(module.train_batches) == 1 and max(module.gaps) < 1e-3
+
+
+def test_what_shows_of_how_it_was_started(vllm_server: VLLMServer, server_weights: Path, client: VLLMClient):
+    begun = time.monotonic()
+    assert ask(client, 8) == ServerInfo(str(server_weights), 768, 32, "float32", True)
+    assert time.monotonic() - begun < 5
 
 
 def test_refuses_what_the_server_refuses(client: VLLMClient, student: Student, batch: AudioQABatch):
