@@ -17,13 +17,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoProcessor
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 from lightning_modules.audio_encoding import audio_token_counts
 from lightning_modules.families import Family, family_of
+from lightning_modules.hub_weights import HubTensor, HubType, hub_shapes, hub_tensors
 from lightning_modules.merged_lora import MergedLoRALinear
 from lightning_modules.shared_prompt import ATTENTION, pack_groups
 from lightning_modules.token_logprobs import token_logprobs
@@ -188,7 +188,7 @@ class Student(nn.Module):
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
 
-        Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_state_dict` are collective: all ranks
+        Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_tensors` are collective: all ranks
         call them together.
         """
         for layer in self.family.layers(self.base):
@@ -291,30 +291,28 @@ class Student(nn.Module):
         weight = head.get_base_layer().weight
         return weight if reference else weight + head.get_delta_weight(head.active_adapters[0])
 
-    def hub_state_dict(self) -> dict[str, Tensor]:
-        """Return all weights under the Hub's names, adapters folded in; tensors are shared where nothing changed.
+    def hub_shapes(self, dtype: HubType = None) -> dict[str, HubTensor]:
+        """Return shapes and types of what :meth:`hub_tensors` yields, in its order; nothing is computed or gathered.
 
-        Sharded weights are gathered in main memory: all ranks call this together, and rank 0 gets them, the others
-        get an empty dictionary.
+        Args:
+            dtype: As for :meth:`hub_tensors`.
         """
-        updates = {}
-        if self.lora is not None:
-            for name, module in self.base.named_modules():
-                if isinstance(module, LoraLayer):
-                    base = module.get_base_layer().weight
-                    delta = module.get_delta_weight(module.active_adapters[0])
-                    updates[f"{name}.weight"] = (base.detach() + delta.detach().to(base.dtype)).detach()
-        weights = {}
-        tied = self.base.all_tied_weights_keys  # the head where it is the token embeddings: no checkpoint has both
-        for name, value in self.base.state_dict().items():
-            plain = name.replace(".base_layer.", ".")
-            if ".lora_" in name or (plain in tied and plain not in updates):
-                continue
-            value = updates.get(plain, value.detach())
-            weights[self.family.hub_name(plain)] = _gathered(value) if isinstance(value, DTensor) else value
-            if self.sharded and torch.distributed.get_rank() > 0:
-                weights.clear()
-        return weights
+        return hub_shapes(self.base, self.family, dtype)
+
+    def hub_tensors(self, dtype: HubType = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield all weights under the Hub's names, adapters folded in, one at a time and in main memory.
+
+        Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
+        nothing; a rank that stops early must close the iterator. See :mod:`lightning_modules.hub_weights`.
+
+        Args:
+            dtype: Type of the floating-point weights: one for all, or one by name; by default as in memory.
+        """
+        return hub_tensors(self.base, self.family, dtype)
+
+    def hub_state_dict(self) -> dict[str, Tensor]:
+        """Return all of :meth:`hub_tensors` at once."""
+        return dict(self.hub_tensors())
 
     def save_hub(self, directory: str | os.PathLike[str]) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
@@ -393,9 +391,3 @@ def _load_model(family: Family, weights: str, dtype: torch.dtype, attn_implement
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _gathered(value: DTensor) -> Tensor:
-    """Return a sharded weight in main memory, without the rows that pad it to equal shards (no file may hold them)."""
-    whole = value.full_tensor().cpu()
-    return whole if whole.untyped_storage().nbytes() == whole.nbytes else whole.clone()
