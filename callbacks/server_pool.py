@@ -347,7 +347,7 @@ class ServerPool:
                 if now - lost_since > self.retry_seconds:
                     state = f"{server.url} is well but did not answer in time" if well else "no server came back"
                     raise ServersLost(
-                        f"rollouts failed for {now - lost_since:.0f} s and {state} (question {prompt.name}): {error}"
+                        f"rollouts failed for {self.retry_seconds:.0f} s and {state} (question {prompt.name}): {error}"
                     ) from None
             finally:
                 with self._changed:

@@ -1,4 +1,4 @@
-"""How weights get to the servers: in which type, through which folder, in which time, and what is said when they don't."""
+"""How weights get to the servers: in which type, by which folder, in which time; what is said where they don't."""
 
 import contextlib
 import errno
