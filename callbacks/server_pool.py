@@ -11,11 +11,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from callbacks.sampling import Sampling
+from callbacks.server_info import ServerInfo, ask
 from callbacks.vllm_client import (
     Generation,
     ServerError,
     ServerFailed,
-    ServerInfo,
     ServerRefused,
     ServerUnreachable,
     VLLMClient,
@@ -133,6 +133,7 @@ class ServerPool:
         self._ours = False
         self.check: Callable[[PooledServer], object] | None = None
         self._pushing: list[threading.Thread] = []
+        self._completions = 1
         self._changed = threading.Condition()
 
     def close(self) -> None:
@@ -154,6 +155,7 @@ class ServerPool:
             ServersLost: One did not become ready in time.
             UserError: One was started in a way that rollouts cannot use.
         """
+        self._completions = completions
         deadline = time.monotonic() + self.wait_seconds
         for server in self.servers:
             begun = reported = time.monotonic()
@@ -170,7 +172,7 @@ class ServerPool:
                     announced, reported = True, now
                     log.info(f"Waiting for the rollout server {server.url} since {now - begun:.0f} s ({advice})")
                 time.sleep(min(1.0, max(0.05, deadline - now)))
-            self._inspect(server, completions)
+            self._inspect(server)
 
     def expect(self, directory: WeightDirectory, version: str) -> None:
         """Say which weights all servers are to have from now on.
@@ -397,7 +399,7 @@ class ServerPool:
                     version = server.client.weight_version()
                     if force or version != self._version or server.client.is_paused():
                         if version == "default":
-                            self._inspect(server, 1)
+                            self._inspect(server)
                             server.gate_due = True
                             if self.check is not None:
                                 self.check(server)
@@ -407,6 +409,8 @@ class ServerPool:
                                 "every run needs rollout servers of its own"
                             )
                         self._push_to(server, seconds)
+                        if server.info is None or server.info.paused:
+                            self._inspect(server)
                         if server.failures:
                             log.warning(f"{server.url} is back: weights {self._version} pushed again")
             except ServerUnreachable as error:
@@ -438,15 +442,10 @@ class ServerPool:
         except ServerUnreachable:
             pass  # the requests under way find out themselves
 
-    def _inspect(self, server: PooledServer, completions: int) -> None:
-        info = server.info = server.client.info()
+    def _inspect(self, server: PooledServer) -> None:
+        info = server.info = ask(server.client, self._completions)
         if refusal := info.refusal():
             raise ServerRefused(f"the rollout server {server.url} cannot be used: {refusal}")
-        if info.max_num_seqs is not None and completions > info.max_num_seqs:
-            raise ServerRefused(
-                f"the rollout server {server.url} computes {info.max_num_seqs} completions at once, {completions} are "
-                f"wanted of each prompt: start it with --max-num-seqs {completions} or more"
-            )
 
     def _try_to_bring_back(self, server: PooledServer, force: bool, errors: list[Exception], seconds: float) -> None:
         try:

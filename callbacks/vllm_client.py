@@ -1,6 +1,7 @@
 """HTTP client of a vLLM server: token ids and a clip in, token ids and their log-probabilities out."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,19 @@ from datamodules.records import UserError
 
 NOT_A_NUMBER = -9999.0
 """What vLLM sends in place of NaN and minus infinity."""
+
+NOTHING_INHERITED = {
+    "top_k": -1,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "min_tokens": 0,
+    "ignore_eos": True,
+}
+"""The whole distribution, and no end tokens but ours: what a server or its model would like to be sampled with must not
+matter, because the trainer does not know of it."""
 
 
 class ServerError(UserError):
@@ -27,8 +41,16 @@ class ServerFailed(ServerUnreachable):
     """The server answered with an error of its own."""
 
 
+class GaveUp(ServerFailed):
+    """The server lives, but gave up this one request."""
+
+
 class ServerRefused(ServerError):
     """The server answered with an error of ours: asking again does not help."""
+
+
+class RouteMissing(ServerRefused):
+    """The server was started without a route that rollouts need."""
 
 
 @dataclass(frozen=True)
@@ -42,41 +64,6 @@ class Generation:
 
     prompt_token_ids: list[int]
     samples: list[Sample]
-
-
-@dataclass(frozen=True)
-class ServerInfo:
-    """How a server was started.
-
-    Attributes:
-        model: Directory or Hub name of the checkpoint that it was started with.
-        max_model_len: Longest prompt and completion together.
-        max_num_seqs: Completions that it computes at once; None where it does not say.
-        dtype: Type of its weights, for example ``float32``.
-        logprobs_mode: Which log-probabilities it reports.
-        generation_config: Where its default sampling parameters come from.
-    """
-
-    model: str
-    max_model_len: int
-    max_num_seqs: int | None
-    dtype: str
-    logprobs_mode: str
-    generation_config: str
-
-    def refusal(self) -> str | None:
-        """Say what is wrong with the way in which the server was started, or None."""
-        if self.logprobs_mode != "processed_logprobs":
-            return (
-                f"it reports {self.logprobs_mode}, not the log-probabilities at the sampling temperature: "
-                "start it with --logprobs-mode processed_logprobs"
-            )
-        if self.generation_config != "vllm":
-            return (
-                "it samples with the model's own top-k, top-p and repetition penalty: "
-                "start it with --generation-config vllm"
-            )
-        return None
 
 
 def audio_url(waveform: np.ndarray) -> str:
@@ -114,23 +101,30 @@ class VLLMClient:
         except requests.RequestException:
             return False
 
-    def info(self) -> ServerInfo:
-        """Ask how the server was started.
+    def model(self) -> tuple[str, int | None]:
+        """Return the checkpoint that the server was started with, and its longest prompt and completion together."""
+        card = self._call("GET", "/v1/models", 30)["data"][0]
+        return str(card["root"]), card.get("max_model_len")
 
-        Raises:
-            ServerRefused: It lacks the routes that rollouts need.
+    def first_token(
+        self, token_ids: Sequence[int], temperature: float, top: int, seconds: float, n: int = 1
+    ) -> dict[int, float]:
+        """Draw one token after a prompt without a clip.
+
+        Args:
+            token_ids: The prompt.
+            temperature: Divides the logits.
+            top: How many of the likeliest tokens are wanted.
+            seconds: Give up after this time.
+            n: How often to draw.
+
+        Returns:
+            Log-probability of the token that was drawn first and of the likeliest ones, by token id.
         """
-        models = self._call("GET", "/v1/models", 30)
-        config = self._call("GET", "/server_info?config_format=json", 30)["vllm_config"]
-        model, scheduler = config["model_config"], config["scheduler_config"]
-        return ServerInfo(
-            model=str(models["data"][0]["root"]),
-            max_model_len=int(models["data"][0]["max_model_len"]),
-            max_num_seqs=scheduler.get("max_num_seqs"),
-            dtype=str(model["dtype"]).removeprefix("torch."),
-            logprobs_mode=str(model["logprobs_mode"]),
-            generation_config=str(model["generation_config"]),
-        )
+        parameters = {"n": n, "max_tokens": 1, "temperature": temperature, "seed": 0, "logprobs": top}
+        answer = self._generate(list(token_ids), None, parameters, seconds)
+        row = answer["choices"][0]["logprobs"]["content"][0]
+        return {one["token_id"]: float(one["logprob"]) for one in (row, *row["top_logprobs"])}
 
     def generate(self, token_ids: list[int], audio: str, sampling: Sampling) -> Generation:
         """Draw completions of one prompt.
@@ -200,18 +194,20 @@ class VLLMClient:
         """Return the name of the weights that the server has; ``default`` since its start."""
         return str(self._call("GET", "/weight_info", 30)["weight_version"])
 
-    def _generate(self, token_ids: list[int], audio: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    def _generate(
+        self, token_ids: list[int], audio: str | None, parameters: dict[str, Any], seconds: float | None = None
+    ) -> dict[str, Any]:
         body = {
             "token_ids": token_ids,
-            "content_parts": [{"type": "audio_url", "url": audio}],
+            **({"content_parts": [{"type": "audio_url", "url": audio}]} if audio else {}),
             "return_token_ids": True,
-            "sampling_params": parameters,
+            "sampling_params": NOTHING_INHERITED | parameters,
         }
-        return self._call("POST", "/inference/v1/generate", self.request_seconds, body)
+        return self._call("POST", "/inference/v1/generate", seconds or self.request_seconds, body)
 
     def _sample(self, choice: dict[str, Any]) -> Sample:
         if choice["finish_reason"] not in ("stop", "length"):
-            raise ServerFailed(f"{self.url} gave up a request ({choice['finish_reason']})")
+            raise GaveUp(f"{self.url} gave up a request ({choice['finish_reason']})")
         rows = choice["logprobs"]["content"]
         if [row["token_id"] for row in rows] != choice["token_ids"]:
             raise ServerRefused(f"{self.url} sent log-probabilities of other tokens than it sampled")
@@ -234,7 +230,7 @@ class VLLMClient:
         except requests.RequestException as error:
             raise ServerUnreachable(f"{self.url} cannot be reached ({type(error).__name__})") from None
         if answer.status_code in (404, 405):
-            raise ServerRefused(
+            raise RouteMissing(
                 f"{self.url} has no route {path.partition('?')[0]}: start it with VLLM_SERVER_DEV_MODE=1 and "
                 "--enable-scale-out, as `python -m callbacks.vllm_server` does"
             )
@@ -243,7 +239,10 @@ class VLLMClient:
             raise ServerFailed(f"{self.url}{path} failed ({answer.status_code}): {_message(answer)}")
         if answer.status_code != 200:
             raise ServerRefused(f"{self.url}{path} refused ({answer.status_code}): {_message(answer)}")
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError:
+            raise ServerRefused(f"{self.url}{path} answered with no JSON: is it a vLLM server?") from None
 
 
 def _message(answer: requests.Response) -> str:

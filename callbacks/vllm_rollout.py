@@ -272,10 +272,11 @@ class VLLMRollout(RolloutCallback):
         longest = int(batch.prompt_lengths.max())
         needed = longest + sampling[0].max_tokens
         for server in pool.servers:
-            if server.info is not None and needed > server.info.max_model_len:
+            limit = server.info.max_model_len if server.info else None
+            if limit is not None and needed > limit:
                 raise UserError(
                     f"a prompt of {longest} tokens and {sampling[0].max_tokens} new ones do not fit into the "
-                    f"{server.info.max_model_len} tokens of {server.url}: lower max_new_tokens or start the server "
+                    f"{limit} tokens of {server.url}: lower max_new_tokens or start the server "
                     f"with --max-model-len {needed}"
                 )
 

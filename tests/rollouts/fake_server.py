@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
+import torch
 
 from callbacks.weight_sync import read_specs
 from datamodules.collate import num_audio_tokens
 
 AUDIO_TOKEN, END_TOKEN = 3, 2
 HOP = 160
+VOCABULARY = 64
+STARTED = {"dtype": "float32", "logprobs_mode": "processed_logprobs", "max_num_seqs": 32, "max_model_len": 768}
 
 
 @dataclass
@@ -32,7 +35,7 @@ class FakeServer:
         calls: Route and weight version of each request, in the order in which they were answered.
         generated: Body, samples of the clip and weight version of each generate request.
         behave: Called with route and body before an answer; may sleep, or return a status and a message to fail.
-        settings: Changes to what ``/server_info`` says.
+        settings: Changes to how it was started.
         finish_reason: Why completions end; called with the clip's samples.
     """
 
@@ -87,16 +90,10 @@ class FakeServer:
     def answer(self, route: str, body: Any) -> tuple[int, Any]:
         if failure := self.behave(route, body):
             return failure[0], {"error": {"message": failure[1]}}
-        model = {"dtype": "torch.float32", "logprobs_mode": "processed_logprobs", "generation_config": "vllm"}
-        limits = {"max_num_seqs": 32, "max_model_len": 768}
-        for name, value in self.settings.items():
-            (limits if name in limits else model)[name] = value
         if route == "/v1/models":
-            found = {"root": str(self.checkpoint), "max_model_len": limits["max_model_len"]}
-            return 200, {"data": [found]}
-        if route == "/server_info":
-            scheduler = {"max_num_seqs": limits["max_num_seqs"]}
-            return 200, {"vllm_config": {"model_config": model, "scheduler_config": scheduler}}
+            return 200, {"data": [{"root": str(self.checkpoint), "max_model_len": self.setting("max_model_len")}]}
+        if route == "/server_info":  # as vLLM 0.32 where there is neither pip nor uv
+            return 500, {"error": {"message": "'NoneType' object has no attribute 'splitlines'"}}
         if route == "/pause":
             self.paused = True
         elif route == "/resume":
@@ -119,12 +116,33 @@ class FakeServer:
         elif route == "/weight_info":
             return 200, {"weight_version": self.version}
         elif route == "/inference/v1/generate":
-            return self._generate(body)
+            wanted, most = body["sampling_params"], self.setting("max_num_seqs")
+            if wanted["n"] > most:
+                refusal = f"sampling_params.n must be at most the server's max_num_seqs ({most}), got {wanted['n']}."
+                return 400, {"error": {"message": refusal}}
+            return 200, self._first_token(wanted) if "content_parts" not in body else self._generate(body)
         elif route != "/health":
             return 404, {"detail": "Not Found"}
         return 200, {}
 
-    def _generate(self, body: Any) -> tuple[int, Any]:
+    def setting(self, name: str) -> Any:
+        """How it was started."""
+        return {**STARTED, **self.settings}[name]
+
+    def _first_token(self, wanted: Any) -> Any:
+        """Answer a prompt without a clip: all tokens of a vocabulary with the log-probabilities that vLLM computes."""
+        dtype = getattr(torch, self.setting("dtype"))
+        logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(0)).mul(4).to(dtype).float()
+        mode = self.setting("logprobs_mode")
+        scores = logits / wanted["temperature"] if mode.startswith("processed") else logits
+        scores = scores.log_softmax(-1) if mode.endswith("logprobs") else scores
+        rows = [{"token_id": token, "logprob": float(scores[token])} for token in scores.argsort(descending=True)]
+        rows = [{**row, "token_id": int(row["token_id"])} for row in rows]
+        drawn = {**rows[7], "top_logprobs": [rows[7], *rows][: max(wanted["logprobs"], 1)]}
+        choices = [{"index": index, "logprobs": {"content": [drawn]}} for index in range(wanted["n"])]
+        return {"prompt_token_ids": [], "choices": choices}
+
+    def _generate(self, body: Any) -> Any:
         with self.lock:
             self.at_once += body["sampling_params"]["n"]
             self.most_at_once = max(self.most_at_once, self.at_once)
@@ -164,7 +182,7 @@ class FakeServer:
         with self.lock:
             self.at_once -= wanted["n"]
             self.generated.append({"body": body, "samples": samples, "version": version})
-        return 200, {"prompt_token_ids": expanded, "choices": choices}
+        return {"prompt_token_ids": expanded, "choices": choices}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         fake = self

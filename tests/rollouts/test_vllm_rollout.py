@@ -148,7 +148,7 @@ def test_gives_up_on_a_server_that_never_starts(tmp_path: Path, server_weights: 
     ("settings", "message"),
     [
         ({"logprobs_mode": "raw_logprobs"}, "--logprobs-mode processed_logprobs"),
-        ({"generation_config": "auto"}, "--generation-config vllm"),
+        ({"logprobs_mode": "processed_logits"}, "--logprobs-mode processed_logprobs"),
         ({"max_num_seqs": 1}, "--max-num-seqs 2"),
         ({"max_model_len": 20}, "lower max_new_tokens or start the server with --max-model-len"),
     ],
