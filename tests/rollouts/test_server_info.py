@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 
 from callbacks.server_info import ServerInfo, ask, read_dtype, read_limit, read_processed
+from callbacks.server_pool import ServerPool
 from callbacks.vllm_client import ServerRefused, VLLMClient
+from callbacks.vllm_server import VLLMServer
 from datamodules.records import UserError
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions
