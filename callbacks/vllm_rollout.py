@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.ahead import RolloutsAhead
 from callbacks.parity import check_prompt
 from callbacks.parity_gate import ParityGate
+from callbacks.prompt_lengths import sentence, too_long
 from callbacks.rollout import RolloutCallback
 from callbacks.sampling import Sample, Sampling
 from callbacks.server_pool import Prompt, ServerPool
 from callbacks.vllm_client import audio_url
 from callbacks.weight_pusher import WeightPusher
+from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 
@@ -115,6 +118,13 @@ class VLLMRollout(RolloutCallback):
         trains = stage == "fit" and getattr(pl_module, "rollouts_in_training", False)
         self._pool.wait(module.num_completions if trains else 1, getattr(module.student, "weights", "DIR"))
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse questions that no server has room for, now and not when their batch comes."""
+        if getattr(pl_module, "rollouts_in_training", False):
+            self._check_prompts(trainer, "train", self.max_new_tokens)
+        if trainer.enable_validation:
+            self._check_prompts(trainer, "val", self.eval_max_new_tokens)
+
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that the run starts with."""
         self._sync(trainer, pl_module)
@@ -174,14 +184,18 @@ class VLLMRollout(RolloutCallback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights if the servers have older ones."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._check_prompts(trainer, "val", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that are tested."""
+        self._check_prompts(trainer, "test", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that predict."""
+        self._check_prompts(trainer, "predict", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -267,6 +281,18 @@ class VLLMRollout(RolloutCallback):
             self._pusher.close()
         self._pool = self._pusher = self._parity = None
         self._ahead = RolloutsAhead()
+
+    def _check_prompts(self, trainer: Trainer, role: Role, new_tokens: int) -> None:
+        """Refuse questions that do not fit into a server; all ranks find the same."""
+        data: Any = getattr(trainer, "datamodule", None)
+        assert self._pool is not None
+        limits = [(s.info.max_model_len, s.url) for s in self._pool.servers if s.info and s.info.max_model_len]
+        if not isinstance(data, AudioQADataModule) or not limits:
+            return  # each batch is looked at when it comes
+        limit, url = min(limits)
+        questions = data.asked(role)
+        if found := too_long(questions, data.collator, limit - new_tokens, data.clip_seconds, data.load):
+            raise UserError(sentence(found, len(questions), limit - new_tokens, new_tokens, url))
 
     def _check_lengths(self, pool: ServerPool, batch: AudioQABatch, sampling: list[Sampling]) -> None:
         longest = int(batch.prompt_lengths.max())

@@ -24,7 +24,6 @@ class Sharded(Learner):
         ("fit", False, {"limit_val_batches": 1, "num_sanity_val_steps": 0}),  # not after the first epoch
         ("validate", False, {"limit_val_batches": 1}),
         ("test", False, {}),
-        ("predict", False, {}),
     ],
 )
 def test_sharded_weights_are_refused_before_the_first_step(
