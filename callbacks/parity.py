@@ -234,6 +234,25 @@ def judge_parity(parity: Parity, url: str, tolerance: float, mean_tolerance: flo
     )
 
 
+def judge_hearing(asked: Asked, url: str) -> None:
+    """Refuse a server that does not hear, where there is no trainer to compare it with.
+
+    Args:
+        asked: What the server has said.
+        url: Its address.
+
+    Raises:
+        ParityError: Silence in place of the clips changes nothing.
+    """
+    assert asked.heard.completions is not None
+    change = (asked.scores - asked.silent_scores)[asked.heard.completions.mask].abs().max()
+    if float(change) < INAUDIBLE:
+        raise ParityError(
+            f"parity of hearing failed: replacing the audio by silence changes nothing on {url}: the server ignores "
+            "the audio that it is sent, or the student's audio tower or projector is broken"
+        )
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Switch a module and all its parts to evaluation, and each part back to what it was."""

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from lightning import Trainer
 
-from callbacks.parity import Asked, Parity, ask_server, compare, judge_parity, unasked
+from callbacks.parity import Asked, Parity, ask_server, compare, judge_hearing, judge_parity, unasked
 from callbacks.sampling import Sampling
 from callbacks.server_pool import PooledServer, ServerPool
 from callbacks.vllm_client import ServerUnreachable
 from datamodules.batch import AudioQABatch
 from lightning_modules.all_ranks import of_all_ranks, of_rank_zero
+from lightning_modules.served_qa import ServedStudent
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
@@ -48,7 +49,12 @@ class ParityGate:
             ParityError: They differ.
         """
         for server in self.pool.servers:
-            if server.gate_due and not server.suspect and (asked := self._ask(server, module, batch, sampling)):
+            if not server.gate_due or server.suspect or (asked := self._ask(server, module, batch, sampling)) is None:
+                continue
+            if isinstance(module.student, ServedStudent):  # the server alone has the weights
+                judge_hearing(asked, server.url)
+                server.gate_due = False
+            else:
                 self._judge(trainer, module, server, self._compare(trainer, module, asked))
 
     def pass_together(self, trainer: Trainer, module: Any, batch: AudioQABatch, sampling: Sampling) -> None:

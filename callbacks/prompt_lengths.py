@@ -1,4 +1,4 @@
-"""Whether all prompts of a run fit into the servers, found out before the first step and without decoding clips twice."""
+"""Whether all prompts of a run fit into the servers: found out before the first step, without decoding clips twice."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def too_long(
     """
     if not questions:
         return []
-    around = _bytes(collator.text(questions[0])) - _bytes(collator.prompt.render(questions[0]))  # the chat template's
+    around = _bytes(collator.text(questions[0])) - _bytes(collator.prompt.render(questions[0]))  # of the chat template
     longest_audio = _audio_tokens(collator, collator.max_samples)
     found = []
     for question in questions:

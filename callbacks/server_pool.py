@@ -20,7 +20,7 @@ from callbacks.vllm_client import (
     ServerUnreachable,
     VLLMClient,
 )
-from callbacks.weight_directory import WeightDirectory
+from callbacks.weight_directory import CheckpointFolder, WeightDirectory
 from callbacks.weight_sync import PUSH_SECONDS, WeightSyncError, can_read, push
 from datamodules.records import UserError
 
@@ -128,7 +128,7 @@ class ServerPool:
         self.request_seconds = request_seconds
         self.watch_seconds = watch_seconds
         self.servers = [PooledServer(VLLMClient(url, request_seconds, MOST_THREADS)) for url in dict.fromkeys(urls)]
-        self._directory: WeightDirectory | None = None
+        self._directory: WeightDirectory | CheckpointFolder | None = None
         self._version: str | None = None
         self._ours = False
         self.check: Callable[[PooledServer], object] | None = None
@@ -174,7 +174,7 @@ class ServerPool:
                 time.sleep(min(1.0, max(0.05, deadline - now)))
             self._inspect(server)
 
-    def expect(self, directory: WeightDirectory, version: str) -> None:
+    def expect(self, directory: WeightDirectory | CheckpointFolder, version: str) -> None:
         """Say which weights all servers are to have from now on.
 
         Args:
@@ -290,7 +290,7 @@ class ServerPool:
 
         try:
             # daemon threads: an interrupted run must not wait for requests that hang
-            for _ in range(min(len(prompts), MOST_THREADS)):
+            for _ in range(min(len(prompts), MOST_THREADS * len(self.servers))):
                 threading.Thread(target=work, daemon=True).start()
             self._watch(done, len(prompts))
         finally:
@@ -422,7 +422,13 @@ class ServerPool:
         assert self._directory is not None and self._version is not None
         try:
             push(server.client, self._directory.path(self._version), self._version, seconds)
-        except WeightSyncError:
+        except WeightSyncError as error:
+            if self._directory.probe is None:
+                raise WeightSyncError(
+                    f"{error}. The server must see {self._directory.root} under that path; if it does not, "
+                    "--model lightning_modules.audio_qa.AudioQAModule --model.init_args.weights "
+                    f"{self._directory.root} loads the weights here and sends them"
+                ) from None
             if answer := can_read(server.client, self._directory.probe, seconds):
                 raise WeightSyncError(
                     f"{server.url} cannot read {self._directory.root}, through which weights travel ({answer}): set "

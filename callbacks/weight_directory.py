@@ -146,19 +146,7 @@ class WeightDirectory:
         Raises:
             WeightSyncError: Another process does not end its work, or the directory cannot be reached.
         """
-        name = hashlib.sha256(server.encode()).hexdigest()[:16]
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(locked(self.root / f"{name}.lock", seconds))
-            except LockTimeout:
-                raise WeightSyncError(
-                    f"another process of this run has been pushing weights to {server} for {seconds:.0f} s"
-                ) from None
-            except OSError as error:
-                raise WeightSyncError(
-                    f"{self.root}, through which weights travel, cannot be used here ({_reason(error)}): set sync_dir "
-                    "to a folder that all ranks and servers reach under the same path"
-                ) from None
+        with _locked(self.root / f"{_digest(server)}.lock", server, seconds):
             yield
 
     def remove(self) -> None:
@@ -174,6 +162,53 @@ class WeightDirectory:
                 self._watcher.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._watcher.wait(5)
+
+
+class CheckpointFolder:
+    """Weights that servers load from where they are."""
+
+    probe = None
+
+    def __init__(self, weights: str) -> None:
+        """Describe it.
+
+        Args:
+            weights: A directory, or a name on the Hub, which each server looks up by itself.
+        """
+        self.root = Path(weights).absolute() if Path(weights).is_dir() else Path(weights)
+
+    def path(self, version: str) -> Path:
+        """Return where all versions are."""
+        return self.root
+
+    @contextlib.contextmanager
+    def lock(self, server: str, seconds: float = 600.0) -> Iterator[None]:
+        """Hold off other processes of this machine; see :meth:`WeightDirectory.lock`."""
+        with _locked(
+            Path(tempfile.gettempdir()) / f"sightsound-r1-{os.getuid()}-{_digest(server)}.lock", server, seconds
+        ):
+            yield
+
+
+@contextlib.contextmanager
+def _locked(file: Path, server: str, seconds: float) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(file, seconds))
+        except LockTimeout:
+            raise WeightSyncError(
+                f"another process of this run has been pushing weights to {server} for {seconds:.0f} s"
+            ) from None
+        except OSError as error:
+            raise WeightSyncError(
+                f"{file.parent}, through which weights travel, cannot be used here ({_reason(error)}): set sync_dir to "
+                "a folder that all ranks and servers reach under the same path"
+            ) from None
+        yield
+
+
+def _digest(server: str) -> str:
+    return hashlib.sha256(server.encode()).hexdigest()[:16]
 
 
 def gigabytes(size: float) -> str:

@@ -12,10 +12,19 @@ from lightning import Trainer
 from torch import Tensor
 
 from callbacks.server_pool import PooledServer, ServerPool
-from callbacks.weight_directory import SHARED_MEMORY, WeightDirectory, gigabytes, room
-from callbacks.weight_sync import TensorSpec, WeightSyncError, check_weights, find_checkpoint, read_specs, sent_types
+from callbacks.weight_directory import SHARED_MEMORY, CheckpointFolder, WeightDirectory, gigabytes, room
+from callbacks.weight_sync import (
+    DTYPES,
+    TensorSpec,
+    WeightSyncError,
+    check_weights,
+    find_checkpoint,
+    read_specs,
+    sent_types,
+)
 from lightning_modules.all_ranks import of_rank_zero
 from lightning_modules.hub_weights import HubTensor
+from lightning_modules.served_qa import ServedStudent
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
@@ -62,6 +71,8 @@ class WeightPusher:
             UserError: The weights do not fit, there is no way to a server, or a server refused them.
         """
         begun = time.monotonic()
+        if isinstance(student, ServedStudent):
+            return self._load(trainer, student, run_id)
         first = self._types is None
         if first:
             run_id = self._begin(trainer, student, run_id)
@@ -82,6 +93,27 @@ class WeightPusher:
         if self._directory is not None:
             self._directory.remove()
         self._directory = self._types = self.version = None
+
+    def _load(self, trainer: Trainer, student: ServedStudent, run_id: str | None) -> str:
+        """Have all servers load the student's checkpoint from where it is."""
+        folder = CheckpointFolder(student.weights)
+
+        def load() -> str:
+            name = run_id or secrets.token_hex(4)
+            mine = _specs_of(student.weights, student) if folder.root.is_dir() else None
+            for server in self.pool.servers:
+                if mine is not None and server.info is not None:
+                    shapes = {name: HubTensor(s.shape, DTYPES.get(s.dtype, torch.int64)) for name, s in mine.items()}
+                    check_weights(shapes, self._specs(server, student), server.url)
+            self.pool.expect(folder, f"{name}:{trainer.global_step}")
+            limit = self.pool.retry_seconds + self.pool.request_seconds
+            self.pool.push(force=True, seconds=push_seconds(limit, collective_seconds(trainer), 0.0))
+            return name
+
+        run_id = of_rank_zero(trainer, load)
+        self.version = f"{run_id}:{trainer.global_step}"
+        self.pool.expect(folder, self.version)
+        return run_id
 
     def _begin(self, trainer: Trainer, student: Any, run_id: str | None) -> str:
         """Check whether the weights fit, and find a way to the servers."""
@@ -111,10 +143,13 @@ class WeightPusher:
         """Refuse a server whose model is another one; return what its checkpoint holds."""
         if server.info is None:
             return {}
-        specs = read_specs(find_checkpoint(self.server_checkpoint or server.info.model))
-        specs = {name: spec for name, spec in specs.items() if not name.startswith(student.family.foreign)}
+        specs = self._specs(server, student)
         check_weights(student.hub_shapes(), specs, server.url)
         return specs
+
+    def _specs(self, server: PooledServer, student: Any) -> dict[str, TensorSpec]:
+        assert server.info is not None
+        return _specs_of(self.server_checkpoint or server.info.model, student)
 
     def _send(self, trainer: Trainer, student: Any, version: str, first: bool, begun: float) -> None:
         assert self._directory is not None
@@ -178,6 +213,12 @@ class WeightPusher:
             directory.remove()
             return problem
         return directory
+
+
+def _specs_of(checkpoint: str, student: Any) -> dict[str, TensorSpec]:
+    """Return what a checkpoint holds of a student."""
+    specs = read_specs(find_checkpoint(checkpoint))
+    return {name: spec for name, spec in specs.items() if not name.startswith(student.family.foreign)}
 
 
 def push_seconds(wanted: float, collective: float, spent: float) -> float:

@@ -14,6 +14,7 @@ import soundfile
 import torch
 
 from callbacks import parity
+from callbacks.local_rollout import LocalRollout
 from callbacks.parity import ParityError, judge_parity, measure_parity
 from callbacks.rollout import end_token_ids
 from callbacks.sampling import Sampling
@@ -27,6 +28,8 @@ from datamodules.audio import load_waveform
 from datamodules.batch import AudioQABatch
 from datamodules.collate import Collator
 from datamodules.prompts import THINK_SHORT
+from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.served_qa import ServedQAModule
 from lightning_modules.student import LoRASettings, Student
 from tests.datamodules.dataset_files import write_mp4
 from tests.rollouts.agreement import assert_local_rollouts_are_the_servers
@@ -189,6 +192,20 @@ def test_a_server_says_which_folders_it_can_read(client: VLLMClient, student, ba
     assert not client.is_paused()
     directory.remove()
     assert measure_parity(client, student, batch, 1.0).largest_gap < 1e-3  # its weights are what they were
+
+
+def test_the_server_loads_a_student_by_itself(vllm_server: VLLMServer, tmp_path: Path):
+    """Its answers are those of the student when that is loaded here and generates by itself."""
+    weights = build(tmp_path / "other", seed=1, seconds=2)
+    said = []
+    for module, rollouts in (
+        (ServedQAModule(str(weights)), VLLMRollout([vllm_server.url], max_new_tokens=12)),
+        (AudioQAModule(str(weights)), LocalRollout(max_new_tokens=12)),
+    ):
+        data = Questions(module.student.processor, 4, 4)
+        trainer(tmp_path, rollouts).test(module, data, verbose=False)
+        said.append([prediction.completion for prediction in module.predictions])
+    assert said[0] == said[1] and len(set(said[0])) > 1
 
 
 def test_a_paused_server_is_woken(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path, monkeypatch):
