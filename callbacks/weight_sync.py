@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
-from callbacks.vllm_client import ServerError, ServerFailed, ServerRefused, VLLMClient
+from callbacks.vllm_client import ServerFailed, ServerRefused, VLLMClient
 from datamodules.records import UserError
 from lightning_modules.hub_weights import HubTensor
 
@@ -192,6 +192,7 @@ def can_read(client: VLLMClient, probe: Path, seconds: float = PUSH_SECONDS) -> 
 
     Raises:
         ServerUnreachable: It does not answer.
+        ServerRefused: It cannot load weights at all.
     """
     paused = client.is_paused()
     if not paused:
@@ -199,12 +200,13 @@ def can_read(client: VLLMClient, probe: Path, seconds: float = PUSH_SECONDS) -> 
     problem = None
     try:
         client.load_in_place(str(probe), seconds)
-    except ServerError as error:
+    except ServerFailed as error:
         if not client.healthy():
             raise
         problem = str(error)
-    if not paused:  # one that was found paused may have broken weights, with which it must not go on
-        client.resume()
+    finally:
+        if not paused:  # one that was found paused may have broken weights, with which it must not go on
+            client.resume()
     return problem
 
 
