@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -41,6 +42,15 @@ class WeightDirectory:
         self.root = Path(root)
         self._owner: IO[str] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
+        leave = weakref.WeakMethod(self._leave)
+        os.register_at_fork(after_in_child=lambda: (leave() or (lambda: None))())
+
+    def _leave(self) -> None:
+        """Close in a worker what says that the run lives."""
+        files = [self._owner, self._watcher.stdin if self._watcher is not None else None]
+        for file in filter(None, files):
+            with contextlib.suppress(OSError):
+                file.close()
 
     @classmethod
     def make(cls, parent: Path) -> "WeightDirectory":

@@ -11,6 +11,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from callbacks.server_claim import ServerClaim
 from callbacks.server_pool import PooledServer, ServerPool
 from callbacks.weight_directory import SHARED_MEMORY, CheckpointFolder, WeightDirectory, gigabytes, room
 from callbacks.weight_sync import (
@@ -54,6 +55,7 @@ class WeightPusher:
         self.server_checkpoint = server_checkpoint
         self.version: str | None = None
         self._directory: WeightDirectory | None = None
+        self._claim = ServerClaim()
         self._types: dict[str, torch.dtype] | None = None
 
     def push(self, trainer: Trainer, student: Any, run_id: str | None) -> str:
@@ -89,7 +91,8 @@ class WeightPusher:
         return run_id
 
     def close(self) -> None:
-        """Delete what was written."""
+        """Delete what was written, and give the servers back."""
+        self._claim.release()
         if self._directory is not None:
             self._directory.remove()
         self._directory = self._types = self.version = None
@@ -99,6 +102,7 @@ class WeightPusher:
         folder = CheckpointFolder(student.weights)
 
         def load() -> str:
+            self._claim_all(trainer)
             name = run_id or secrets.token_hex(4)
             mine = _specs_of(student.weights, student) if folder.root.is_dir() else None
             for server in self.pool.servers:
@@ -129,6 +133,7 @@ class WeightPusher:
         return name
 
     def _prepare(self, trainer: Trainer, student: Any, run_id: str | None) -> tuple[str, dict[str, torch.dtype], str]:
+        self._claim_all(trainer)
         specs: dict[str, TensorSpec] = {}
         for server in self.pool.servers:
             specs = self._check(server, student) or specs
@@ -138,6 +143,11 @@ class WeightPusher:
         nodes = getattr(trainer, "num_nodes", 1)
         self._directory = self._make_directory(Path(trainer.default_root_dir), size, nodes)
         return run_id or secrets.token_hex(4), types, str(self._directory.root)
+
+    def _claim_all(self, trainer: Trainer) -> None:
+        self._claim.release()
+        for server in self.pool.servers:
+            self._claim.take(server.url, f"with results in {Path(trainer.default_root_dir).absolute()}")
 
     def _check(self, server: PooledServer, student: Any) -> dict[str, TensorSpec]:
         """Refuse a server whose model is another one; return what its checkpoint holds."""

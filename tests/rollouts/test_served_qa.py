@@ -64,6 +64,7 @@ def test_a_server_that_does_not_hear_is_refused(tmp_path: Path, server_weights: 
         answer = server._generate
 
         def generate(body):
+            body["sampling_params"].setdefault("seed", 0)
             rows = [{str(token): {"logprob": -1.0}} for token in body["token_ids"]]
             return answer(body) | {"prompt_logprobs": rows}
 

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -343,3 +344,72 @@ def test_without_locks_of_the_file_system(
 def test_a_folder_that_another_node_does_not_reach_is_named():
     with pytest.raises(UserError, match=r"cannot be used here .*set sync_dir"), WeightDirectory("/nowhere").lock("url"):
         pytest.fail("it is not there")
+
+
+def test_a_second_run_on_the_same_server_is_refused(tmp_path: Path, server_weights: Path, weights: Weights):
+    with FakeServer(server_weights) as server, ready(server_weights, server) as first:
+        first.push(Rank(tmp_path / "one"), weights, "one")
+        alias = ServerPool([server.url.replace("127.0.0.1", "localhost")])
+        alias.wait(1)
+        second = WeightPusher(alias)
+        with pytest.raises(UserError, match=rf"in use by another run \(process {os.getpid()}, .*/one\).*--port"):
+            second.push(Rank(tmp_path / "two"), weights, "two")
+        assert server.version == "one:3"
+        first.close()
+        second.push(Rank(tmp_path / "two"), weights, "two")
+        assert server.version == "two:3"
+        second.close()
+        alias.close()
+
+
+def test_a_server_killed_in_the_middle_of_a_push_gets_its_weights_when_it_is_back(
+    tmp_path: Path, server_weights: Path, weights: Weights
+):
+    with FakeServer(server_weights) as server, ready(server_weights, server, retry_seconds=20) as pusher:
+        kills = [True]
+
+        def behave(route, body):
+            if route == "/collective_rpc" and "is_checkpoint_format" not in body["kwargs"] and kills:
+                kills.clear()
+                threading.Thread(target=server.stop).start()
+                threading.Timer(1.0, server.start).start()
+                time.sleep(0.5)
+
+        server.behave = behave
+        pusher.push(Rank(tmp_path), weights, "run")
+        assert server.version == "run:3" and not server.paused
+
+
+def test_a_killed_server_that_stays_away_is_named(tmp_path: Path, server_weights: Path, weights: Weights):
+    with FakeServer(server_weights) as server, ready(server_weights, server, retry_seconds=0.5) as pusher:
+
+        def behave(route, body):
+            if route == "/collective_rpc" and "is_checkpoint_format" not in body["kwargs"]:
+                threading.Thread(target=server.stop).start()
+                time.sleep(0.3)
+
+        server.behave = behave
+        with pytest.raises(UserError, match=rf"could be given weights .*{server.url}.*start it again"):
+            pusher.push(Rank(tmp_path), weights, "run")
+        server.behave = lambda route, body: None
+        server.start()
+
+
+def test_an_interrupted_run_ends_its_push_first(tmp_path: Path, server_weights: Path, weights: Weights):
+    """SIGINT in the middle of a push: the server is not left with half of the weights."""
+    with FakeServer(server_weights) as server:
+        begun = threading.Event()
+
+        def behave(route, body):
+            if route == "/collective_rpc" and "is_checkpoint_format" not in body["kwargs"]:
+                begun.set()
+                time.sleep(0.5)
+
+        server.behave = behave
+        with ready(server_weights, server) as pusher:
+            thread = threading.Thread(target=pusher.push, args=(Rank(tmp_path), weights, "run"))
+            thread.start()
+            begun.wait(5)
+            pusher.pool.close()  # as the main thread does when it is interrupted
+            assert server.version == "run:3" and not server.paused
+            thread.join()
