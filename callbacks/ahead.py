@@ -3,7 +3,10 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from callbacks.sampling import Sample, Sampling
+from datamodules.batch import AudioQABatch
 
 T = TypeVar("T")
 
@@ -38,3 +41,57 @@ class Ahead(Generic[T]):
         except BaseException as error:
             self._error = error
         self.seconds = time.perf_counter() - begun
+
+
+class Drawn(NamedTuple):
+    """Completions that were drawn ahead.
+
+    Attributes:
+        samples: ``[B][G]`` completions.
+        version: The weights that drew them.
+        seconds: How long it took.
+        sampling: How they were drawn.
+    """
+
+    samples: list[list[Sample]]
+    version: str
+    seconds: float
+    sampling: list[Sampling]
+
+
+class RolloutsAhead:
+    """Rollouts of the next batch, drawn while the present one is trained on."""
+
+    def __init__(self) -> None:
+        """Begin with nothing under way."""
+        self._work: Ahead[tuple[list[list[Sample]], str]] | None = None
+        self._ids: list[str] = []
+        self._sampling: list[Sampling] = []
+
+    def begin(
+        self, batch: AudioQABatch, sampling: list[Sampling], draw: Callable[[], tuple[list[list[Sample]], str]]
+    ) -> None:
+        """Have a batch's completions drawn.
+
+        Args:
+            batch: The batch after the present one.
+            sampling: How each question's completions are drawn.
+            draw: Draws them, and says with which weights.
+        """
+        self._ids, self._sampling = [question.id for question in batch.questions], sampling
+        self._work = Ahead(draw)
+
+    def take(self, batch: AudioQABatch) -> Drawn | None:
+        """Wait for what was drawn for a batch; None when nothing was, or for another batch."""
+        work, self._work = self._work, None
+        if work is None:
+            return None
+        samples, version = work.result()
+        if self._ids != [question.id for question in batch.questions]:
+            return None
+        return Drawn(samples, version, work.seconds, self._sampling)
+
+    def settle(self) -> None:
+        """Wait until nothing is under way."""
+        if self._work is not None:
+            self._work.result()

@@ -11,6 +11,7 @@ from callbacks.parity import evaluating
 from callbacks.rollout import RolloutCallback
 from callbacks.sampling import Sample, Sampling
 from datamodules.batch import AudioQABatch
+from datamodules.records import UserError
 
 
 class SeededSampling(LogitsProcessor):
@@ -48,7 +49,18 @@ class SeededSampling(LogitsProcessor):
 
 
 class LocalRollout(RolloutCallback):
-    """Samples completions with the student itself, by transformers."""
+    """Samples completions with the student itself, by transformers; its weights must be whole on each rank."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse sharded weights before the first step, where training or validation will roll out."""
+        if trainer.enable_validation or getattr(pl_module, "rollouts_in_training", False):
+            _refuse_sharded(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse sharded weights."""
+        _refuse_sharded(pl_module)
+
+    on_test_start = on_predict_start = on_validation_start
 
     def sample(
         self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
@@ -58,6 +70,15 @@ class LocalRollout(RolloutCallback):
         with torch.no_grad(), evaluating(module.student), trainer.precision_plugin.forward_context():
             samples = generate(module.student, batch, sampling)
         return samples, f"local:{trainer.global_step}"
+
+
+def _refuse_sharded(module: Any) -> None:
+    if module.student.sharded:
+        raise UserError(
+            "LocalRollout needs the whole weights on each device, these are spread over them (ModelParallelStrategy): "
+            "answer through a server with callbacks.vllm_rollout.VLLMRollout, or set trainer.limit_val_batches to 0 "
+            "and validate the exported weights on one device"
+        )
 
 
 def generate(student: Any, batch: AudioQABatch, sampling: list[Sampling]) -> list[list[Sample]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.rollout import end_token_ids, to_completions
-from callbacks.sampling import Sampling
+from callbacks.sampling import Sample, Sampling
 from callbacks.vllm_client import VLLMClient, audio_url
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
@@ -72,6 +72,25 @@ def check_prompt(client: VLLMClient, question_id: str, expected: list[int], foun
     )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the server has said of some questions.
+
+    Attributes:
+        heard: The questions with the server's samples.
+        unheard: The same with silence in place of the clips.
+        temperature: At which the samples were drawn.
+        scores: The server's log-probabilities of the samples at temperature 1, on the clips ``[B, 1, C]``.
+        silent_scores: The same on silence.
+    """
+
+    heard: AudioQABatch
+    unheard: AudioQABatch
+    temperature: float
+    scores: Tensor
+    silent_scores: Tensor
+
+
 def measure_parity(
     client: VLLMClient,
     student: Any,
@@ -93,8 +112,32 @@ def measure_parity(
     Raises:
         ParityError: The prompts differ.
     """
+    return compare(student, ask_server(client, student.processor, batch, temperature, max_tokens, seed))
+
+
+def ask_server(
+    client: VLLMClient,
+    processor: Any,
+    batch: AudioQABatch,
+    temperature: float,
+    max_tokens: int = TOKENS,
+    seed: int = 0,
+) -> Asked:
+    """Do the server's part of :func:`measure_parity`; nothing is computed here.
+
+    Args:
+        client: The server.
+        processor: The student's processor.
+        batch: Questions with real audio.
+        temperature: Temperature of the sampling, above 0.
+        max_tokens: Longest sample.
+        seed: Seed of the sampling.
+
+    Raises:
+        ParityError: The prompts differ.
+    """
     batch = _loudest(batch)
-    tokenizer = student.processor.tokenizer
+    tokenizer = processor.tokenizer
     stop = end_token_ids(tokenizer)
     sampling = Sampling(1, max(min(max_tokens, TOKENS), 1), temperature, seed, stop)
     urls = [audio_url(waveform) for waveform in batch.waveforms]
@@ -105,22 +148,52 @@ def measure_parity(
         check_prompt(client, batch.questions[row].id, expected, answer.prompt_token_ids)
         samples.append(answer.samples)
     heard = dataclasses.replace(batch, completions=to_completions(samples, tokenizer, stop, batch.prompt_ids.device))
-    unheard = _without_audio(heard, student.processor.feature_extractor)
-    mask = heard.completions.mask  # type: ignore[union-attr]
+    unheard = _without_audio(heard, processor.feature_extractor)
+    scores = _score(client, heard, urls)
+    silent_scores = _score(client, unheard, [audio_url(waveform) for waveform in unheard.waveforms])
+    return Asked(heard, unheard, temperature, scores, silent_scores)
+
+
+def compare(student: Any, asked: Asked) -> Parity:
+    """Do the trainer's part of :func:`measure_parity`; a collective act where the student's weights are sharded.
+
+    Args:
+        student: The trainer's policy.
+        asked: What the server has said.
+    """
+    completions = asked.heard.completions
+    assert completions is not None and completions.logprobs is not None
+    mask = completions.mask
     with evaluating(student), torch.no_grad():
-        gap = (student.completion_logprobs(heard, temperature).logprobs - heard.completions.logprobs).abs()  # type: ignore[union-attr]
-        trainer = student.completion_logprobs(heard, 1.0).logprobs
-        trainer_silent = student.completion_logprobs(unheard, 1.0).logprobs
-    server = _score(client, heard, urls)
-    server_silent = _score(client, unheard, [audio_url(waveform) for waveform in unheard.waveforms])
+        gap = (student.completion_logprobs(asked.heard, asked.temperature).logprobs - completions.logprobs).abs()
+        trainer = student.completion_logprobs(asked.heard, 1.0).logprobs
+        trainer_silent = student.completion_logprobs(asked.unheard, 1.0).logprobs
     return Parity(
         largest_gap=float(gap[mask].max()),
         mean_gap=float(gap[mask].mean()),
-        silent_gap=float((trainer_silent - server_silent)[mask].abs().max()),
+        silent_gap=float((trainer_silent - asked.silent_scores)[mask].abs().max()),
         trainer_change=float((trainer - trainer_silent)[mask].abs().max()),
-        server_change=float((server - server_silent)[mask].abs().max()),
+        server_change=float((asked.scores - asked.silent_scores)[mask].abs().max()),
         tokens=int(mask.sum()),
     )
+
+
+def unasked(processor: Any, batch: AudioQABatch, temperature: float) -> Asked:
+    """Return something for :func:`compare` on a rank that only takes part: its result says nothing.
+
+    Args:
+        processor: The student's processor.
+        batch: Questions of this rank.
+        temperature: Temperature of the sampling.
+    """
+    batch = dataclasses.replace(batch, completions=None)[:QUESTIONS]
+    stop = end_token_ids(processor.tokenizer)
+    nothing = [[Sample(list(stop[:1]), [0.0], True)] for _ in batch.questions]
+    heard = dataclasses.replace(
+        batch, completions=to_completions(nothing, processor.tokenizer, stop, batch.prompt_ids.device)
+    )
+    blank = torch.zeros(heard.completions.mask.shape, device=batch.prompt_ids.device)  # type: ignore[union-attr]
+    return Asked(heard, heard, temperature, blank, blank)
 
 
 def judge_parity(parity: Parity, url: str, tolerance: float, mean_tolerance: float) -> None:
@@ -161,6 +234,25 @@ def judge_parity(parity: Parity, url: str, tolerance: float, mean_tolerance: flo
     )
 
 
+def judge_hearing(asked: Asked, url: str) -> None:
+    """Refuse a server that does not hear, where there is no trainer to compare it with.
+
+    Args:
+        asked: What the server has said.
+        url: Its address.
+
+    Raises:
+        ParityError: Silence in place of the clips changes nothing.
+    """
+    assert asked.heard.completions is not None
+    change = (asked.scores - asked.silent_scores)[asked.heard.completions.mask].abs().max()
+    if float(change) < INAUDIBLE:
+        raise ParityError(
+            f"parity of hearing failed: replacing the audio by silence changes nothing on {url}: the server ignores "
+            "the audio that it is sent, or the student's audio tower or projector is broken"
+        )
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Switch a module and all its parts to evaluation, and each part back to what it was."""
@@ -190,7 +282,7 @@ def _without_audio(batch: AudioQABatch, extractor: Any) -> AudioQABatch:
     features = extractor(waveforms, sampling_rate=extractor.sampling_rate, padding="max_length", return_tensors="pt")
     frames = batch.features.shape[-1]
     silent = features["input_features"][..., :frames].to(batch.features)
-    return dataclasses.replace(batch, waveforms=waveforms, features=silent)
+    return dataclasses.replace(batch, waveforms=waveforms, features=silent, audio=None)  # not what a cache has heard
 
 
 def _score(client: VLLMClient, batch: AudioQABatch, urls: list[str]) -> Tensor:

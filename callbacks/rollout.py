@@ -58,13 +58,29 @@ class RolloutCallback(Callback):
         """
         raise NotImplementedError
 
+    def prepare(
+        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
+    ) -> None:
+        """Do what all ranks must do together before completions are drawn; by default nothing.
+
+        Called before each training batch and before the first batch of an evaluation, of which every rank has one.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module with the ``student``.
+            batch: The questions.
+            sampling: How each question's completions will be drawn.
+        """
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int
     ) -> None:
         """Fill a training batch that has no completions yet, where the module wants them."""
         if batch.completions is not None or not getattr(pl_module, "rollouts_in_training", False):
             return
-        self._fill(trainer, pl_module, batch, self._train_sampling(trainer.global_step, pl_module, batch))
+        sampling = self._train_sampling(trainer.global_step, pl_module, batch)
+        self.prepare(trainer, pl_module, batch, sampling)
+        self._fill(trainer, pl_module, batch, sampling)
         self._log_rollout(pl_module, batch, trainer.global_step)
 
     def on_validation_batch_start(
@@ -76,7 +92,7 @@ class RolloutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Fill a validation batch."""
-        self._evaluate(trainer, pl_module, batch)
+        self._evaluate(trainer, pl_module, batch, batch_idx)
 
     def on_test_batch_start(
         self,
@@ -87,7 +103,7 @@ class RolloutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Fill a test batch."""
-        self._evaluate(trainer, pl_module, batch)
+        self._evaluate(trainer, pl_module, batch, batch_idx)
 
     def on_predict_batch_start(
         self,
@@ -98,7 +114,7 @@ class RolloutCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Fill a prediction batch."""
-        self._evaluate(trainer, pl_module, batch)
+        self._evaluate(trainer, pl_module, batch, batch_idx)
 
     def _train_sampling(self, step: int, module: Any, batch: AudioQABatch) -> list[Sampling]:
         """Return how the completions of a training batch are drawn at an optimizer step."""
@@ -116,11 +132,14 @@ class RolloutCallback(Callback):
         }
         pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=len(batch))
 
-    def _evaluate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch) -> None:
+    def _evaluate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, batch_idx: int) -> None:
+        stop = end_token_ids(pl_module.student.processor.tokenizer)
+        sampling = [Sampling(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch)
+        if batch_idx == 0:
+            self.prepare(trainer, pl_module, batch, sampling)
         if batch.completions is not None and batch.completions.weight_version == RECORDED:
             return
-        stop = end_token_ids(pl_module.student.processor.tokenizer)
-        self._fill(trainer, pl_module, batch, [Sampling(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch))
+        self._fill(trainer, pl_module, batch, sampling)
 
     def _fill(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, sampling: list[Sampling]) -> Completions:
         begun = time.perf_counter()

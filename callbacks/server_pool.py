@@ -5,8 +5,9 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from callbacks.sampling import Sampling
@@ -19,13 +20,15 @@ from callbacks.vllm_client import (
     ServerUnreachable,
     VLLMClient,
 )
-from callbacks.weight_sync import WeightDirectory, push
+from callbacks.weight_directory import CheckpointFolder, WeightDirectory
+from callbacks.weight_sync import PUSH_SECONDS, WeightSyncError, can_read, push
 from datamodules.records import UserError
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
 PROGRESS_SECONDS = 10.0
 LONGEST_BACKOFF = 15.0
+CLOSING_SECONDS = 20.0
 MOST_THREADS = 64
 
 MOST_SURVIVED_FAILURES = 3
@@ -38,6 +41,22 @@ class StaleWeights(ServerUnreachable):
 
 class ServersLost(ServerError):
     """No server came back in time."""
+
+
+class Prompt(NamedTuple):
+    """What one request asks.
+
+    Attributes:
+        name: What it is called in messages: the question's id and its clip.
+        token_ids: Its tokens, with ONE audio placeholder.
+        audio: The clip as a data URL.
+        sampling: How completions are drawn.
+    """
+
+    name: str
+    token_ids: list[int]
+    audio: str
+    sampling: Sampling
 
 
 @dataclass
@@ -106,16 +125,22 @@ class ServerPool:
                 raise UserError(f"server_urls: {url!r} is no address, expected something like http://127.0.0.1:8000")
         self.wait_seconds = wait_seconds
         self.retry_seconds = retry_seconds
+        self.request_seconds = request_seconds
         self.watch_seconds = watch_seconds
         self.servers = [PooledServer(VLLMClient(url, request_seconds, MOST_THREADS)) for url in dict.fromkeys(urls)]
-        self._directory: WeightDirectory | None = None
+        self._directory: WeightDirectory | CheckpointFolder | None = None
         self._version: str | None = None
         self._ours = False
+        self.check: Callable[[PooledServer], object] | None = None
+        self._pushing: list[threading.Thread] = []
         self._completions = 1
         self._changed = threading.Condition()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, after pushes under way: no server is left with half of the weights."""
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for thread in self._pushing:
+            thread.join(max(0.0, deadline - time.monotonic()))
         for server in self.servers:
             server.client.close()
 
@@ -149,7 +174,7 @@ class ServerPool:
                 time.sleep(min(1.0, max(0.05, deadline - now)))
             self._inspect(server)
 
-    def expect(self, directory: WeightDirectory, version: str) -> None:
+    def expect(self, directory: WeightDirectory | CheckpointFolder, version: str) -> None:
         """Say which weights all servers are to have from now on.
 
         Args:
@@ -159,32 +184,58 @@ class ServerPool:
         self._ours = self._version is not None
         self._directory, self._version = directory, version
 
-    def push(self, force: bool = False) -> None:
+    def cannot_read(self, directory: WeightDirectory) -> str | None:
+        """Say which server cannot read a directory through which weights are to travel, or None.
+
+        Args:
+            directory: The directory, with its probe.
+        """
+        for server in self.servers:
+            try:
+                with directory.lock(server.url):
+                    answer = can_read(server.client, directory.probe)
+            except ServerUnreachable as error:
+                log.warning(f"{error}: whether it can read {directory.root} is found out when it is back")
+                continue
+            if answer is not None:
+                return (
+                    f"{server.url} cannot read {directory.root.parent} (it runs on another machine, in a container or "
+                    f"as another user; it says: {answer})"
+                )
+        return None
+
+    def push(self, force: bool = False, seconds: float | None = None) -> None:
         """Give every server the expected weights.
 
         A server that cannot be reached is left behind as long as another has them; it gets them when it is back.
 
         Args:
             force: Also where a server says that it has them.
+            seconds: How long it may take, failures included; ``retry_seconds`` by default.
 
         Raises:
-            ServersLost: None could be reached for ``retry_seconds``.
+            ServersLost: None could be reached for so long.
             UserError: One of them refused.
         """
         for server in self.servers:
             server.suspect = True
-        deadline = time.monotonic() + self.retry_seconds
-        reported = time.monotonic()
+        limit = self.retry_seconds if seconds is None else min(seconds, self.retry_seconds + self.request_seconds)
+        begun = reported = time.monotonic()
+        deadline, lost = begun + limit, begun + min(limit, self.retry_seconds)
         while True:
             errors: list[Exception] = []
-            threads = [
-                threading.Thread(target=self._try_to_bring_back, args=(server, force, errors), daemon=True)
+            self._pushing = [
+                threading.Thread(
+                    target=self._try_to_bring_back,
+                    args=(server, force, errors, max(1.0, deadline - time.monotonic())),
+                    daemon=True,
+                )
                 for server in self.servers
                 if server.suspect
             ]
-            for thread in threads:
+            for thread in self._pushing:
                 thread.start()
-            for thread in threads:
+            for thread in self._pushing:
                 thread.join()
             for error in errors:
                 if not isinstance(error, ServerUnreachable):
@@ -194,20 +245,21 @@ class ServerPool:
             if any(not server.suspect for server in self.servers):
                 return
             now = time.monotonic()
-            if now > deadline:
+            if now > lost:
                 raise ServersLost(
-                    f"no rollout server could be given weights for {self.retry_seconds:.0f} s: {errors[-1]}"
+                    f"no rollout server could be given weights for {now - begun:.0f} s: {errors[-1]}; start it again "
+                    "as it was started, and resume with --ckpt_path last"
                 )
             if now - reported >= PROGRESS_SECONDS:
                 reported = now
                 log.info(f"Waiting for a rollout server to push weights {self._version} to: {errors[-1]}")
             time.sleep(backoff(max(server.failures for server in self.servers)))
 
-    def generate(self, prompts: Sequence[tuple[list[int], str, Sampling]]) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
         """Draw completions of many prompts at once, on whichever server has room.
 
         Args:
-            prompts: Token ids, clip as a data URL and sampling of each.
+            prompts: The prompts.
 
         Returns:
             The answers in the order of the prompts, all drawn with the expected weights.
@@ -230,7 +282,7 @@ class ServerPool:
                 except queue.Empty:
                     return
                 try:
-                    results[index] = self._generate_one(*prompts[index], over)
+                    results[index] = self._generate_one(prompts[index], over)
                     done.put(None)
                 except Exception as error:
                     done.put(error)
@@ -238,7 +290,7 @@ class ServerPool:
 
         try:
             # daemon threads: an interrupted run must not wait for requests that hang
-            for _ in range(min(len(prompts), MOST_THREADS)):
+            for _ in range(min(len(prompts), MOST_THREADS * len(self.servers))):
                 threading.Thread(target=work, daemon=True).start()
             self._watch(done, len(prompts))
         finally:
@@ -266,7 +318,8 @@ class ServerPool:
                 raise error
             finished += 1
 
-    def _generate_one(self, token_ids: list[int], audio: str, sampling: Sampling, over: threading.Event) -> Generation:
+    def _generate_one(self, prompt: Prompt, over: threading.Event) -> Generation:
+        sampling = prompt.sampling
         lost_since: float | None = None
         survived = 0
         while True:
@@ -274,23 +327,29 @@ class ServerPool:
             try:
                 if server.suspect:
                     self._bring_back(server)
-                answer = server.client.generate(token_ids, audio, sampling)
+                answer = server.client.generate(prompt.token_ids, prompt.audio, sampling)
                 self._check_version(server, answer)
                 server.failures = 0
                 return answer
             except ServerUnreachable as error:
                 if over.is_set():
                     raise
-                if isinstance(error, ServerFailed) and server.client.healthy():
+                well = server.client.healthy()
+                if isinstance(error, ServerFailed) and well:
                     survived += 1
                     if survived > MOST_SURVIVED_FAILURES:
-                        raise ServerRefused(f"{error} (the server itself is well: it is this request)") from None
+                        raise ServerRefused(
+                            f"question {prompt.name}: {error} ({survived} times, although the server itself is well, "
+                            "so that it is this question or its clip): look into the server's log, and replace the "
+                            "clip or leave the question out of the data"
+                        ) from None
                 self._failed(server, error)
                 now = time.monotonic()
                 lost_since = lost_since or now
                 if now - lost_since > self.retry_seconds:
+                    state = f"{server.url} is well but did not answer in time" if well else "no server came back"
                     raise ServersLost(
-                        f"rollouts failed for {self.retry_seconds:.0f} s and no server came back: {error}"
+                        f"rollouts failed for {self.retry_seconds:.0f} s and {state} (question {prompt.name}): {error}"
                     ) from None
             finally:
                 with self._changed:
@@ -327,7 +386,7 @@ class ServerPool:
                 found = ", ".join(sample.weight_versions) or "none"
                 raise StaleWeights(f"{server.url} sampled with weights {found!r} in place of {self._version!r}")
 
-    def _bring_back(self, server: PooledServer, force: bool = False) -> None:
+    def _bring_back(self, server: PooledServer, force: bool = False, seconds: float = PUSH_SECONDS) -> None:
         """Make sure that a server runs with the expected weights; push them where it does not."""
         with server.lock:
             if not server.suspect:
@@ -335,20 +394,21 @@ class ServerPool:
             if self._directory is None or self._version is None:
                 server.suspect = False
                 return
-            directory = self._directory.path(self._version)
             try:
-                with self._directory.lock(server.url):
+                with self._directory.lock(server.url, seconds):
                     version = server.client.weight_version()
                     if force or version != self._version or server.client.is_paused():
                         if version == "default":
                             self._inspect(server)
                             server.gate_due = True
+                            if self.check is not None:
+                                self.check(server)
                         elif self._ours and version.partition(":")[0] != self._version.partition(":")[0]:
                             raise ServerRefused(
                                 f"{server.url} was given weights {version!r} by another run: "
                                 "every run needs rollout servers of its own"
                             )
-                        push(server.client, directory, self._version)
+                        self._push_to(server, seconds)
                         if server.info is None or server.info.paused:
                             self._inspect(server)
                         if server.failures:
@@ -357,6 +417,24 @@ class ServerPool:
                 self._failed(server, error)
                 raise
             server.suspect = False
+
+    def _push_to(self, server: PooledServer, seconds: float) -> None:
+        assert self._directory is not None and self._version is not None
+        try:
+            push(server.client, self._directory.path(self._version), self._version, seconds)
+        except WeightSyncError as error:
+            if self._directory.probe is None:
+                raise WeightSyncError(
+                    f"{error}. The server must see {self._directory.root} under that path; if it does not, "
+                    "--model lightning_modules.audio_qa.AudioQAModule --model.init_args.weights "
+                    f"{self._directory.root} loads the weights here and sends them"
+                ) from None
+            if answer := can_read(server.client, self._directory.probe, seconds):
+                raise WeightSyncError(
+                    f"{server.url} cannot read {self._directory.root}, through which weights travel ({answer}): set "
+                    "sync_dir to a folder that trainer and servers reach under the same path"
+                ) from None
+            raise
 
     def _wake(self, server: PooledServer) -> None:
         """Bring a server back that answers but holds requests back."""
@@ -375,9 +453,9 @@ class ServerPool:
         if refusal := info.refusal():
             raise ServerRefused(f"the rollout server {server.url} cannot be used: {refusal}")
 
-    def _try_to_bring_back(self, server: PooledServer, force: bool, errors: list[Exception]) -> None:
+    def _try_to_bring_back(self, server: PooledServer, force: bool, errors: list[Exception], seconds: float) -> None:
         try:
-            self._bring_back(server, force)
+            self._bring_back(server, force, seconds)
         except Exception as error:
             errors.append(error)
 

@@ -164,9 +164,9 @@ class VLLMClient:
         rows = answer["prompt_logprobs"][-len(completion_ids) :]
         return [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
 
-    def pause(self) -> None:
-        """Let requests under way finish, hold new ones back and clear all caches."""
-        self._call("POST", "/pause?mode=wait", self.request_seconds)
+    def pause(self, seconds: float | None = None) -> None:
+        """Let requests under way finish, which may take so many seconds, hold new ones back and clear all caches."""
+        self._call("POST", "/pause?mode=wait", seconds or self.request_seconds)
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
@@ -176,10 +176,15 @@ class VLLMClient:
         """True while requests are held back, though ``/health`` says that all is well."""
         return bool(self._call("GET", "/is_paused", 30)["is_paused"])
 
-    def reload_weights(self, directory: str) -> None:
+    def reload_weights(self, directory: str, seconds: float | None = None) -> None:
         """Make a paused server load the safetensors files in ``directory``, which it must be able to read."""
         body = {"method": "reload_weights", "kwargs": {"weights_path": directory}}
-        self._call("POST", "/collective_rpc", self.request_seconds, body)
+        self._call("POST", "/collective_rpc", seconds or self.request_seconds, body)
+
+    def load_in_place(self, directory: str, seconds: float | None = None) -> None:
+        """Make a paused server copy the tensors of safetensors files over its own of the same names, and no others."""
+        body = {"method": "reload_weights", "kwargs": {"weights_path": directory, "is_checkpoint_format": False}}
+        self._call("POST", "/collective_rpc", seconds or self.request_seconds, body)
 
     def set_weight_version(self, version: str) -> None:
         """Name the weights that the server has."""

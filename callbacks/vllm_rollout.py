@@ -1,48 +1,24 @@
 """Rollouts from external vLLM servers, which are given the weights after each optimizer step."""
 
-import atexit
-import dataclasses
-import fcntl
-import ipaddress
-import logging
-import os
-import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.ahead import Ahead
-from callbacks.parity import check_prompt, judge_parity, measure_parity
+from callbacks.ahead import RolloutsAhead
+from callbacks.parity import check_prompt
+from callbacks.parity_gate import ParityGate
+from callbacks.prompt_lengths import sentence, too_long
 from callbacks.rollout import RolloutCallback
 from callbacks.sampling import Sample, Sampling
-from callbacks.server_pool import ServerPool
-from callbacks.vllm_client import ServerUnreachable, audio_url
-from callbacks.weight_sync import (
-    TensorSpec,
-    WeightDirectory,
-    WeightSyncError,
-    check_weights,
-    find_checkpoint,
-    read_specs,
-)
+from callbacks.server_pool import Prompt, ServerPool
+from callbacks.vllm_client import audio_url
+from callbacks.weight_pusher import WeightPusher
+from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
-
-log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
-
-PREFIX = "sightsound-r1-weights-"
-SHARED_MEMORY = Path("/dev/shm")
-
-FLOAT32_TOLERANCE = 1e-3
-LOW_PRECISION_MEAN_TOLERANCE = 0.1
 
 
 class VLLMRollout(RolloutCallback):
@@ -83,8 +59,8 @@ class VLLMRollout(RolloutCallback):
             eval_max_new_tokens: Longest completion in validation, test and prediction; by default as in training.
             seed: Seed of the sampling; by default that of ``seed_everything``.
             sync_dir: Directory through which weights travel; trainer and servers must both reach it under this path.
-                By default shared memory for servers on this machine, when there is room, else a folder in the
-                trainer's root directory.
+                By default shared memory where it has room and all servers can read it, else a folder in the trainer's
+                root directory; which way was taken, and why, is said once.
             server_checkpoint: Directory of the checkpoint that the servers were started with, against which names and
                 shapes are checked; needed only when the server's own path does not exist on this machine.
             wait_seconds: How long to wait for the servers at the start.
@@ -113,20 +89,16 @@ class VLLMRollout(RolloutCallback):
         if max_staleness not in (0, 1):
             raise UserError(f"max_staleness is {max_staleness}: 0 (on-policy) and 1 (one batch ahead) are possible")
         self.max_staleness = max_staleness
-        self._ahead: Ahead[tuple[list[list[Sample]], str]] | None = None
-        self._ahead_of: tuple[list[str], list[Sampling]] | None = None
+        self._ahead = RolloutsAhead()
         self._new_pool()  # refuses malformed addresses before anything is loaded
         self._pool: ServerPool | None = None
-        self._directory: WeightDirectory | None = None
-        self._owner: IO[str] | None = None
-        self._specs: dict[str, TensorSpec] | None = None
-        self._version: str | None = None
-        self._gate_passed = False
+        self._pusher: WeightPusher | None = None
+        self._parity: ParityGate | None = None
 
     @property
     def weight_version(self) -> str | None:
         """Name of the weights that the servers have; None before the first push."""
-        return self._version
+        return self._pusher.version if self._pusher is not None else None
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the run's name for resuming."""
@@ -141,8 +113,17 @@ class VLLMRollout(RolloutCallback):
         self._release()
         module: Any = pl_module
         self._pool = self._new_pool()
+        self._pusher = WeightPusher(self._pool, self.sync_dir, self.server_checkpoint)
+        self._parity = ParityGate(self._pool, self.parity_tolerance) if self.parity_gate else None
         trains = stage == "fit" and getattr(pl_module, "rollouts_in_training", False)
         self._pool.wait(module.num_completions if trains else 1, getattr(module.student, "weights", "DIR"))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse questions that no server has room for, now and not when their batch comes."""
+        if getattr(pl_module, "rollouts_in_training", False):
+            self._check_prompts(trainer, "train", self.max_new_tokens)
+        if trainer.enable_validation:
+            self._check_prompts(trainer, "val", self.eval_max_new_tokens)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that the run starts with."""
@@ -171,20 +152,23 @@ class VLLMRollout(RolloutCallback):
         if batch.completions is not None:
             return
         begun = time.perf_counter()
-        taken = self._take_ahead(pl_module, batch)
+        sampling = self._train_sampling(trainer.global_step, pl_module, batch)
+        drawn = self._ahead.take(batch)
         waited = time.perf_counter() - begun
         if self._sync(trainer, pl_module):  # nothing is under way now, so that it takes as long as the transfer
             seconds = time.perf_counter() - begun - waited
             pl_module.log("time/sync", seconds, on_step=True, on_epoch=False, batch_size=1)
-        if taken:
-            sampling = self._train_sampling(trainer.global_step, pl_module, batch)
-            self._gate(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
+        self.prepare(trainer, pl_module, batch, sampling)
+        if drawn is not None:
+            stop = drawn.sampling[0].stop_token_ids
+            self._put(pl_module, batch, drawn.samples, drawn.version, drawn.seconds, stop)
+            self._gate(trainer, pl_module, batch, sampling)  # for servers that were restarted in between
         else:
-            self._fill(trainer, pl_module, batch, self._train_sampling(trainer.global_step, pl_module, batch))
+            self._fill(trainer, pl_module, batch, sampling)
             waited = time.perf_counter() - begun
         done = batch.completions
         assert done is not None and done.weight_version is not None
-        done.stale = done.weight_version != self._version
+        done.stale = done.weight_version != self.weight_version
         pl_module.log("time/rollout_wait", waited, on_step=True, on_epoch=False, batch_size=1)
         self._log_rollout(pl_module, batch, int(done.weight_version.rpartition(":")[2]))
         self._look_ahead(trainer, pl_module, batch_idx)
@@ -200,14 +184,18 @@ class VLLMRollout(RolloutCallback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights if the servers have older ones."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._check_prompts(trainer, "val", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that are tested."""
+        self._check_prompts(trainer, "test", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that predict."""
+        self._check_prompts(trainer, "predict", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -218,21 +206,34 @@ class VLLMRollout(RolloutCallback):
         """Close connections and delete the weights that were sent."""
         self._release()
 
+    def prepare(
+        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
+    ) -> None:
+        """Pass the servers through the parity gate where all ranks must compute for it together."""
+        module: Any = pl_module
+        if self._parity is not None and module.student.sharded:
+            self._parity.pass_together(trainer, module, batch, sampling[0])
+
     def sample(
         self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
     ) -> tuple[list[list[Sample]], str]:
         """Draw the completions of a batch on the servers, all requests at once."""
-        pool, version = self._pool, self._version
+        pool, version = self._pool, self.weight_version
         assert pool is not None and version is not None, "weights are pushed before the first batch"
         self._check_lengths(pool, batch, sampling)
-        self._gate(trainer, pl_module, batch, sampling[0])
+        self._gate(trainer, pl_module, batch, sampling)
         samples = self._draw(pool, batch, sampling)
-        self._gate(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
+        self._gate(trainer, pl_module, batch, sampling)  # for servers that were restarted in between
         return samples, version
 
     def _draw(self, pool: ServerPool, batch: AudioQABatch, sampling: list[Sampling]) -> list[list[Sample]]:
-        urls = [audio_url(waveform) for waveform in batch.waveforms]
-        answers = pool.generate(list(zip(batch.request_ids, urls, sampling, strict=True)))
+        prompts = [
+            Prompt(f"{question.id} ({question.media})", ids, audio_url(waveform), how)
+            for question, ids, waveform, how in zip(
+                batch.questions, batch.request_ids, batch.waveforms, sampling, strict=True
+            )
+        ]
+        answers = pool.generate(prompts)
         lengths = batch.prompt_lengths.tolist()
         for row, answer in enumerate(answers):
             expected = batch.prompt_ids[row, : lengths[row]].tolist()
@@ -247,30 +248,11 @@ class VLLMRollout(RolloutCallback):
         last = batch_idx + 1 >= trainer.num_training_batches or 0 < trainer.max_steps <= after
         if upcoming is None or last:
             return
-        pool, version = self._pool, self._version
+        pool, version = self._pool, self.weight_version
         assert pool is not None and version is not None
         sampling = self._train_sampling(after, pl_module, upcoming)
         self._check_lengths(pool, upcoming, sampling)
-        self._ahead_of = ([question.id for question in upcoming.questions], sampling)
-        self._ahead = Ahead(lambda: (self._draw(pool, upcoming, sampling), version))
-
-    def _take_ahead(self, pl_module: Any, batch: AudioQABatch) -> bool:
-        """Fill a batch with what was sampled for it in the meantime; False when nothing was."""
-        ahead, expected = self._ahead, self._ahead_of
-        self._ahead = self._ahead_of = None
-        if ahead is None or expected is None:
-            return False
-        samples, version = ahead.result()
-        ids, sampling = expected
-        if ids != [question.id for question in batch.questions]:
-            return False
-        self._put(pl_module, batch, samples, version, ahead.seconds, sampling[0].stop_token_ids)
-        return True
-
-    def _settle(self) -> None:
-        """Wait until nothing is sampled ahead any more."""
-        if self._ahead is not None:
-            self._ahead.result()
+        self._ahead.begin(upcoming, sampling, lambda: (self._draw(pool, upcoming, sampling), version))
 
     def _new_pool(self) -> ServerPool:
         return ServerPool(self.server_urls, self.wait_seconds, self.retry_seconds, self.request_seconds)
@@ -281,81 +263,36 @@ class VLLMRollout(RolloutCallback):
         Returns:
             True when there was something to push.
         """
-        assert self._pool is not None
-        if self._version is not None and self._version.rpartition(":")[2] == str(trainer.global_step):
+        assert self._pusher is not None
+        version = self._pusher.version
+        if version is not None and version.rpartition(":")[2] == str(trainer.global_step):
             return False
         if self.max_staleness:
-            self._settle()
+            self._ahead.settle()
             trainer.strategy.barrier("rollouts_ahead")  # weights must not change under another rank's rollouts either
-        problem: UserError | None = None
-        root, run_id = None, self.run_id
-        student = pl_module.student  # all ranks gather its weights where they are sharded
-        weights = student.hub_state_dict() if trainer.is_global_zero or student.sharded else {}
-        if trainer.is_global_zero:
-            try:
-                run_id = self.run_id or secrets.token_hex(4)
-                self._push(trainer, weights, f"{run_id}:{trainer.global_step}", student.family.foreign)
-                root = self._directory and self._directory.root
-            except UserError as error:
-                problem = error
         # nobody samples before the push has ended, and nobody goes on when it has failed
-        problem, run_id, root = trainer.strategy.broadcast((problem, run_id, root))
-        if problem is not None:
-            raise problem
-        self.run_id = run_id
-        self._version = f"{run_id}:{trainer.global_step}"
-        if not trainer.is_global_zero:
-            self._directory = self._directory or WeightDirectory(str(root))
-            self._pool.expect(self._directory, self._version)
+        self.run_id = self._pusher.push(trainer, pl_module.student, self.run_id)
         return True
-
-    def _push(self, trainer: Trainer, weights: Mapping[str, Tensor], version: str, foreign: tuple[str, ...]) -> None:
-        assert self._pool is not None
-        if self._specs is None:
-            info = self._pool.servers[0].info
-            assert info is not None
-            specs = read_specs(find_checkpoint(self.server_checkpoint or info.model))
-            self._specs = {name: spec for name, spec in specs.items() if not name.startswith(foreign)}
-        check_weights(weights, self._specs)
-        first = self._directory is None
-        if self._directory is None:
-            size = sum(value.nbytes for value in weights.values())
-            self._directory = WeightDirectory(self._make_directory(Path(trainer.default_root_dir), size))
-        self._directory.write(weights, version, self._specs)
-        self._pool.expect(self._directory, version)
-        self._pool.push(force=first)
-
-    def _make_directory(self, root: Path, size: int) -> Path:
-        """Make a directory of this run; those that killed runs have left behind are deleted."""
-        if self.sync_dir is not None:
-            parent = Path(self.sync_dir)
-        elif all(_on_this_machine(url) for url in self.server_urls) and _has_room(SHARED_MEMORY, 3 * size):
-            parent = SHARED_MEMORY
-        else:
-            parent = root / "weight_sync"
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(parent)
-            directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            directory.chmod(0o755)  # the server may run as another user
-            self._owner = open(directory / "owner", "w")  # noqa: SIM115
-            fcntl.flock(self._owner, fcntl.LOCK_EX)
-        except OSError as error:
-            raise WeightSyncError(f"weights cannot be written to {parent} ({error}): set sync_dir") from None
-        atexit.register(self._release)
-        return directory
 
     def _release(self) -> None:
         if self._pool is not None:
             self._pool.close()
-        if self._owner is not None:
-            assert self._directory is not None
-            self._directory.remove()
-            self._owner.close()
-            atexit.unregister(self._release)
-        self._pool = self._directory = self._owner = self._specs = self._version = None
-        self._ahead = self._ahead_of = None
-        self._gate_passed = False
+        if self._pusher is not None:
+            self._pusher.close()
+        self._pool = self._pusher = self._parity = None
+        self._ahead = RolloutsAhead()
+
+    def _check_prompts(self, trainer: Trainer, role: Role, new_tokens: int) -> None:
+        """Refuse questions that do not fit into a server; all ranks find the same."""
+        data: Any = getattr(trainer, "datamodule", None)
+        assert self._pool is not None
+        limits = [(s.info.max_model_len, s.url) for s in self._pool.servers if s.info and s.info.max_model_len]
+        if not isinstance(data, AudioQADataModule) or not limits:
+            return  # each batch is looked at when it comes
+        limit, url = min(limits)
+        questions = data.asked(role)
+        if found := too_long(questions, data.collator, limit - new_tokens, data.clip_seconds, data.load):
+            raise UserError(sentence(found, len(questions), limit - new_tokens, new_tokens, url))
 
     def _check_lengths(self, pool: ServerPool, batch: AudioQABatch, sampling: list[Sampling]) -> None:
         longest = int(batch.prompt_lengths.max())
@@ -369,54 +306,7 @@ class VLLMRollout(RolloutCallback):
                     f"with --max-model-len {needed}"
                 )
 
-    def _gate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, sampling: Sampling) -> None:
-        """Pass every server that was started since the last time through the parity gate."""
-        assert self._pool is not None
-        for server in self._pool.servers:
-            if not self.parity_gate or not server.gate_due or server.suspect:
-                continue
-            if pl_module.student.sharded and self._gate_passed:
-                continue  # scoring is a common act of all ranks then, but only this one has met a new server
-            temperature = getattr(pl_module, "temperature", 1.0)
-            try:
-                with trainer.precision_plugin.forward_context():
-                    parity = measure_parity(
-                        server.client, pl_module.student, batch, temperature, sampling.max_tokens, sampling.seed
-                    )
-            except ServerUnreachable as error:
-                log.warning(f"{error}: the parity gate is repeated when it is back")
-                server.suspect = True
-                continue
-            weights = next(pl_module.student.parameters()).dtype
-            exact = server.info is not None and server.info.dtype == "float32" and weights == torch.float32
-            exact = exact and trainer.precision in ("32-true", "64-true")
-            largest = self.parity_tolerance or (FLOAT32_TOLERANCE if exact else float("inf"))
-            mean = FLOAT32_TOLERANCE if exact else LOW_PRECISION_MEAN_TOLERANCE
-            judge_parity(parity, server.url, largest, max(mean, self.parity_tolerance or 0.0))
-            server.gate_due = False
-            measured = ", ".join(f"{name} {value:.2g}" for name, value in dataclasses.asdict(parity).items())
-            log.info(f"Parity with {server.url}: {measured}")
-        self._gate_passed = True
-
-
-def _on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _has_room(directory: Path, size: int) -> bool:
-    return directory.is_dir() and os.access(directory, os.W_OK) and shutil.disk_usage(directory).free > size
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Delete directories whose owner does not hold their lock any more."""
-    for directory in parent.glob(f"{PREFIX}*"):
-        try:
-            with open(directory / "owner") as owner:
-                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory, ignore_errors=True)
-        except OSError:
-            continue  # in use, or just being made
+    def _gate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, sampling: list[Sampling]) -> None:
+        """Pass servers through the parity gate where this rank can do so alone."""
+        if self._parity is not None and not pl_module.student.sharded:
+            self._parity.pass_alone(trainer, pl_module, batch, sampling[0])

@@ -4,12 +4,9 @@ The weights are checked against the checkpoint that the server was started with,
 lacks a tensor without a word and then samples nonsense.
 """
 
-import contextlib
-import fcntl
-import hashlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +14,14 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from callbacks.vllm_client import ServerError, ServerUnreachable, VLLMClient
+from callbacks.vllm_client import ServerFailed, ServerRefused, VLLMClient
 from datamodules.records import UserError
+from lightning_modules.hub_weights import HubTensor
 
-SHARD_BYTES = 2 * 1024**3
-"""Size of the files in which weights are written: it bounds the memory for converting them."""
+PUSH_SECONDS = 600.0
+LOADS = 3
+"""Times that a server which is well may fail to load weights before the weights are to blame."""
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -84,12 +81,13 @@ def find_checkpoint(model: str) -> Path:
         ) from None
 
 
-def check_weights(weights: Mapping[str, Tensor], specs: Mapping[str, TensorSpec]) -> None:
+def check_weights(weights: Mapping[str, HubTensor], specs: Mapping[str, TensorSpec], server: str = "") -> None:
     """Check that weights have exactly the names and shapes that the server's checkpoint has.
 
     Args:
         weights: The student's weights under Hub names.
         specs: What the server's checkpoint holds.
+        server: Address of the server, for the message.
 
     Raises:
         WeightSyncError: They differ; the message names the first tensors.
@@ -102,86 +100,42 @@ def check_weights(weights: Mapping[str, Tensor], specs: Mapping[str, TensorSpec]
         if names:
             problems.append(f"{len(names)} weights are {what} ({_some(names)})")
     for name in sorted(weights.keys() & specs.keys()):
-        found, expected = tuple(weights[name].shape), specs[name].shape
+        found, expected = weights[name].shape, specs[name].shape
         if found != expected:
             problems.append(f"{name} is {list(found)} in the student and {list(expected)} on the server")
-        elif weights[name].is_floating_point() != (specs[name].dtype in DTYPES):
+        elif weights[name].dtype.is_floating_point != (specs[name].dtype in DTYPES):
             problems.append(f"{name} is {weights[name].dtype} in the student and {specs[name].dtype} on the server")
     if problems:
         raise WeightSyncError(
-            "the student's weights do not fit the rollout server's model, nothing was sent: "
-            + "; ".join(problems[:4])
-            + ("; ..." if len(problems) > 4 else "")
+            f"the student's weights do not fit the rollout server's model{f' ({server})' if server else ''}, nothing "
+            "was sent: " + "; ".join(problems[:4]) + ("; ..." if len(problems) > 4 else "")
         )
 
 
-class WeightDirectory:
-    """Where versions of the weights are written; only the last one is kept."""
+def sent_types(specs: Mapping[str, TensorSpec], computes_in: Sequence[str | None]) -> dict[str, torch.dtype]:
+    """Return in which type each floating-point weight is sent: the one that the servers compute in.
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Use an existing directory or create it.
+    Where they differ the widest is sent, and where one does not say, the type in its checkpoint, if that is wider.
 
-        Args:
-            root: The directory.
-        """
-        self.root = Path(root)
-        self.root.mkdir(parents=True, exist_ok=True)
-
-    def path(self, version: str) -> Path:
-        """Return the directory of a version."""
-        return self.root / version.replace(":", "-")
-
-    def write(self, weights: Mapping[str, Tensor], version: str, specs: Mapping[str, TensorSpec]) -> Path:
-        """Write weights in the types of the server's checkpoint; older versions are deleted afterwards.
-
-        Args:
-            weights: The student's weights under Hub names.
-            version: Name of this version.
-            specs: What the server's checkpoint holds; the weights must have been checked against it.
-
-        Returns:
-            The directory, complete.
-
-        Raises:
-            WeightSyncError: They do not fit, or the directory has no room.
-        """
-        check_weights(weights, specs)
-        target = self.path(version)
-        partial = self.root / f".{target.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir()
-            for number, names in enumerate(_shards(weights)):
-                part = {name: _as_on_server(weights[name], specs[name]) for name in names}
-                save_file(part, partial / f"model-{number:05d}.safetensors", metadata={"format": "pt"})
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise WeightSyncError(
-                f"the weights could not be written to {self.root} ({error}): make room there or set sync_dir"
-            ) from None
-        if read_specs(partial) != dict(specs):
-            raise WeightSyncError(f"the weights in {partial} are not those that were written: is its disk full?")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        for other in self.root.iterdir():
-            if other.is_dir() and other != target:
-                shutil.rmtree(other, ignore_errors=True)
-        return target
-
-    @contextlib.contextmanager
-    def lock(self, server: str) -> Iterator[None]:
-        """Hold off other processes that want to change one server's weights."""
-        name = hashlib.sha256(server.encode()).hexdigest()[:16]
-        with open(self.root / f"{name}.lock", "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def remove(self) -> None:
-        """Delete everything."""
-        shutil.rmtree(self.root, ignore_errors=True)
+    Args:
+        specs: What the servers' checkpoint holds.
+        computes_in: What each server computes in, for example ``bfloat16`` or, which a 16-bit checkpoint decides,
+            ``float16``; None where it does not say.
+    """
+    types = {}
+    for name, spec in specs.items():
+        filed = DTYPES.get(spec.dtype)
+        if filed is None:
+            continue
+        narrow = filed if filed.itemsize == 2 else torch.bfloat16
+        wanted = [
+            filed if server is None else torch.float32 if server == "float32" else narrow for server in computes_in
+        ]
+        types[name] = max(wanted, key=lambda dtype: dtype.itemsize, default=filed)
+    return types
 
 
-def push(client: VLLMClient, directory: Path, version: str) -> None:
+def push(client: VLLMClient, directory: str | Path, version: str, seconds: float = PUSH_SECONDS) -> None:
     """Make one server load weights and say that it has.
 
     Requests under way are finished first, new ones wait. When the load fails the server stays paused, because with
@@ -189,20 +143,29 @@ def push(client: VLLMClient, directory: Path, version: str) -> None:
 
     Args:
         client: The server.
-        directory: Where the weights are.
+        directory: Where the weights are; a name on the Hub is possible too.
         version: Their name.
+        seconds: How long the server may take for it.
 
     Raises:
-        ServerUnreachable: The server went away; push again when it is back.
-        WeightSyncError: It reports another version afterwards.
+        ServerUnreachable: The server went away, or is not ready in time; push again when it is back.
+        WeightSyncError: It cannot load them, or reports another version afterwards.
     """
-    client.pause()
-    try:
-        client.reload_weights(str(directory))
-    except ServerUnreachable:
-        client.reload_weights(str(directory))  # a good load repairs a failed one, as long as nothing has run between
-    except ServerError as error:
-        raise WeightSyncError(f"{error}; the server stays paused until a push succeeds") from None
+    deadline = time.monotonic() + seconds
+    client.pause(_left(deadline))
+    for load in range(1, LOADS + 1):
+        try:
+            client.reload_weights(str(directory), _left(deadline))
+            break  # a good load repairs a failed one, as long as nothing has run between
+        except ServerFailed as error:
+            if not client.healthy():
+                raise
+            if load == LOADS:
+                raise WeightSyncError(
+                    f"{error} ({LOADS} times, although the server itself is well); {_PAUSED}"
+                ) from None
+        except ServerRefused as error:
+            raise WeightSyncError(f"{error}; {_PAUSED}") from None
     client.set_weight_version(version)
     client.resume()
     found = client.weight_version()
@@ -213,20 +176,42 @@ def push(client: VLLMClient, directory: Path, version: str) -> None:
         )
 
 
-def _as_on_server(value: Tensor, spec: TensorSpec) -> Tensor:
-    return value.detach().to("cpu", DTYPES.get(spec.dtype, value.dtype)).contiguous()
+_PAUSED = "the server stays paused until a push succeeds, which any run begins with"
 
 
-def _shards(weights: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    names: list[str] = []
-    size = 0
-    for name, value in weights.items():
-        if names and size + value.nbytes > SHARD_BYTES:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += value.nbytes
-    yield names
+def can_read(client: VLLMClient, probe: Path, seconds: float = PUSH_SECONDS) -> str | None:
+    """Ask a server whether it can read a folder with a file of no weights; its own weights stay as they are.
+
+    Args:
+        client: The server; it must not be asked anything else meanwhile, but may be paused.
+        probe: The folder.
+        seconds: How long it may take, until requests under way have been finished.
+
+    Returns:
+        None when it can, otherwise its own words.
+
+    Raises:
+        ServerUnreachable: It does not answer.
+        ServerRefused: It cannot load weights at all.
+    """
+    paused = client.is_paused()
+    if not paused:
+        client.pause(_left(time.monotonic() + seconds))
+    problem = None
+    try:
+        client.load_in_place(str(probe), seconds)
+    except ServerFailed as error:
+        if not client.healthy():
+            raise
+        problem = str(error)
+    finally:
+        if not paused:  # one that was found paused may have broken weights, with which it must not go on
+            client.resume()
+    return problem
+
+
+def _left(deadline: float) -> float:
+    return max(1.0, deadline - time.monotonic())
 
 
 def _some(names: set[str]) -> str:

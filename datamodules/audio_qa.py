@@ -207,6 +207,27 @@ class AudioQADataModule(LightningDataModule):
             self._splits[split] = self._read(split)
         return self._splits[split]
 
+    def asked(self, role: Role) -> list[Question]:
+        """Return the questions that serve a role as the model is asked them, all ranks' together.
+
+        Raises:
+            UserError: The dataset has no split for the role, or nothing to train on.
+        """
+        questions = self.questions(role)
+        if role == "train":
+            if self._train_items is None:
+                self._train_items = self.train_items(questions)
+            return [item.question for item in self._train_items]
+        hints = read_hints(self.hints, questions) if self.hints else {}
+        return [self._asked(question, hints.get(question.id)) for question in questions]
+
+    def clip_seconds(self, question: Question) -> float | None:
+        """Return how many seconds of a question's clip are used, where that is known without decoding it."""
+        if self.probe == "swap":
+            return None  # another clip is heard
+        known = self._clip_seconds.get(question.media)
+        return min(known, self.clips.max_seconds or known) if known else None
+
     def train_items(self, questions: list[Question]) -> list[Item]:
         """Return what is trained on: here each question with its right option as label.
 

@@ -36,6 +36,7 @@ class FakeServer:
         generated: Body, samples of the clip and weight version of each generate request.
         behave: Called with route and body before an answer; may sleep, or return a status and a message to fail.
         settings: Changes to how it was started.
+        finish_reason: Why completions end; called with the clip's samples.
     """
 
     checkpoint: Path
@@ -43,6 +44,7 @@ class FakeServer:
     generated: list[dict[str, Any]] = field(default_factory=list)
     behave: Callable[[str, Any], tuple[int, str] | None] = lambda route, body: None
     settings: dict[str, Any] = field(default_factory=dict)
+    finish_reason: Callable[[Any], str] = lambda samples: "stop"
     version: str = "default"
     weights: str = ""
     paused: bool = False
@@ -102,8 +104,13 @@ class FakeServer:
             assert self.paused, "weights must not change under running requests"
             assert body["method"] == "reload_weights"
             directory = body["kwargs"]["weights_path"]
-            read_specs(directory)
-            self.weights = _fingerprint(directory)
+            if not Path(directory).is_dir():
+                return 500, {"error": {"message": f"Cannot find any model weights with {directory}"}}
+            read = read_specs(directory)
+            if body["kwargs"].get("is_checkpoint_format", True):
+                self.weights = _fingerprint(directory)
+            else:
+                assert read == {}, "its weights must stay as they are"
         elif route == "/update_weight_version":
             self.version = body["new_version"]
         elif route == "/weight_info":
@@ -167,7 +174,7 @@ class FakeServer:
                 {
                     "index": index,
                     "token_ids": tokens,
-                    "finish_reason": "stop",
+                    "finish_reason": self.finish_reason(samples),
                     "logprobs": {"content": [{"token_id": t, "logprob": -1.0} for t in tokens]},
                     "weight_versions": [{"version": version, "start": 0, "end": len(tokens)}],
                 }

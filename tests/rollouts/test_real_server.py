@@ -14,19 +14,23 @@ import soundfile
 import torch
 
 from callbacks import parity
+from callbacks.local_rollout import LocalRollout
 from callbacks.parity import ParityError, judge_parity, measure_parity
 from callbacks.rollout import end_token_ids
 from callbacks.sampling import Sampling
 from callbacks.server_info import ServerInfo, ask
 from callbacks.server_pool import ServerPool
-from callbacks.vllm_client import ServerFailed, ServerRefused, VLLMClient, audio_url
+from callbacks.vllm_client import ServerRefused, VLLMClient, audio_url
 from callbacks.vllm_rollout import VLLMRollout
 from callbacks.vllm_server import VLLMServer
-from callbacks.weight_sync import push
+from callbacks.weight_directory import WeightDirectory
+from callbacks.weight_sync import WeightSyncError, can_read, push
 from datamodules.audio import load_waveform
 from datamodules.batch import AudioQABatch
 from datamodules.collate import Collator
 from datamodules.prompts import THINK_SHORT
+from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.served_qa import ServedQAModule
 from lightning_modules.student import LoRASettings, Student
 from tests.datamodules.dataset_files import write_mp4
 from tests.rollouts.agreement import assert_local_rollouts_are_the_servers
@@ -186,12 +190,36 @@ def test_a_failed_load_is_repaired_before_the_server_goes_on(
     broken.mkdir()
     data = (server_weights / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ServerFailed, match="failed"):
+    with pytest.raises(WeightSyncError, match=r"failed .*3 times, although the server itself is well"):
         push(client, broken, "broken")
     assert client.is_paused() and client.healthy()
     push(client, server_weights, "repaired")
     assert client.weight_version() == "repaired"
     assert measure_parity(client, student, batch, 1.0).largest_gap < 1e-3
+
+
+def test_a_server_says_which_folders_it_can_read(client: VLLMClient, student, batch, server_weights, tmp_path):
+    directory = WeightDirectory.make(tmp_path)
+    directory.write_probe()
+    assert can_read(client, directory.probe) is None
+    assert can_read(client, tmp_path / "elsewhere") is not None
+    assert not client.is_paused()
+    directory.remove()
+    assert measure_parity(client, student, batch, 1.0).largest_gap < 1e-3  # its weights are what they were
+
+
+def test_the_server_loads_a_student_by_itself(vllm_server: VLLMServer, tmp_path: Path):
+    """Its answers are those of the student when that is loaded here and generates by itself."""
+    weights = build(tmp_path / "other", seed=1, seconds=2)
+    said = []
+    for module, rollouts in (
+        (ServedQAModule(str(weights)), VLLMRollout([vllm_server.url], max_new_tokens=12)),
+        (AudioQAModule(str(weights)), LocalRollout(max_new_tokens=12)),
+    ):
+        data = Questions(module.student.processor, 4, 4)
+        trainer(tmp_path, rollouts).test(module, data, verbose=False)
+        said.append([prediction.completion for prediction in module.predictions])
+    assert said[0] == said[1] and len(set(said[0])) > 1
 
 
 def test_a_paused_server_is_woken(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path, monkeypatch):

@@ -74,6 +74,11 @@ def test_no_rank_changes_the_weights_under_rollouts_of_another(tmp_path: Path, s
 
 def test_a_failed_push_ends_all_ranks(tmp_path: Path, server_weights: Path):
     with FakeServer(server_weights) as server:
-        server.behave = lambda route, body: (400, "no such method") if route == "/collective_rpc" else None
+
+        def behave(route, body):
+            loads = route == "/collective_rpc" and "is_checkpoint_format" not in body["kwargs"]
+            return (400, "no such method") if loads else None
+
+        server.behave = behave
         with pytest.raises(AssertionError, match="the server stays paused until a push succeeds"):
             run(server, 2, tmp_path / "out")

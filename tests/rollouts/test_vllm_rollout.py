@@ -205,8 +205,23 @@ def test_a_request_that_always_fails_is_to_blame_itself(tmp_path: Path, server_w
     module = Learner(str(server_weights))
     with FakeServer(server_weights) as server:
         server.behave = lambda route, body: (500, "garbage") if route.endswith("generate") else None
-        with pytest.raises(UserError, match=r"garbage \(the server itself is well"):
+        with pytest.raises(
+            UserError, match=r"question test/0 \(0.wav\): .*garbage \(4 times, .*the server itself is well"
+        ):
             trainer(tmp_path, rollouts(server, retry_seconds=60)).fit(module, Questions(module.student.processor, 1, 1))
+
+
+def test_a_clip_that_the_server_gives_up_is_named_after_a_few_tries(tmp_path: Path, server_weights: Path):
+    module = Learner(str(server_weights))
+    data = Questions(module.student.processor, 4, 4)
+    bad = len(data.examples[2].waveform)
+    with FakeServer(server_weights) as server:
+        server.finish_reason = lambda samples: "abort" if len(samples) == bad else "stop"
+        with pytest.raises(
+            UserError, match=r"question test/2 \(2.wav\): .*gave up a request \(abort\).*replace the clip"
+        ):
+            trainer(tmp_path, rollouts(server, retry_seconds=600)).fit(module, data)
+    assert sum(len(one["samples"]) == bad for one in server.generated) == 4
 
 
 def test_a_restarted_server_gets_its_weights_back(tmp_path: Path, server_weights: Path):
@@ -304,7 +319,7 @@ def test_a_failed_load_leaves_the_server_paused_until_a_good_one(tmp_path: Path,
         def behave(route, body):
             if route == "/resume":
                 assert failed == [], "resumed with half of the weights"
-            if route == "/collective_rpc":
+            if route == "/collective_rpc" and "is_checkpoint_format" not in body["kwargs"]:
                 answer = next(failures, None)
                 failed[:] = [answer] if answer else []
                 return answer
@@ -326,7 +341,7 @@ def test_weights_are_removed_at_the_end(tmp_path: Path, server_weights: Path):
             module, Questions(module.student.processor, 4, 2)
         )
     paths = [Path(body["kwargs"]["weights_path"]) for body in seen]
-    assert [path.name for path in paths] == ["run-0", "run-1", "run-2"]
+    assert [path.name for path in paths] == ["probe", "run-0", "run-1", "run-2"]
     assert all(path.is_relative_to(sync) for path in paths)
     assert list(sync.iterdir()) == []
 

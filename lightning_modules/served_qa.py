@@ -1,0 +1,50 @@
+"""Questions answered by a student whose weights are on rollout servers alone."""
+
+from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.families import Family
+from lightning_modules.scored_answers import ScoredAnswers
+from lightning_modules.checkpoint_folder import load_family, load_processor
+
+
+class ServedStudent:
+    """What must be known of a student that servers load themselves: its processor and where its weights are.
+
+    Attributes:
+        weights: Hub name or directory of its checkpoint.
+        processor: Its processor.
+        family: Its family.
+    """
+
+    sharded = False
+
+    def __init__(self, weights: str) -> None:
+        """Load the processor; weights are not read.
+
+        Args:
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
+
+        Raises:
+            WeightsError: There is none.
+        """
+        self.weights = weights
+        self.processor = load_processor(weights)
+        self.family: Family = load_family(weights)[0]
+
+
+class ServedQAModule(AudioQAModule):
+    """A student that answers audio questions through rollout servers, which read its weights from where they are.
+
+    Nothing is computed here, so that it needs no GPU and no memory; ``test``, ``validate`` and ``predict`` only, with
+    ``callbacks.vllm_rollout.VLLMRollout``. Where a server cannot read the weights, ``AudioQAModule`` sends them.
+    """
+
+    def __init__(self, weights: str) -> None:
+        """Load the student's processor.
+
+        Args:
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; a directory must be there under
+                the same path for the servers.
+        """
+        ScoredAnswers.__init__(self)
+        self.student: ServedStudent = ServedStudent(weights)  # type: ignore[assignment]
+        self.model_name = str(weights)
