@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.avqa import AVQADataModule
 from datamodules.question_dataset import Item
+from datamodules.reasoning_tags import without_tags
 from datamodules.record_files import record_files
 from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
 
@@ -203,7 +204,7 @@ def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
     """Return the completions that SFT learns for a question; none where the true label is asked for and unknown."""
     if target == "cot":
         return tuple(
-            f"<think>{trace.reasoning.strip()}</think><answer>{answered_option(trace, traced.question)}</answer>"
+            f"<think>{without_tags(trace.reasoning)}</think><answer>{answered_option(trace, traced.question)}</answer>"
             for trace in traced.traces
         )
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
