@@ -143,7 +143,11 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         loop: Any = trainer.fit_loop
         batches = loop.epoch_loop.total_batch_idx + 1
-        ends = trainer.should_stop or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+        ends = (
+            trainer.should_stop
+            or trainer.received_sigterm
+            or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+        )
         ends |= loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         self._due = self._due or ends or batches % self.every_n_batches == 0
         if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):

@@ -21,6 +21,7 @@ from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli.config_files import ConfigError
+from cli.ending import EndBySignal
 
 # Lightning's own use of a torch function that is on its way out; nothing that a user could change
 warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
@@ -143,7 +144,7 @@ class SightSoundCLI(LightningCLI):
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
         callbacks = _as_list(options.get("callbacks"))
-        standing: list[Callback] = []
+        standing: list[Callback] = [EndBySignal()]
         if not any(isinstance(callback, StepSeed) for callback in callbacks):
             seed = self._get(self.config, "seed_everything")
             standing.append(StepSeed(seed=int(seed) if isinstance(seed, int) else 0))

@@ -28,6 +28,9 @@ _HOPEFUL = 20
 _EARLY = 3
 """So often a refusal that may concern all requests is tried before anything was answered."""
 
+_DRIPPING = 4
+"""So many times ``timeout`` a reply may take that comes little by little."""
+
 _LONG = 10.0
 """Pauses of more seconds are said."""
 
@@ -153,7 +156,7 @@ class ChatEndpoint:
         if self._streams:
             beyond = {"stream": True, "stream_options": {"include_usage": True}, **beyond}
         try:
-            async with asyncio.timeout(self.settings.timeout):
+            async with asyncio.timeout(_DRIPPING * self.settings.timeout):
                 raw = await self._client.chat.completions.with_raw_response.create(
                     **{**request, "extra_body": beyond or None, "extra_headers": self._headers}
                 )

@@ -30,7 +30,8 @@ class EndpointSettings:
         key_header: Header that carries the key: ``Authorization`` (as ``Bearer KEY``) or the name of one that holds the
             key alone, such as Azure's ``api-key``.
         in_flight: Requests under way at once.
-        timeout: Seconds that one request may take.
+        timeout: Seconds without a byte after which a request is given up; one that gets its reply little by little has
+            four times as long.
         stream: Ask for replies in pieces, which some endpoints insist on; where one says so it is done unasked.
         retry: How failed requests are repeated.
         extra_body: Further fields of each request, for what the API does not standardise (``top_k``,

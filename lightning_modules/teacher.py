@@ -123,9 +123,7 @@ class TeacherModule(EndpointStage):
 
         await self._all([one(sample) for sample in missing])
 
-    def _keep_all(
-        self, question: Question, missing: Sequence[int], reply: Reply, seed: int | None, work: Work
-    ) -> None:
+    def _keep_all(self, question: Question, missing: Sequence[int], reply: Reply, seed: int | None, work: Work) -> None:
         """Keep the samples that one request was to give; those that did not come are asked for again by a later run."""
         found = {choice.index: choice for choice in reply.choices}
         for sample in missing:
