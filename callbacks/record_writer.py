@@ -154,17 +154,31 @@ def check_provenance(directory: Path, results: Iterable[Any], expected: dict[str
 
 
 def failed_for_good(errors: Iterable[RequestError], made: Iterable[Sample]) -> dict[Sample, RequestError]:
-    """Return what is not to be asked again, by question and sample; of several errors the last one counts.
+    """Return what is not to be asked again, by question and sample.
 
     Args:
         errors: What could not be had in all runs.
-        made: What could be had since.
+        made: What could be had.
+    """
+    return {place: error for place, error in still_missing(errors, made).items() if error.permanent}
+
+
+def still_missing(errors: Iterable[RequestError], made: Iterable[Sample]) -> dict[Sample, RequestError]:
+    """Return the errors about what was not had in another run either, by question and sample.
+
+    Of several about the same the last one counts; one about a question as a whole is over when anything was had of it.
+
+    Args:
+        errors: What could not be had in all runs.
+        made: What could be had.
     """
     last: dict[Sample, RequestError] = {}
     for error in sorted(errors, key=lambda error: error.created or 0.0):
         last[error.question_id, error.sample] = error
-    done = set(made)
-    return {place: error for place, error in last.items() if error.permanent and place not in done}
+    done: set[Sample] = set()
+    for question, sample in made:
+        done |= {(question, sample), (question, None)}
+    return {place: error for place, error in last.items() if place not in done}
 
 
 def with_changed_clips(failed: Mapping[Sample, RequestError], datamodule: Any) -> set[Sample]:

@@ -149,7 +149,8 @@ def failure_of(error: Exception, *secrets: str) -> Failure | None:
         message = _short(str(error) + (f" ({reasons[0]})" if reasons else ""), *secrets)
         if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
             return Failure("certificate", "stop", message)
-        return Failure("connection", "retry", message)
+        refused_by_proxy = any(type(cause).__name__ == "ProxyError" for cause in causes)
+        return Failure("connection", "retry", message, early=refused_by_proxy)
     return None
 
 
