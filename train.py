@@ -8,11 +8,13 @@ import wandb
 
 from cli.config_files import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
+from cli.ending import Ended, ended_by_signals, leave
 from cli.lightning_cli import SightSoundCLI
 from cli.ranks import end_with_launcher, run_rank
 from cli.sentences import user_sentence
 
 
+@ended_by_signals()
 def main(args: Sequence[str] | None = None) -> SightSoundCLI:
     """Run one stage.
 
@@ -23,8 +25,9 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
         The CLI with its trainer, model and datamodule.
 
     Raises:
-        SystemExit: After printing one sentence, when the configuration, a file or a server is at fault. Anything else
-            that is raised is an error of the program and keeps its traceback.
+        SystemExit: After printing one sentence, when the configuration, a file or a server is at fault, or when SIGTERM
+            (status 143) or SIGINT (130) has come. Anything else that is raised is an error of the program and keeps its
+            traceback.
     """
     args = list(sys.argv[1:] if args is None else args)
     take_verbose(args)
@@ -50,6 +53,14 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
             finish_wandb(status)  # otherwise the next stage in this process would log into the same run
 
 
+def run() -> None:
+    """Run one stage as the process' only work."""
+    try:
+        main()
+    except Ended as ended:
+        leave(ended.status)
+
+
 if __name__ == "__main__":
     end_with_launcher()
-    run_rank(main)
+    run_rank(run)

@@ -20,6 +20,26 @@ FAULTS = ("429", "500", "time-out", "dropped", "truncated")
 Answer = Callable[[dict[str, Any], int], str]
 
 
+@dataclass(frozen=True)
+class Canned:
+    """A response as it is to be sent.
+
+    Attributes:
+        status: Its status.
+        content: Its body: bytes as they are, anything else as JSON.
+        headers: Further headers, each ending in a line break; one with a Content-Type replaces JSON's.
+        missing: Announce so many bytes more than are sent, and end the connection.
+    """
+
+    status: int = 200
+    content: Any = b""
+    headers: str = ""
+    missing: int = 0
+
+
+Rule = Callable[[dict[str, Any], dict[str, str]], "Canned | None"]
+
+
 @dataclass
 class StubEndpoint:
     """The endpoint; ``with StubEndpoint() as stub`` serves on a thread.
@@ -36,6 +56,7 @@ class StubEndpoint:
         respect_n: Return as many choices as asked for.
         seed: Decides which requests fail, and how the first does.
         journal: Gets a line for each request: how it was answered.
+        rule: Makes the response from a request's body and headers; where it gives None the stub answers as ever.
     """
 
     latency: float = 0.0
@@ -49,8 +70,10 @@ class StubEndpoint:
     respect_n: bool = True
     seed: int = 0
     journal: TextIO | None = None
+    rule: Rule | None = None
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     most_at_once: int = 0
 
@@ -95,6 +118,7 @@ class StubEndpoint:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin1").lower()
+                self.paths.append(head.split(" ")[1])
                 headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
                 body = json.loads(await reader.readexactly(int(headers["content-length"])))
                 self._at_once += 1
@@ -121,6 +145,11 @@ class StubEndpoint:
         if self.status is not None:
             self._send(writer, self.status, {"error": {"message": f"the stub says {self.status}", "code": None}})
             return True
+        if self.rule is not None and (canned := self.rule(body, headers)) is not None:
+            self._count(f"canned {canned.status}")
+            self._send(writer, canned.status, canned.content, canned.headers, missing=canned.missing)
+            await writer.drain()
+            return not canned.missing
         if self.fault_rate and self._random.random() < self.fault_rate:
             fault = self.faults[(self.seed + sum(self.counts[name] for name in self.faults)) % len(self.faults)]
             self._count(fault)
@@ -148,12 +177,19 @@ class StubEndpoint:
             print(how, file=self.journal, flush=True)
 
     def _send(
-        self, writer: asyncio.StreamWriter, status: int, value: Any, extra: str = "", truncate: bool = False
+        self,
+        writer: asyncio.StreamWriter,
+        status: int,
+        value: Any,
+        extra: str = "",
+        truncate: bool = False,
+        missing: int = 0,
     ) -> None:
-        content = json.dumps(value).encode()
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
         if truncate:
             content = content[: len(content) // 2]
-        head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{extra}\r\n"
+        extra += "" if "Content-Type" in extra else "Content-Type: application/json\r\n"
+        head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(content) + missing}\r\n{extra}\r\n"
         writer.write(head.encode() + content)
 
     def _reply(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Writes what the teacher and the checker return, so that a killed run continues where it was."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from callbacks.shards import Shards
+from datamodules.audio import MediaError
 from datamodules.records import Record, Trace, UserError, Verdict
-from datamodules.request_records import RequestError, Usage, spent
+from datamodules.request_records import Outcome, RequestError, Usage, spent
+from lightning_modules.endpoint_stage import EndpointStage
+from lightning_modules.uninterrupted import uninterrupted
+
+Sample = tuple[str, int | None]
 
 FOLDERS: dict[type[Record], str] = {Trace: "traces", Verdict: "verdicts", RequestError: "errors", Usage: "usage"}
 
@@ -25,7 +31,8 @@ class RecordWriter(Callback):
 
     Args:
         directory: Where to write.
-        retry_errors: Ask again for what an endpoint refused for good, and for clips that could not be decoded.
+        retry_errors: Ask again for what an endpoint refused for good, and for clips that could not be decoded; clips
+            that have changed since are asked about again in any case.
     """
 
     def __init__(self, directory: str, retry_errors: bool = False) -> None:
@@ -51,7 +58,11 @@ class RecordWriter(Callback):
         results = self.read(kinds[0])
         module.settled = {(one.question_id, one.sample) for one in results}
         if not self.retry_errors:
-            module.settled |= {(e.question_id, e.sample) for e in self.read(RequestError) if e.permanent}
+            failed = failed_for_good(self.read(RequestError), module.settled)
+            changed = with_changed_clips(failed, trainer.datamodule)  # type: ignore[attr-defined]
+            module.settled |= failed.keys() - changed
+            for sentence in said_of_failed(failed, changed, self.directory):
+                rank_zero_info(sentence)
         if hasattr(module, "spent"):
             module.spent = spent(self.read(Usage))
         check_provenance(self.directory, results, getattr(module, "provenance", {}))
@@ -61,8 +72,13 @@ class RecordWriter(Callback):
         self.written = 0
         self._shards.open(kinds, trainer.global_rank)
 
-    def _write(self, outcomes: Iterable[Any]) -> None:
-        made = list(outcomes)
+    def _take(self, pl_module: LightningModule) -> None:
+        """Write what has ended; a signal waits, so that nothing is lost between taking and writing."""
+        module: Any = pl_module
+        with uninterrupted():
+            self._write(module.outcomes())
+
+    def _write(self, made: Sequence[Outcome]) -> None:
         if not made:
             return
         self._shards.append(Usage, (outcome.usage for outcome in made))  # first: what was paid for is never forgotten
@@ -81,22 +97,21 @@ class RecordWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        module: Any = pl_module
-        self._write(module.outcomes())
+        self._take(pl_module)
 
     @override
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module
-        for outcomes in module.drain():
-            self._write(outcomes)
+        for _ in module.drain():
+            self._take(module)
         self._shards.close()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._shards and hasattr(pl_module, "outcomes"):
-            module: Any = pl_module
-            self._write(module.outcomes())
-            module.teardown("predict")
+            if isinstance(pl_module, EndpointStage):
+                pl_module.give_up(exception)
+            self._take(pl_module)
         self._shards.close()
 
     @override
@@ -136,3 +151,76 @@ def check_provenance(directory: Path, results: Iterable[Any], expected: dict[str
                     f"{directory} has results with {name} {found!r}, this run would add some with {value!r}: restore "
                     "the settings, or set trainer.default_root_dir to another folder"
                 )
+
+
+def failed_for_good(errors: Iterable[RequestError], made: Iterable[Sample]) -> dict[Sample, RequestError]:
+    """Return what is not to be asked again, by question and sample.
+
+    Args:
+        errors: What could not be had in all runs.
+        made: What could be had.
+    """
+    return {place: error for place, error in still_missing(errors, made).items() if error.permanent}
+
+
+def still_missing(errors: Iterable[RequestError], made: Iterable[Sample]) -> dict[Sample, RequestError]:
+    """Return the errors about what was not had in another run either, by question and sample.
+
+    Of several about the same the last one counts; one about a question as a whole is over when anything was had of it.
+
+    Args:
+        errors: What could not be had in all runs.
+        made: What could be had.
+    """
+    last: dict[Sample, RequestError] = {}
+    for error in sorted(errors, key=lambda error: error.created or 0.0):
+        last[error.question_id, error.sample] = error
+    done: set[Sample] = set()
+    for question, sample in made:
+        done |= {(question, sample), (question, None)}
+    return {place: error for place, error in last.items() if place not in done}
+
+
+def with_changed_clips(failed: Mapping[Sample, RequestError], datamodule: Any) -> set[Sample]:
+    """Return which failures are about clips that are others now than when they could not be decoded.
+
+    Args:
+        failed: What failed for good.
+        datamodule: The stage's DataModule, which knows where the questions' clips are.
+    """
+    about_clips = {place: error for place, error in failed.items() if error.kind == "media"}
+    if not about_clips or not hasattr(datamodule, "clips"):
+        return set()
+    media = {question.id: question.media for question in datamodule.questions("predict")}
+    changed = set()
+    for place, error in about_clips.items():
+        try:
+            state = datamodule.clips.path(media[error.question_id]).stat()
+        except (KeyError, OSError, MediaError):
+            continue  # it is not there
+        if max(state.st_mtime, state.st_ctime) > (error.created or 0.0):  # a copy may keep the old time, but not both
+            changed.add(place)
+    return changed
+
+
+def said_of_failed(failed: Mapping[Sample, RequestError], changed: Iterable[Sample], directory: Path) -> list[str]:
+    """Return what a run says of earlier failures.
+
+    Args:
+        failed: What failed for good.
+        changed: Which of it is asked again.
+        directory: Where the errors are.
+    """
+    again = len({question for question, _ in changed})
+    kept = {place: error for place, error in failed.items() if place not in set(changed)}
+    said = []
+    if again:
+        said.append(f"{directory}: {again} questions are asked again, since their clips have changed")
+    if kept:
+        questions = len({question for question, _ in kept})
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(error.kind for error in kept.values()).most_common())
+        said.append(
+            f"{directory}: {questions} questions were recorded as failed for good ({kinds}) and are not asked again; "
+            f"RecordWriter's retry_errors: true, or deleting {directory / 'errors'}, asks them again"
+        )
+    return said

@@ -15,6 +15,7 @@ from callbacks.shards import Shards
 from callbacks.yields import spending
 from datamodules.records import Prediction, Record, read_jsonl
 from datamodules.request_records import RequestError, Usage, spent
+from lightning_modules.uninterrupted import uninterrupted
 
 _FOLDERS: dict[type[Record], str] = {RequestError: "errors", Usage: "usage"}
 _ROLES = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test", TrainerFn.PREDICTING: "predict"}
@@ -73,11 +74,12 @@ class RemotePredictionWriter(PredictionWriter):
     @override
     def _append(self, trainer: Trainer, pl_module: Any) -> None:
         made: dict[type[Record], list[Any]] = {Usage: pl_module.usage, RequestError: pl_module.errors}
-        if self._logs:
-            for kind, records in made.items():  # usage first: what was paid for is never forgotten
-                self._logs.append(kind, records[self._logged[kind] :])
-                self._logged[kind] = len(records)
-        super()._append(trainer, pl_module)
+        with uninterrupted():
+            if self._logs:
+                for kind, records in made.items():  # usage first: what was paid for is never forgotten
+                    self._logs.append(kind, records[self._logged[kind] :])
+                    self._logged[kind] = len(records)
+            super()._append(trainer, pl_module)
 
     def _drain(self, trainer: Trainer, pl_module: Any) -> None:
         for _ in pl_module.collect():
@@ -140,9 +142,9 @@ class RemotePredictionWriter(PredictionWriter):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._logs:
             module: Any = pl_module
+            module.give_up(exception)
             module.keep_finished()
             self._append(trainer, module)
-            module.teardown("test")
         self._logs.close()
 
     @override

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from callbacks.record_writer import RecordWriter
+from callbacks.record_writer import RecordWriter, still_missing
 from callbacks.wandb_logging import wandb_loggers
 from callbacks.yields import Spending, Yield, spending, yields
 from datamodules.records import Question, Trace, UserError, Verdict
@@ -48,8 +48,8 @@ class YieldReport(Callback):
         checks = getattr(pl_module, "record_type", None) is Verdict
         traces = [t for some in datamodule.traces.values() for t in some] if checks else writer.read(Trace)
         verdicts = writer.read(Verdict) if checks else None
-        done = {(r.question_id, r.sample) for r in (verdicts or traces)}
-        errors = [e for e in writer.read(RequestError) if (e.question_id, e.sample) not in done]
+        done = {(r.question_id, r.sample) for r in (verdicts if verdicts is not None else traces)}
+        errors = still_missing(writer.read(RequestError), done).values()
         table = yields(questions, traces, verdicts, getattr(pl_module, "samples", None))
         spent = spending(writer.read(Usage), errors)
         write_report(writer.directory, table, spent)

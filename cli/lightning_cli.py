@@ -26,6 +26,7 @@ from callbacks.whole_checkpoint import PLAIN_VALUES
 from cli import slurm
 from cli.config_files import ConfigError
 from cli.console import is_verbose, metrics_line
+from cli.ending import EndBySignal
 from cli.wandb_folders import find_room
 from lightning_modules.deferred_weights import weights_deferred
 
@@ -182,7 +183,7 @@ class SightSoundCLI(LightningCLI):
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
         callbacks = _as_list(options.get("callbacks"))
-        standing: list[Callback] = []
+        standing: list[Callback] = [EndBySignal()]
         if not any(isinstance(callback, StepSeed) for callback in callbacks):
             seed = self._get(self.config, "seed_everything")
             standing.append(StepSeed(seed=int(seed) if isinstance(seed, int) else 0))

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules.annotations import without_control_tokens
 from datamodules.avqa import AVQADataModule
 from datamodules.question_dataset import Item
+from datamodules.reasoning_tags import without_tags
 from datamodules.record_files import record_files
 from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
 
@@ -219,7 +220,8 @@ def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
     """
     if target == "cot":
         said = [
-            (without_control_tokens(t.reasoning).strip(), answered_option(t, traced.question)) for t in traced.traces
+            (without_tags(without_control_tokens(t.reasoning)), answered_option(t, traced.question))
+            for t in traced.traces
         ]
         return tuple(f"<think>{thought}</think><answer>{answer}</answer>" for thought, answer in said)
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text

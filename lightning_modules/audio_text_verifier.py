@@ -221,7 +221,7 @@ class AudioTextVerifier(LightningModule):
         if not self.trained:
             raise UserError("model.head is not set: give the directory that `fit --config verifier.yaml` wrote")
         for question, reason in batch.errors:
-            error = RequestError(question.id, None, "media", True, reason)
+            error = RequestError.now(question.id, "media", True, reason)
             self._outcomes.append(Outcome((), (error,), Usage(question.id, self._run_id)))
         if not batch.traces:
             return 0
@@ -247,9 +247,9 @@ class AudioTextVerifier(LightningModule):
         done, self._outcomes = self._outcomes, []
         return done
 
-    def drain(self) -> Iterator[list[Outcome]]:
-        """Yield what has not been taken yet."""
-        yield self.outcomes()
+    def drain(self) -> Iterator[None]:
+        """Yield once: all verdicts can be taken."""
+        yield
 
 
 def mismatched_pairs(batch: AlignmentBatch) -> tuple[Tensor, Tensor]:

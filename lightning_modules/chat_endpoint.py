@@ -1,103 +1,42 @@
 """One OpenAI-compatible endpoint: requests, repeated where that helps, counted and limited."""
 
 import asyncio
-import json
-import os
+import contextlib
+import logging
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 
-from datamodules.records import UserError
 from lightning_modules.budget import Budget
-from lightning_modules.retries import EndpointError, Failure, MalformedReply, RetryPolicy, draw, failure_of, redacted
+from lightning_modules.chat_reply import Choice as Choice
+from lightning_modules.chat_reply import Reply as Reply
+from lightning_modules.chat_reply import parse_reply
+from lightning_modules.endpoint_client import open_client, proxy_for, request_headers
+from lightning_modules.endpoint_settings import BodyField as BodyField
+from lightning_modules.endpoint_settings import EndpointSettings as EndpointSettings
+from lightning_modules.retries import EndpointError, Failure, draw, failure_of
 
-Scalar = int | float | None | str | bool
-BodyField = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar] | dict[str, Any]]
-"""A field of a request. Not ``Any``: the command line would read the string "yes" as true."""
+_log = logging.getLogger("lightning.pytorch")
 
 _HOPEFUL = 20
-"""So many different requests may be refused for good before a first success; then the stage stops."""
+"""So many requests may be refused one after another; then the stage stops if the endpoint answers no other either."""
 
+_EARLY = 3
+"""So often a refusal that may concern all requests is tried before anything was answered."""
 
-@dataclass
-class EndpointSettings:
-    """Where requests go. The key comes from the environment only.
+_DRIPPING = 4
+"""So many times ``timeout`` a reply may take that comes little by little."""
 
-    Attributes:
-        base_url: The API's address, for example ``http://127.0.0.1:8000/v1``.
-        model: The model's name there.
-        name: What the endpoint is called in records; by default the address' host.
-        api_key_env: Environment variable with the key; without it none is sent.
-        in_flight: Requests under way at once.
-        timeout: Seconds that one request may take.
-        retry: How failed requests are repeated.
-        extra_body: Further fields of each request, for what the API does not standardise (``top_k``,
-            ``structured_outputs``, ``logprob_token_ids``, ...). They win over what a stage sends; null leaves a field
-            out.
-    """
+_LONG = 10.0
+"""Pauses of more seconds are said."""
 
-    base_url: str
-    model: str
-    name: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    in_flight: int = 64
-    timeout: float = 120.0
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    extra_body: dict[str, BodyField] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse addresses that are none or that carry credentials."""
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"endpoint.base_url must look like http://127.0.0.1:8000/v1, found {self.base_url!r}")
-        if parts.username or parts.password or parts.query:
-            raise UserError(
-                "endpoint.base_url must not carry credentials or a query: put the key into the environment variable "
-                f"{self.api_key_env} (endpoint.api_key_env)"
-            )
-        if self.in_flight < 1:
-            raise UserError(f"endpoint.in_flight must be 1 or more, found {self.in_flight}")
-
-    @property
-    def label(self) -> str:
-        """What the endpoint is called in records."""
-        return self.name or str(urlsplit(self.base_url).netloc)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a reply's completions.
-
-    Attributes:
-        text: What was said.
-        reasoning: What servers with a reasoning parser return separately.
-        finish_reason: Why it ended: ``stop``, ``length``, ``content_filter``, ...
-        first_token: The first token's candidates and their log-probabilities where they were asked for and given.
-    """
-
-    text: str
-    reasoning: str = ""
-    finish_reason: str = "stop"
-    first_token: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What an endpoint answered to one request.
-
-    Attributes:
-        choices: The completions, by their index.
-        prompt_tokens: Tokens of the request, or None where the endpoint does not say.
-        completion_tokens: Tokens of all completions together, or None.
-    """
-
-    choices: tuple[Choice, ...]
-    prompt_tokens: int | None
-    completion_tokens: int | None
+_ONLY_STREAMS = re.compile(
+    r"\b(?:only|must|require[sd]?|enable|set)\b.*\bstream|\bstream\w*\b.*\b(?:only|must|requ)", re.IGNORECASE
+)
 
 
 @dataclass
@@ -119,14 +58,18 @@ class RequestFailed(Exception):
         attempts: How often it was tried.
     """
 
-    def __init__(self, failure: Failure, attempts: int) -> None:
+    def __init__(self, failure: Failure, attempts: int = 1) -> None:
         super().__init__(failure.message)
         self.failure = failure
         self.attempts = attempts
 
 
 class ChatEndpoint:
-    """Sends chat requests, at most ``in_flight`` at once; one that waits before its next try holds no place."""
+    """Sends chat requests, at most ``in_flight`` at once; one that waits before its next try holds no place.
+
+    Attributes:
+        answers: Requests that were answered.
+    """
 
     def __init__(self, settings: EndpointSettings, budget: Budget) -> None:
         """Prepare; nothing is sent.
@@ -134,15 +77,23 @@ class ChatEndpoint:
         Args:
             settings: Where requests go.
             budget: Counts and limits what is spent.
+
+        Raises:
+            UserError: The key cannot be one.
         """
         self.settings = settings
         self.budget = budget
-        self._key = os.environ.get(settings.api_key_env, "")
+        self.answers = 0
+        self._key = settings.key()
+        proxy = proxy_for(settings.address)
+        self._who = f"{settings.label} through {proxy}" if proxy else settings.label
+        self._streams = settings.stream
         self._client: openai.AsyncOpenAI | None = None
-        self._places: asyncio.Semaphore | None = None
-        self._succeeded = 0
         self._refused = 0
-        self._last_success = time.monotonic()
+        self._answered: dict[str, Any] = {}
+        self._last_answer = time.monotonic()
+        self._quiet_until = 0.0
+        self._over: EndpointError | None = None
 
     async def chat(
         self, messages: Sequence[dict[str, Any]], tally: Tally, extra: dict[str, Any] | None = None, **fields: Any
@@ -160,38 +111,28 @@ class ChatEndpoint:
             BudgetSpent: It does not fit the budget any more.
             EndpointError: No request to this endpoint can succeed.
         """
-        if self._client is None or self._places is None:
+        if self._client is None:
             self._start()
-        assert self._client is not None and self._places is not None
         ours = self.settings.extra_body
         body = {name: value for name, value in fields.items() if value is not None and name not in ours}
         beyond = {name: value for name, value in {**(extra or {}), **ours}.items() if value is not None}
+        request = {"model": self.settings.model, "messages": list(messages), "extra_body": beyond, **body}
         began = time.monotonic()
         attempts = 0
         while True:
+            while (pause := self._quiet_until - time.monotonic()) > 0:
+                await self._sleep(pause + self.settings.retry.first_delay * draw())
             async with self._places:
-                self.budget.admit()
-                attempts += 1
-                failure: Failure | None = None
-                try:
-                    raw = await self._client.chat.completions.with_raw_response.create(
-                        model=self.settings.model,
-                        messages=list(messages),  # type: ignore[arg-type]
-                        extra_body=beyond or None,
-                        **body,
-                    )
-                    reply = parse_reply(raw.http_response.content)
-                except Exception as error:
-                    self.budget.give_back()
-                    failure = failure_of(error)
-                    if failure is None:
-                        raise
-                except asyncio.CancelledError:
-                    self.budget.give_back()
-                    raise
-                if failure is None:
-                    return self._count(reply, tally)
-            await self._failed(failure, attempts, began, tally)
+                if self._quiet_until > time.monotonic():  # since it waits for a place
+                    continue
+                result = await self._try(request)
+            attempts += 1
+            if isinstance(result, Reply):
+                self._answered = request
+                return self._count(result, tally)
+            pause = await self._pause(result, attempts, began, tally)
+            tally.retries += 1
+            await self._sleep(pause)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -201,20 +142,44 @@ class ChatEndpoint:
 
     def _start(self) -> None:
         self._places = asyncio.Semaphore(self.settings.in_flight)
-        self._client = openai.AsyncOpenAI(
-            base_url=self.settings.base_url,
-            api_key=self._key or "none",  # the client insists on one
-            timeout=self.settings.timeout,
-            max_retries=0,  # repeated here, where it is counted
-        )
+        self._ended = asyncio.Event()
+        self._client = open_client(self.settings, self._key)
+        self._headers = request_headers(self.settings, self._key)
+
+    async def _try(self, request: dict[str, Any]) -> Reply | Failure:
+        """Send a request once; the budget counts it as under way until it is answered."""
+        assert self._client is not None
+        if self._over is not None:
+            raise self._over
+        self.budget.admit()
+        beyond = request["extra_body"]
+        if self._streams:
+            beyond = {"stream": True, "stream_options": {"include_usage": True}, **beyond}
+        try:
+            async with asyncio.timeout(_DRIPPING * self.settings.timeout):
+                raw = await self._client.chat.completions.with_raw_response.create(
+                    **{**request, "extra_body": beyond or None, "extra_headers": self._headers}
+                )
+            return parse_reply(raw.http_response.content)
+        except Exception as error:
+            self.budget.give_back()
+            failure = failure_of(error, self._key)
+            if failure is None:
+                raise
+            return failure
+        except asyncio.CancelledError:
+            self.budget.give_back()
+            raise
 
     def _count(self, reply: Reply, tally: Tally) -> Reply:
-        self._succeeded += 1
-        self._last_success = time.monotonic()
+        self.answers += 1
+        self._refused = 0
+        self._last_answer = time.monotonic()
         if reply.prompt_tokens is None and self.budget.limited:
-            raise EndpointError(
-                f"{self.settings.label} does not say how many tokens its replies took, so that the budget cannot be "
-                "kept: remove the budget's limits"
+            self.budget.give_back()
+            raise self._end(
+                f"{self._who} does not say how many tokens its replies took, so that the budget cannot be kept: remove "
+                "the budget's limits"
             )
         prompt, completion = reply.prompt_tokens or 0, reply.completion_tokens or 0
         tally.requests += 1
@@ -223,67 +188,92 @@ class ChatEndpoint:
         tally.cost += self.budget.settle(prompt, completion)
         return reply
 
-    async def _failed(self, failure: Failure, attempts: int, began: float, tally: Tally) -> None:
-        """Wait before the next try, or raise where there is none."""
-        label = self.settings.label
-        said = redacted(failure.message, self._key)
-        failure = Failure(failure.kind, failure.action, said, failure.retry_after)
+    async def _pause(self, failure: Failure, attempts: int, began: float, tally: Tally) -> float:
+        """Return how long to wait before the next try, or raise where there is none."""
+        policy = self.settings.retry
+        why = f"{failure.kind}: {failure.message}"
         if failure.action == "stop":
-            raise EndpointError(
-                f"{label} refuses all requests ({failure.kind}: {said}): check endpoint.base_url, endpoint.model and "
-                f"the key in {self.settings.api_key_env}, then run the same command again"
-            )
-        if failure.action == "record":
+            raise self._end(self._hopeless(failure))
+        if not self._streams and failure.action == "doubt" and _ONLY_STREAMS.search(failure.message):
+            self._streams = True
+            _log.info(f"{self._who} answers in pieces only, so that it is asked for these ({why})")
+            return 0.0
+        if failure.early and not self.answers:
+            if attempts >= min(_EARLY, policy.attempts):
+                raise self._end(self._hopeless(failure))
+            return policy.delay(attempts, None, draw())
+        if failure.action != "retry":
             self._refused += 1
-            if self._refused >= _HOPEFUL and not self._succeeded:
-                raise EndpointError(
-                    f"{label} refused the first {self._refused} requests for good ({failure.kind}: {said}): it does "
-                    "not accept what the configuration asks for"
+            if self._refused % _HOPEFUL == 0 and not await self._still_answers(tally):
+                raise self._end(
+                    f"{self._who} refused the last {self._refused} requests ({why}), and "
+                    + ("now also one like those that it answered before" if self.answers else "has answered none")
+                    + ": it does not accept what the configuration asks for; what was refused is asked again by the "
+                    "next run"
                 )
             raise RequestFailed(failure, attempts)
-        if attempts >= self.settings.retry.attempts:
-            if self._last_success < began:
-                raise EndpointError(
-                    f"{label} has answered nothing for {time.monotonic() - began:.0f} s ({failure.kind}: {said}): "
-                    "start it and run the same command again; what was answered before is on disk"
+        if failure.retry_after is not None:
+            self._heed(failure.retry_after, why)
+        if attempts >= policy.attempts:
+            if self._last_answer < began:
+                raise self._end(
+                    f"{self._who} has answered nothing for {time.monotonic() - began:.0f} s ({why}): start it and run "
+                    "the same command again; what was answered before is on disk"
                 )
             raise RequestFailed(failure, attempts)
-        tally.retries += 1
-        await asyncio.sleep(self.settings.retry.delay(attempts, failure.retry_after, draw()))
+        return policy.delay(attempts, failure.retry_after, draw())
 
+    def _heed(self, seconds: float, why: str) -> None:
+        """Let no request be sent before the time that the endpoint asks for, and say so where that is long."""
+        longest = self.settings.retry.max_wait
+        clock = "the end of time"
+        if seconds < 1e9:
+            clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds))
+        if seconds > longest:
+            raise self._end(
+                f"{self._who} asks to wait until {clock} ({why}), which is longer than endpoint.retry.max_wait "
+                f"({longest:.0f} s): run the same command again then; what was answered before is on disk"
+            )
+        until = time.monotonic() + seconds
+        if seconds > _LONG and until > self._quiet_until + 1:
+            _log.warning(f"{self._who} asks to wait: no request is sent until {clock} ({why})")
+        self._quiet_until = max(self._quiet_until, until)
 
-def parse_reply(content: bytes) -> Reply:
-    """Read an endpoint's answer.
+    async def _still_answers(self, tally: Tally) -> bool:
+        """Send again what was answered before: is it this endpoint or these requests that are at fault?"""
+        if not self._answered:
+            return False
+        async with self._places:
+            result = await self._try(self._answered)
+        if isinstance(result, Failure):
+            return result.action == "retry"  # nothing is known: so many requests later it is tried again
+        self._count(result, tally)
+        return True
 
-    Args:
-        content: The response's body.
-
-    Raises:
-        MalformedReply: It is not JSON, or not a chat completion.
-    """
-    try:
-        body = json.loads(content)
-    except ValueError:
-        raise MalformedReply(f"the reply is not JSON ({content[:80]!r}...)") from None
-    try:
-        choices = sorted(body["choices"], key=lambda choice: choice.get("index", 0))
-        usage = body.get("usage") or {}
-        if not choices:
-            raise MalformedReply("the reply has no choices")
-        return Reply(
-            tuple(_choice(choice) for choice in choices), usage.get("prompt_tokens"), usage.get("completion_tokens")
+    def _hopeless(self, failure: Failure) -> str:
+        why = f"{failure.kind}: {failure.message}"
+        again = "then run the same command again, which asks for what is missing"
+        if failure.kind == "quota":
+            return f"{self._who} has no credit left for this key ({why}): pay or wait for the next period, {again}"
+        if failure.kind == "certificate":
+            return (
+                f"the certificate of {self._who} is not trusted ({why}): name the file of your organisation's "
+                f"certificates in SSL_CERT_FILE, {again}"
+            )
+        return (
+            f"{self._who} refuses all requests ({why}): check endpoint.base_url, endpoint.model and the key in "
+            f"{self.settings.api_key_env}, {again}"
         )
-    except (KeyError, TypeError, AttributeError, IndexError):
-        raise MalformedReply(f"the reply is not a chat completion ({content[:80]!r}...)") from None
 
+    def _end(self, sentence: str) -> EndpointError:
+        """Send nothing any more: whoever waits for a try gets the error too."""
+        if self._over is None:
+            self._over = EndpointError(sentence)
+            self._ended.set()
+        return self._over
 
-def _choice(choice: dict[str, Any]) -> Choice:
-    message = choice["message"]
-    tokens = (choice.get("logprobs") or {}).get("content") or ()
-    candidates = (tokens[0].get("top_logprobs") or [tokens[0]]) if tokens else ()
-    return Choice(
-        text=message.get("content") or "",
-        reasoning=message.get("reasoning_content") or message.get("reasoning") or "",
-        finish_reason=choice.get("finish_reason") or "stop",
-        first_token=tuple((str(c["token"]), float(c["logprob"])) for c in candidates),
-    )
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        if self._over is not None:
+            raise self._over

@@ -1,10 +1,12 @@
 """What the stages that ask an endpoint have in common: the teacher and the fact verifier."""
 
 import asyncio
+import dataclasses
 import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
@@ -14,10 +16,32 @@ from typing_extensions import override
 from datamodules.records import Record
 from datamodules.request_records import Outcome, RequestError, Usage
 from lightning_modules.budget import Budget, BudgetSettings, BudgetSpent
-from lightning_modules.chat_endpoint import ChatEndpoint, EndpointSettings, RequestFailed, Tally
-from lightning_modules.in_flight import InFlight
+from lightning_modules.chat_endpoint import ChatEndpoint, Choice, EndpointSettings, RequestFailed, Tally
+from lightning_modules.endpoint_client import open_client
+from lightning_modules.in_flight import InFlight, LastResult
+from lightning_modules.retries import EndpointError, Failure
 
 T = TypeVar("T")
+
+_PATIENCE = 5.0
+"""Seconds that requests under way get, when no others can be sent any more: they may be paid for."""
+
+
+@dataclass
+class Work:
+    """What has come of one item so far; kept also when the rest is given up.
+
+    Attributes:
+        records: Results.
+        errors: What could not be had.
+        tally: What it took.
+        unpaid: True when the budget did not admit something.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    errors: list[RequestError] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
+    unpaid: bool = False
 
 
 class EndpointStage(LightningModule):
@@ -43,8 +67,12 @@ class EndpointStage(LightningModule):
             endpoint: Where requests go.
             budget: Prices and limits.
             requests_per_item: How many requests an item makes at once; decides how many items are under way.
+
+        Raises:
+            UserError: The environment's key or proxy cannot be used.
         """
         super().__init__()
+        open_client(endpoint, endpoint.key())  # refuses what cannot work before clips are decoded
         self.endpoint_settings = endpoint
         self.budget_settings = budget
         self.settled: set[tuple[str, int | None]] = set()
@@ -54,14 +82,16 @@ class EndpointStage(LightningModule):
         self._run_id = uuid.uuid4().hex[:12]
         self._in_flight: InFlight[Outcome] | None = None
         self._endpoint: ChatEndpoint | None = None
+        self._doubts: list[tuple[int, RequestError]] = []
+        self._ended = False
 
     @abstractmethod
     def question_id(self, item: Any) -> str:
         """Return which question an item is about."""
 
     @abstractmethod
-    async def results(self, item: Any, errors: list[RequestError], tally: Tally) -> Sequence[Record]:
-        """Return an item's results; what could not be had goes into ``errors``."""
+    async def ask(self, item: Any, work: Work) -> None:
+        """Ask about an item; results and what could not be had go into ``work`` as they come."""
 
     @property
     def endpoint(self) -> ChatEndpoint:
@@ -88,6 +118,7 @@ class EndpointStage(LightningModule):
         """
         if self._in_flight is None:
             self._in_flight = InFlight(self._items_under_way)
+            self._ended = False
         for item in batch:
             if self.endpoint.budget.exhausted:
                 rank_zero_info(
@@ -99,49 +130,85 @@ class EndpointStage(LightningModule):
 
     def outcomes(self) -> list[Outcome]:
         """Return what has ended since the last call."""
-        return self._in_flight.finished() if self._in_flight is not None else []
+        if self._in_flight is None:
+            return []
+        done = self._in_flight.finished()
+        if self._ended:  # nobody can say any more whether other requests would have been answered: asked again
+            errors = self._decided() + [dataclasses.replace(error, permanent=False) for _, error in self._doubts]
+            self._doubts = []
+            now = time.time()
+            done += [Outcome((), (e,), Usage(e.question_id, self._run_id, started=now, ended=now)) for e in errors]
+        return done
 
-    def drain(self) -> Iterator[list[Outcome]]:
-        """Yield what ends until nothing is under way."""
+    def drain(self) -> Iterator[None]:
+        """Yield whenever something has ended and can be taken (:meth:`outcomes`), until nothing is under way."""
         if self._in_flight is not None:
-            yield from self._in_flight.drain()
+            yield from self._in_flight.wait()
+            self._ended = True
+            yield
+
+    def give_up(self, why: BaseException | None = None) -> None:
+        """End what is under way; what has come of it can still be taken.
+
+        Args:
+            why: What ended the stage. Where that is the endpoint, requests under way get some seconds to be answered.
+        """
+        if self._in_flight is not None:
+            patience = _PATIENCE if isinstance(why, EndpointError) else 0.0
+            self._in_flight.close(self._endpoint.close if self._endpoint is not None else None, patience)
+            self._ended = True
 
     @override
     def teardown(self, stage: str) -> None:
-        if self._in_flight is not None:
-            self._in_flight.close(self._endpoint.close if self._endpoint is not None else None)
-            self._in_flight = self._endpoint = None
+        self.give_up()
+        self._in_flight = self._endpoint = None
 
     async def _work(self, item: Any) -> Outcome:
-        tally, errors, started = Tally(), list[RequestError](), time.time()
+        work, started = Work(), time.time()
         question_id = self.question_id(item)
-        records = await self.results(item, errors, tally)
-        usage = Usage(
-            question_id,
-            self._run_id,
-            tally.requests,
-            tally.retries,
-            tally.prompt_tokens,
-            tally.completion_tokens,
-            tally.cost,
-            started,
-            time.time(),
-        )
-        return Outcome(tuple(records), tuple(errors), usage)
+        last: EndpointError | None = None
+        try:
+            await self.ask(item, work)
+        except asyncio.CancelledError:
+            pass  # given up; what has come is paid for
+        except EndpointError as error:
+            last = error
+        usage = Usage(question_id, self._run_id, **dataclasses.asdict(work.tally), started=started, ended=time.time())
+        outcome = Outcome(tuple(work.records), tuple(work.errors + self._decided()), usage)
+        if last is not None:
+            raise LastResult(outcome, last)
+        return outcome
 
     async def _settle(
-        self, question_id: str, sample: int | None, work: Coroutine[Any, Any, T], errors: list[RequestError]
+        self, question_id: str, sample: int | None, asking: Coroutine[Any, Any, T], work: Work
     ) -> T | None:
         """Return what a coroutine returns; None when it failed, which is noted, or when the budget is spent."""
         try:
-            return await work
+            return await asking
         except BudgetSpent:
-            return None
+            work.unpaid = True
         except RequestFailed as failed:
-            permanent = failed.failure.action == "record"
-            kind, message = failed.failure.kind, failed.failure.message
-            errors.append(RequestError.now(question_id, kind, permanent, message, sample, failed.attempts))
-            return None
+            self._note(question_id, sample, failed, work)
+        return None
+
+    def _note(self, question_id: str, sample: int | None, failed: RequestFailed, work: Work) -> None:
+        """Keep why something could not be had.
+
+        What may be the endpoint's fault waits until another request is answered, which shows that it is not.
+        """
+        failure = failed.failure
+        permanent = failure.action != "retry" and failure.lasting
+        error = RequestError.now(question_id, failure.kind, permanent, failure.message, sample, failed.attempts)
+        if permanent and failure.action == "doubt":
+            self._doubts.append((self.endpoint.answers, error))
+        else:
+            work.errors.append(error)
+
+    def _decided(self) -> list[RequestError]:
+        """Return what was refused for good, as an answer to another request has shown since."""
+        decided = [error for answers, error in self._doubts if answers < self.endpoint.answers]
+        self._doubts = [(answers, error) for answers, error in self._doubts if answers >= self.endpoint.answers]
+        return decided
 
     async def _all(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         """Run coroutines side by side; when one raises, the others are given up."""
@@ -153,3 +220,24 @@ class EndpointStage(LightningModule):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+
+
+def spoken(choice: Choice) -> Choice:
+    """Return a completion that says something.
+
+    Args:
+        choice: The completion.
+
+    Raises:
+        RequestFailed: It was filtered, refused or left empty.
+    """
+    if choice.finish_reason == "content_filter":
+        raise RequestFailed(Failure("content filter", "record", "the reply was filtered"))
+    if choice.text.strip() or choice.reasoning.strip():
+        return choice
+    if choice.refusal.strip():
+        words = " ".join(choice.refusal.split())[:200]
+        raise RequestFailed(Failure("refusal", "record", f"the model refuses: {words}"))
+    cut = ": all tokens went into thoughts that are not shown; raise max_tokens" * (choice.finish_reason == "length")
+    message = f"nothing was said ({choice.finish_reason}){cut}"
+    raise RequestFailed(Failure("empty reply", "record", message, lasting=False))

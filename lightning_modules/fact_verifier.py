@@ -2,17 +2,16 @@
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from datamodules.audio import audio_part
 from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
-from datamodules.records import Question, Record, Trace, UserError, Verdict
+from datamodules.records import Question, Trace, UserError, Verdict
 from datamodules.request_records import RequestError
 from datamodules.trace_clips import TracedClip
 from lightning_modules.budget import BudgetSettings
 from lightning_modules.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
-from lightning_modules.endpoint_stage import EndpointStage
+from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
 
 _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
@@ -85,25 +84,25 @@ class FactVerifierModule(EndpointStage):
         """Return which question an item is about."""
         return item.question.id
 
-    async def results(self, item: TracedClip, errors: list[RequestError], tally: Tally) -> Sequence[Record]:
+    async def ask(self, item: TracedClip, work: Work) -> None:
         """Check those of the item's traces that have no verdict yet."""
         question = item.question
         if item.error is not None:
-            errors.append(RequestError.now(question.id, "media", True, item.error))
-            return []
+            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            return
         check = self._check_trace if self.mode == "trace" else self._check_claims
-        works = [
-            self._settle(question.id, trace.sample, check(item, trace, tally), errors)
-            for trace in item.traces
-            if (question.id, trace.sample) not in self.settled
-        ]
-        return [verdict for verdict in await self._all(works) if verdict is not None]
+
+        async def one(trace: Trace) -> None:
+            asking = check(item, trace, work.tally)
+            if (verdict := await self._settle(question.id, trace.sample, asking, work)) is not None:
+                work.records.append(verdict)
+
+        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.settled])
 
     async def _check_trace(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
         text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")
         reply = await self.endpoint.chat(listen(item.wav, text), tally, self.check_fields, **self.fields)
-        choice = reply.choices[0]
-        probability, said = yes_probability(choice)
+        probability, said = yes_probability(checked(reply.choices[0]))
         return self._verdict(trace, probability is not None and probability >= self.threshold, probability, (said,))
 
     async def _check_claims(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
@@ -112,7 +111,7 @@ class FactVerifierModule(EndpointStage):
         works = [self.endpoint.chat(chat, tally, self.check_fields, **self.fields) for chat in chats]
         evidence, probabilities = [], []
         for claim, reply in zip(claims, await self._all(works), strict=True):
-            probability, said = yes_probability(reply.choices[0])
+            probability, said = yes_probability(checked(reply.choices[0]))
             evidence.append(f"{said}: {claim}")
             probabilities.append(0.0 if probability is None else probability)
         lowest = min(probabilities, default=1.0)
@@ -122,7 +121,7 @@ class FactVerifierModule(EndpointStage):
         text = LIST_CLAIMS.render(question, reasoning=trace.reasoning)
         chat = [{"role": "user", "content": text}]
         reply = await self.endpoint.chat(chat, tally, max_tokens=self.max_list_tokens, temperature=0.0)
-        return read_claims(reply.choices[0].text)[: self.max_claims]
+        return read_claims(spoken(reply.choices[0]).text)[: self.max_claims]
 
     def _verdict(self, trace: Trace, accepted: bool, probability: float | None, evidence: tuple[str, ...]) -> Verdict:
         return Verdict(
@@ -141,6 +140,15 @@ class FactVerifierModule(EndpointStage):
 def listen(wav: str, text: str) -> list[dict[str, Any]]:
     """Return the chat that plays a WAV file (base64) and then asks something."""
     return [{"role": "user", "content": [audio_part(wav), {"type": "text", "text": text}]}]
+
+
+def checked(choice: Choice) -> Choice:
+    """Return a checker's completion that can be read: by what was said, or by its first token alone.
+
+    Raises:
+        RequestFailed: It was filtered, refused or left empty: no verdict, neither acceptance nor rejection.
+    """
+    return choice if choice.first_token and choice.finish_reason != "content_filter" else spoken(choice)
 
 
 def yes_probability(choice: Choice) -> tuple[float | None, str]:

@@ -8,6 +8,20 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
+class LastResult(Exception):
+    """A piece of work has a result, and an error that ends all work.
+
+    Attributes:
+        result: What would have been returned.
+        error: What is to be raised to the caller.
+    """
+
+    def __init__(self, result: Any, error: Exception) -> None:
+        super().__init__(str(error))
+        self.result = result
+        self.error = error
+
+
 class InFlight(Generic[T]):
     """Runs coroutines on a thread of their own and hands back what they return, in the order in which they end.
 
@@ -50,30 +64,30 @@ class InFlight(Generic[T]):
             done, self._finished = self._finished, []
             return done
 
-    def drain(self) -> Iterator[list[T]]:
-        """Yield what ends, until nothing is under way.
+    def wait(self) -> Iterator[None]:
+        """Yield whenever something has ended and can be taken (:meth:`finished`), until nothing is under way.
 
         Raises:
-            Exception: What a piece raised, after everything that had ended before was yielded.
+            Exception: What a piece raised, after everything that had ended before could be taken.
         """
-        while True:
+        over = False
+        while not over:
             with self._changed:
                 while self._running and not self._finished and self._error is None:
                     self._changed.wait(1.0)
-                done, self._finished = self._finished, []
                 over = not self._running or self._error is not None
-            if done:
-                yield done
-            if over and not self._finished:
-                break
+                some = bool(self._finished)
+            if some:
+                yield
         if self._error is not None:
             raise self._error
 
-    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Give up what is under way and end the thread.
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None, patience: float = 0.0) -> None:
+        """Give up what is under way and end the thread; what has ended by then can still be taken.
 
         Args:
             last: Run on the event loop at the end, for example to close connections.
+            patience: Seconds that what is under way gets to end by itself.
         """
         loop, thread = self._loop, self._thread
         self._loop = self._thread = None
@@ -82,6 +96,8 @@ class InFlight(Generic[T]):
 
         async def give_up() -> None:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            if tasks and patience > 0:
+                await asyncio.wait(tasks, timeout=patience)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -90,7 +106,7 @@ class InFlight(Generic[T]):
             loop.stop()
 
         asyncio.run_coroutine_threadsafe(give_up(), loop)
-        thread.join(10)
+        thread.join(10 + patience)
         if not thread.is_alive():
             loop.close()
 
@@ -108,6 +124,9 @@ class InFlight(Generic[T]):
             result.append(await work)
         except asyncio.CancelledError:
             pass
+        except LastResult as last:
+            result.append(last.result)
+            error = last.error
         except BaseException as raised:
             error = raised
         with self._changed:

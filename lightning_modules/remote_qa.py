@@ -1,17 +1,20 @@
 """Multiple-choice questions for a model behind an OpenAI-compatible endpoint, scored as those of a student are."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from datamodules.audio import audio_part
 from datamodules.clip_requests import ClipRequest, ClipRequests
+from datamodules.reasoning_tags import without_tags
 from datamodules.records import Prediction, Question, UserError
 from datamodules.request_records import Outcome, RequestError, Usage
 from datamodules.video import image_parts, video_parts, video_timing
 from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import Choice, EndpointSettings, Tally
-from lightning_modules.endpoint_stage import EndpointStage
+from lightning_modules.chat_endpoint import Choice, EndpointSettings, RequestFailed
+from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
 from lightning_modules.scored_answers import ScoredAnswers
+from lightning_modules.uninterrupted import uninterrupted
 
 
 class RemoteQAModule(EndpointStage, ScoredAnswers):
@@ -97,12 +100,13 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
 
     def keep_finished(self) -> None:
         """Keep the answers that have come, without waiting for others."""
-        self._collect(self.outcomes())
+        with uninterrupted():
+            self._collect(self.outcomes())
 
     def collect(self) -> Iterator[None]:
         """Wait for all answers that are under way, and yield whenever some were kept."""
-        for outcomes in self.drain():
-            self._collect(outcomes)
+        for _ in self.drain():
+            self.keep_finished()
             yield
 
     def on_validation_epoch_end(self) -> None:
@@ -130,27 +134,26 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
             parts.append(audio_part(item.wav))
         return [{"role": "user", "content": [*parts, {"type": "text", "text": item.text}]}]
 
-    async def results(self, item: ClipRequest, errors: list[RequestError], tally: Tally) -> Sequence[Prediction]:
+    async def ask(self, item: ClipRequest, work: Work) -> None:
         """Ask one question; a failure gives an empty answer, and a spent budget none."""
         question = item.question
         if item.error is not None:
-            errors.append(RequestError.now(question.id, "media", True, item.error))
-            return [self._answer(item, Choice(""))]
+            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            work.records.append(self._answer(item, Choice("")))
+            return
         timed = self.send == "video" and self.timing and item.images
         extra = video_timing(item.rate) if timed else None
-        work = self.endpoint.chat(self.messages(item), tally, extra, **self.fields)
-        reply = await self._settle(question.id, None, work, errors)
-        if reply is None:
-            return [self._answer(item, Choice(""))] if errors else []
-        choice = reply.choices[0]
-        if choice.finish_reason == "content_filter":
-            errors.append(RequestError.now(question.id, "content filter", True, "the reply was filtered"))
-            choice = Choice("")
-        elif not (choice.text.strip() or choice.reasoning.strip()):
-            errors.append(
-                RequestError.now(question.id, "empty reply", False, f"nothing was said ({choice.finish_reason})")
-            )
-        return [self._answer(item, choice)]
+        asking = self.endpoint.chat(self.messages(item), work.tally, extra, **self.fields)
+        reply = await self._settle(question.id, None, asking, work)
+        choice = Choice("") if reply is None else reply.choices[0]
+        try:
+            if reply is not None:
+                spoken(choice)
+        except RequestFailed as failed:
+            self._note(question.id, None, failed, work)
+            choice = dataclasses.replace(choice, text="", reasoning="")
+        if not work.unpaid:
+            work.records.append(self._answer(item, choice))
 
     def _answer(self, item: ClipRequest, choice: Choice) -> Prediction:
         return self.read_answer(item.question, completion_of(choice), choice.finish_reason != "length", **self.asked_as)
@@ -180,6 +183,5 @@ def completion_of(choice: Choice) -> str:
     Args:
         choice: The completion.
     """
-    if not choice.reasoning.strip():
-        return choice.text
-    return f"<think>{choice.reasoning.strip()}</think>{choice.text}"
+    reasoning = without_tags(choice.reasoning)
+    return f"<think>{reasoning}</think>{choice.text}" if reasoning else choice.text

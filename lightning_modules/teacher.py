@@ -1,7 +1,6 @@
 """The teacher T (paper, section 3.1): n reasoning traces of each question from silent frames."""
 
 import hashlib
-import re
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -9,18 +8,17 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.prompts import TEACHER_PROMPTS, Prompt, TeacherPromptName
-from datamodules.records import Question, Record, Trace, UserError
+from datamodules.reasoning_tags import split_thought, without_tags
+from datamodules.records import Question, Trace, UserError
 from datamodules.request_records import RequestError
 from datamodules.video import SilentClip, image_parts, video_parts, video_timing
 from lightning_modules.answers import match_option
 from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import Choice, EndpointSettings, Reply, Tally
-from lightning_modules.endpoint_stage import EndpointStage
-from lightning_modules.retries import EndpointError
+from lightning_modules.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
+from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
+from lightning_modules.retries import EndpointError, Failure
 
 _VLLM_FRAMES = 32
-_THINK = re.compile(r"<think>(.*?)(?:</think>|<answer>|\Z)", re.DOTALL | re.IGNORECASE)
-_ANSWER = re.compile(r"<answer>", re.IGNORECASE)
 
 
 class TeacherModule(EndpointStage):
@@ -94,12 +92,12 @@ class TeacherModule(EndpointStage):
         text = {"type": "text", "text": self.prompt.render(item.question)}
         return [{"role": "user", "content": [*parts, text]}]
 
-    async def results(self, item: SilentClip, errors: list[RequestError], tally: Tally) -> Sequence[Record]:
+    async def ask(self, item: SilentClip, work: Work) -> None:
         """Ask for the samples that remain."""
         question = item.question
         if item.error is not None:
-            errors.append(RequestError.now(question.id, "media", True, item.error))
-            return []
+            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            return
         if self.send == "video" and not self.timing and len(item.images) > _VLLM_FRAMES:
             rank_zero_warn(
                 f"vLLM drops all but the first {_VLLM_FRAMES} of a video's {len(item.images)} frames unless it was "
@@ -110,32 +108,44 @@ class TeacherModule(EndpointStage):
         seed = None if self.seed is None else request_seed(self.seed, question.id)
         missing = self.remaining(question.id)
         if self.n_in_one_request:
-            work = self.endpoint.chat(messages, tally, extra, n=self.samples, seed=seed, **self.sampling)
-            reply = await self._settle(question.id, None, work, errors)
-            if reply is None:
-                return []
-            if len(reply.choices) != self.samples:
-                raise EndpointError(
-                    f"{self.endpoint_settings.label} returned {len(reply.choices)} of {self.samples} samples: it does "
-                    "not support n, set model.n_in_one_request to false"
-                )
-            found = {sample: (reply.choices[sample], reply) for sample in missing}
-        else:
-            seeds = {sample: None if seed is None else seed + sample for sample in missing}
-            works = (
-                self.endpoint.chat(messages, tally, extra, seed=seeds[sample], **self.sampling) for sample in missing
+            asking = self.endpoint.chat(messages, work.tally, extra, n=self.samples, seed=seed, **self.sampling)
+            reply = await self._settle(question.id, None, asking, work)
+            if reply is not None:
+                self._keep_all(question, missing, reply, seed, work)
+            return
+
+        async def one(sample: int) -> None:
+            seed_of_sample = None if seed is None else seed + sample
+            asking = self.endpoint.chat(messages, work.tally, extra, seed=seed_of_sample, **self.sampling)
+            reply = await self._settle(question.id, sample, asking, work)
+            if reply is not None:
+                self._keep(question, sample, reply.choices[0], reply, seed, work)
+
+        await self._all([one(sample) for sample in missing])
+
+    def _keep_all(self, question: Question, missing: Sequence[int], reply: Reply, seed: int | None, work: Work) -> None:
+        """Keep the samples that one request was to give; those that did not come are asked for again by a later run."""
+        found = {choice.index: choice for choice in reply.choices}
+        for sample in missing:
+            if sample in found:
+                self._keep(question, sample, found[sample], reply, seed, work)
+            elif len(found) > 1:
+                lost = Failure("missing sample", "retry", f"{len(found)} of {self.samples} samples came")
+                self._note(question.id, sample, RequestFailed(lost), work)
+        if len(found) == 1:
+            raise EndpointError(
+                f"{self.endpoint_settings.label} returned 1 of {self.samples} samples: it does not support n, set "
+                "model.n_in_one_request to false"
             )
-            replies = await self._all(
-                [self._settle(question.id, s, work, errors) for s, work in zip(missing, works, strict=True)]
-            )
-            found = {s: (reply.choices[0], reply) for s, reply in zip(missing, replies, strict=True) if reply}
-        traces = []
-        for sample, (choice, reply) in found.items():
-            if choice.finish_reason == "content_filter":
-                errors.append(RequestError(question.id, sample, "content filter", True, "the reply was filtered"))
-            else:
-                traces.append(self._trace(question, sample, choice, reply, None if seed is None else seed + sample))
-        return traces
+
+    def _keep(
+        self, question: Question, sample: int, choice: Choice, reply: Reply, seed: int | None, work: Work
+    ) -> None:
+        try:
+            seed_of_sample = None if seed is None else seed + sample
+            work.records.append(self._trace(question, sample, spoken(choice), reply, seed_of_sample))
+        except RequestFailed as failed:
+            self._note(question.id, sample, failed, work)
 
     def _trace(self, question: Question, sample: int, choice: Choice, reply: Reply, seed: int | None) -> Trace:
         reasoning, answer = read_trace(choice, question)
@@ -158,18 +168,19 @@ class TeacherModule(EndpointStage):
 def read_trace(choice: Choice, question: Question) -> tuple[str, str | None]:
     """Return the reasoning of a completion and the option it chose, or None where no reader could say.
 
-    The reasoning is what the server returns as such, else what is inside ``<think>``, else what precedes the answer.
+    The reasoning is what the server returns as such, else what is thought inside tags, else what precedes the answer;
+    it never holds a tag. What is said of an answer in thoughts is no answer.
 
     Args:
         choice: The completion.
         question: The question with its options.
     """
-    text = choice.text
-    thought = _THINK.search(text)
-    reasoning = choice.reasoning or (thought[1] if thought else _ANSWER.split(text)[0])
-    cut_before_answer = choice.finish_reason == "length" and not _ANSWER.search(text)
-    index = None if cut_before_answer else match_option(text, question.options)
-    return reasoning.strip(), None if index is None else question.options[index]
+    parts = split_thought(choice.text)
+    reasoning = without_tags(choice.reasoning) or parts.reasoning
+    cut_before_answer = choice.finish_reason == "length" and not parts.tagged
+    said = parts.said if parts.said.strip() else choice.text
+    index = None if cut_before_answer else match_option(said, question.options)
+    return reasoning, None if index is None else question.options[index]
 
 
 def request_seed(seed: int, question_id: str) -> int:

@@ -1,0 +1,151 @@
+"""Ending a stage by SIGTERM or SIGINT: in order, soon, and with the status that shells expect."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_owner = 0
+
+
+class Ended(SystemExit):
+    """A signal ended the stage; the status is 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.status = 128 + number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGINT raise Ended inside the block: callbacks write what they have, and no traceback is shown.
+
+    Raises:
+        SystemExit: With status 143 or 130 where Lightning has turned the signal into an exception of its own.
+    """
+    global _owner
+    if not _in_main_thread():
+        yield
+        return
+    _owner = os.getpid()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, _end)
+        yield
+    except SIGTERMException:
+        raise Ended(signal.SIGTERM) from None
+    except KeyboardInterrupt:
+        raise Ended(signal.SIGINT) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def leave(status: int) -> None:
+    """End the process now: taking a large program apart in order takes seconds that nobody needs any more.
+
+    Args:
+        status: The exit status.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+class EndBySignal(Callback):
+    """Keeps the handlers of :func:`ended_by_signals` where Lightning puts its own.
+
+    Lightning's handler only sets a mark that its prediction loop never looks at, and starts a collective operation in
+    the middle of whatever the rank is doing. Training ends after the batch under way when SIGTERM comes to any rank, on
+    all ranks and with a ``last.ckpt`` of that batch, and at once at a second one; everything else ends at once.
+    """
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._wanted = False
+
+    def _install(self, trainer: Trainer, on_sigterm: Any) -> None:
+        if signal.getsignal(signal.SIGINT) in (_end, self._end) and _in_main_thread():
+            self._trainer = trainer
+            signal.signal(signal.SIGINT, self._end)
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._install(trainer, self._end_after_batch)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        agreed = trainer.strategy.reduce_boolean_decision(self._wanted, all=False)  # writing takes all ranks
+        trainer._signal_connector.received_sigterm = agreed
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._install(trainer, self._end)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._install(trainer, self._end_after_batch)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._install(trainer, self._end)
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._install(trainer, self._end)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._pass_on(number)
+        _end(number, frame)
+
+    def _end_after_batch(self, number: int, frame: FrameType | None) -> None:
+        if self._wanted:
+            self._end(number, frame)
+        self._wanted = True
+        self._pass_on(number)
+        _say("train.py: SIGTERM: training ends after this batch (a second one ends it at once)\n")
+
+    def _pass_on(self, number: int) -> None:
+        """Tell the ranks that this one has started."""
+        launcher = None if self._trainer is None else self._trainer.strategy.launcher
+        if launcher is not None and os.getpid() == _owner:
+            launcher.kill(number)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _owner:  # a DataLoader's worker, whose end must not look like a fault of its own
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # workers that got the signal too: their end is no error any more
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait for anything
+    name = signal.Signals(number).name
+    _say(f"train.py: ended by {name}; what was written is kept\n")
+    raise Ended(number)
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # not print: the signal may have come in the middle of one
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, sentence.encode())
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()  # only there can signals be handled
