@@ -20,6 +20,7 @@ __all__ = ["answer_in_words", "extract_answer", "match_option"]
 _UNDECIDED = -1
 """The answer names several options where it should name one."""
 
+_NEGATIONS = frozenset({"not", "no", "without", "nor", "never"})
 _LONGEST = 4000
 """Characters of an answer that are read."""
 _CLAIMS = 8
@@ -28,7 +29,8 @@ _CLAIMS = 8
 _OPENING = r"^[\s\"'*]*"
 _LABEL_ALONE = re.compile(r"^[\s\"'(\[{<.,:;*-]*([A-Za-z])[\s\"')\]}>.,:;!?*-]*$")
 _LABEL_FIRST = re.compile(
-    _OPENING + r"(?:[Oo]ption\s+|OPTION\s+|[Cc]hoice\s+)?(?:[(\[{<]\s*([A-Za-z])\s*[)\]}>][.:,]?|([A-Za-z])[\"']?\s*(?:[).:,;!]|\s-+\s|[–—]|\n))\s*"
+    _OPENING
+    + r"(?:[Oo]ption\s+|OPTION\s+|[Cc]hoice\s+)?(?:[(\[{<]\s*([A-Za-z])\s*[)\]}>][.:,]?|([A-Za-z])[\"']?\s*(?:[).:,;!]|\s-+\s|[–—]|\n))\s*"
 )
 _LABEL_IN_BRACKETS = re.compile(_OPENING + r"(?:[Oo]ption|OPTION|[Cc]hoice)?\s*[(\[{<]\s*([A-Za-z])\s*[)\]}>]")
 _LABEL_CALLED = re.compile(_OPENING + r"(?:[Oo]ption|OPTION|[Cc]hoice|[Ll]etter)\s*:?\s*([A-Z])(?![\w'#+/-])")
@@ -56,13 +58,22 @@ _CUE = re.compile(
     r"|(?:答案|选项|選項|应该选|應該選|应选|選択肢|选择|選擇|选|選|答え|正解|解答|정답|답)(?:应该是|应该|应为|应是|是|为|為|就是|选|は|が|은|는|이|:|\s)*",
     re.IGNORECASE,
 )
-_WRONG_CUE = re.compile(r"(?:\b(?:wrong|incorrect|false|other|another|not|no|never|n't|bad|whether|if)(?:\s+(?:the|an?|my))?|不)\s*$", re.IGNORECASE)
-_TURN = re.compile(r"[.!?\n;]|,?\s+but\b|\bhowever\b")
+_WRONG_CUE = re.compile(
+    r"(?:\b(?:wrong|incorrect|false|other|another|not|no|never|n't|bad|whether|if)(?:\s+(?:the|an?|my))?|不)\s*$",
+    re.IGNORECASE,
+)
+_TURN = re.compile(r"[.!?\n;]|,?\s+(?:but|so)\b|\bhowever\b")
+_CONFIRMED = re.compile(
+    r"(?<![\w'°#&.+/-])([A-Z])[\"')\]]?\s+(?:is|must\s+be|would\s+be)\s+(?:(?:the|most|likely|only|best|clearly)\s+)*"
+    r"(?:answer|correct|right|choice|option)\b"
+)
 _SENTENCE_ENDS = re.compile(r"(?<!\d)\.(?=\s|$)|\.(?=\s+[A-Z]|\s*$)|[!?\n;]")
 
 _AUDIO = r"(?:audios?|sounds?|videos?|clips?|files?|recordings?|music|it|anything|them)"
 _REFUSES = re.compile(
-    r"\b(?:sorry|apologi[sz]e|as an? (?:ai|language|text|virtual)|(?:no|any|without|the|an) (?:\w+ )?" + _AUDIO + r"(?: \w+){0,3} "
+    r"\b(?:sorry|apologi[sz]e|as an? (?:ai|language|text|virtual)|(?:no|any|without|the|an) (?:\w+ )?"
+    + _AUDIO
+    + r"(?: \w+){0,3} "
     r"(?:provided|attached|given|available|uploaded|included|shared|missing|received)"
     r"|(?:unable|not able|inability|possible for me|no way|impossible) to\b"
     r"|(?:can(?:no|')?t|cannot|could not|couldn't|do(?: not|n't)) (?:\w+ ){0,3}?(?:listen|access|process|play|perceive|assist|help|analy[sz]e"
@@ -149,7 +160,9 @@ def _exact(said: str, options: Options) -> int | None:
         rest = said[labelled.end() :].strip()
         if index is not None and rest:
             text = options[index]
-            if text.text.casefold() == rest.casefold().rstrip(".") or text.words == tuple(w.text for w in words_of(rest)):
+            if text.text.casefold() == rest.casefold().rstrip(".") or text.words == tuple(
+                w.text for w in words_of(rest)
+            ):
                 return index
     return None
 
@@ -181,7 +194,11 @@ def _lists_all(said: str, options: Options) -> bool:
 def _is_note(said: str, options: Options) -> bool:
     """Whether the answer begins with an option's text that begins with a letter, such as "B: major"."""
     words = words_of(said)
-    return any(m.first == 0 for m in texts(words[:8], options) if words[0].text in {t.lower() for o in options for t in o.letters})
+    return any(
+        m.first == 0
+        for m in texts(words[:8], options)
+        if words[0].text in {t.lower() for o in options for t in o.letters}
+    )
 
 
 def _alone(index: int | None, rest: str) -> int | None:
@@ -196,7 +213,8 @@ def _claimed(said: str, options: Options) -> int | None:
         found = _claim(said[cue.end() : cue.end() + _LONGEST // 4], options)
         if found is not None:
             return found
-    return None
+    confirmed = list(_CONFIRMED.finditer(said))
+    return _letter(confirmed[-1][1], options) if confirmed else None
 
 
 def _claim(said: str, options: Options) -> int | None:
@@ -225,7 +243,11 @@ def _listed(named: Sequence[Mention], words: Sequence[Word]) -> bool:
     between = words[named[0].last + 1 : named[1].first]
     gap = words[named[1].first].gap.strip()
     if between:
-        return len(between) == 1 and between[0].text in ("and", "or", "nor", "plus", "und", "oder") and gap in ("", '"', "'")
+        return (
+            len(between) == 1
+            and between[0].text in ("and", "or", "nor", "plus", "und", "oder")
+            and gap in ("", '"', "'")
+        )
     return gap in (",", "/", "&", "+", "|", "")
 
 
@@ -245,7 +267,17 @@ def _named(said: str, options: Options, doubts: bool = True) -> int | None:
     found = _only(named)
     if found == _UNDECIDED and doubts:
         return _headline(named, words)
-    return _only(letters(said, words, options)) if found is None else found
+    return _only(letters(said, words, options)) if found is None else _more_exact(found, words, options)
+
+
+def _more_exact(found: int, words: Sequence[Word], options: Options) -> int:
+    """The option that says more than the one found, where all its words are said: "the dog is barking"."""
+    said = {word.text for word in words}
+    if found == _UNDECIDED or len(options[found].words) > 2 or said & _NEGATIONS:
+        return found
+    least = set(options[found].words)
+    more = [i for i, option in enumerate(options) if least < set(option.words) and set(option.words) <= said]
+    return found if not more else more[0] if len(more) == 1 else _UNDECIDED
 
 
 def _own_words(pattern: re.Pattern[str], said: str, options: Sequence[tuple[int, int]]) -> Iterator[re.Match[str]]:
@@ -276,7 +308,12 @@ def _headline(named: Sequence[Mention], words: Sequence[Word]) -> int:
     def whole(mention: Mention) -> bool:
         before = words[mention.first].gap if mention.first else "."
         after = words[mention.last + 1] if mention.last + 1 < len(words) else None
-        ends = after is None or bool(_SENTENCE_ENDS.search(after.gap)) or after.text in ("because", "since", "as")
+        ends = (
+            after is None
+            or bool(_SENTENCE_ENDS.search(after.gap))
+            and "?" not in after.gap
+            or after.text in ("because", "since", "as")
+        )
         return ends and (mention.first == 0 or bool(_SENTENCE_ENDS.search(before)))
 
     sentences = {mention.option for mention in named if whole(mention)}

@@ -10,7 +10,9 @@ _SMALL = {
         "seventeen eighteen nineteen".split()
     )
 }
-_TENS = {word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_TENS = {
+    word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _PARTS = _SMALL.keys() | _TENS.keys() | _SCALES.keys() | {"hundred", "dozen"}
 _ORDINALS = {

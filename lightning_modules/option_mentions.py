@@ -29,13 +29,17 @@ _WRONG = frozenset(
     "wrong incorrect false unlikely ruled eliminated excluded absent missing inaudible irrelevant implausible "
     "inconsistent impossible inaccurate inappropriate improbable unsupported 错 错误 不对".split()
 )
-_DENIED = frozenset("not isnt arent wasnt werent doesnt dont didnt cant cannot couldnt wont wouldnt never 不是 不对".split())
+_DENIED = frozenset(
+    "not isnt arent wasnt werent doesnt dont didnt cant cannot couldnt wont wouldnt never 不是 不对".split()
+)
 _AFTER_REPLY = frozenset(
     "there it its i they the this that he she we you because since as not im ive theres thats this these those".split()
 )
 _CLAUSE = 30
 """Words that a negation may stand before what it denies, where nothing ends the clause."""
-_UNITS = frozenset("second seconds sec secs s minute minutes min major minor hz khz bpm db percent ms hour hours 2nd".split())
+_UNITS = frozenset(
+    "second seconds sec secs s minute minutes min major minor hz khz bpm db percent ms hour hours 2nd".split()
+)
 
 
 class Mention(NamedTuple):
@@ -109,7 +113,7 @@ def texts(words: Sequence[Word], options: Options) -> list[Mention]:
         last, option = _phrase_at(words, place, options)
         if last >= place:
             reply = last == place and words[place].text in ("yes", "no")  # "No, there isn't" denies nothing
-            found.append(Mention(option, place, last, not reply and denied(words, place, last)))
+            found.append(Mention(option, place, last, denied(words, place, last, before_only=reply)))
         place = max(place, last) + 1
     return found
 
@@ -131,8 +135,8 @@ def _is_meant(words: Sequence[Word], place: int, options: Options) -> bool:
     after = words[place + 1] if place + 1 < len(words) else None
     if word.text == "no" and after is not None:  # an answer, not as in "no sound"
         return bool(after.gap.strip()) or after.text in _AFTER_REPLY
-    if len(word.text) == 1 and word.text.isalpha() and word.text.isascii():
-        return word.raw.isupper()
+    if len(word.text) == 1 and word.text.isalpha() and word.text.isascii():  # a note, and not that of another key
+        return word.raw.isupper() and not (after is not None and after.text in ("minor", "flat", "sharp"))
     if word.text == "right" and after is not None and after.text in ("answer", "option", "choice"):
         return False
     if options.counts and after is not None and not after.gap.strip(" -") and after.text in _UNITS:
@@ -140,13 +144,14 @@ def _is_meant(words: Sequence[Word], place: int, options: Options) -> bool:
     return not is_pronoun(words, place)
 
 
-def denied(words: Sequence[Word], first: int, last: int) -> bool:
+def denied(words: Sequence[Word], first: int, last: int, before_only: bool = False) -> bool:
     """Return whether the clause says that it is not what these words name.
 
     Args:
         words: The words of a text.
         first: Place of the first word that names something.
         last: Place of the last one.
+        before_only: Look only at what stands before them.
     """
     for place in range(first - 1, max(first - _CLAUSE, 0) - 1, -1):
         after = words[place + 1] if place + 1 < len(words) else None
@@ -157,7 +162,7 @@ def denied(words: Sequence[Word], first: int, last: int) -> bool:
             return True
         if words[place].text in _NOT and then not in _NO_DOUBT and (words[place].text, then) != ("not", "only"):
             return True
-    for place in range(last + 1, min(last + 7, len(words))):
+    for place in range(last + 1, last + 1 if before_only else min(last + 7, len(words))):
         if _BREAK.search(words[place].gap) or "(" in words[place].gap or words[place].text in _BUT:
             break
         if words[place].text in _WRONG:

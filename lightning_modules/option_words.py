@@ -10,7 +10,7 @@ from lightning_modules.number_words import Word, holds, numbers_in_digits, whole
 from lightning_modules.synonyms import COUNTS, SYNONYMS
 
 _WORD = re.compile(
-    r"\d+(?:st|nd|rd|th)\b|(?:(?<![^\s(\[=:><])[-])?(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.:/]\d+)*)\+?"
+    r"\d+(?:st|nd|rd|th)\b|(?<![\w.])\.\d+|(?:(?<![^\s(\[=:><])[-])?(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.:/]\d+)*)\+?"
     r"|(?:(?<![\w-])[A-G]-(?![\w\s])|[^\W\d_](?:[^\W_]|'(?=[^\W\d_]))*(?:#[^\W_]*)?(?:\+(?!\w))?)|[%&]"
 )
 _KEY = re.compile(
@@ -18,6 +18,7 @@ _KEY = re.compile(
     r"(?=\s*(?:$|[^\w\s'-]|-?\s*(?:major|minor|maj|min|chord|key|note|scale|and|or|in|is|to|then|at)\b))",
     re.IGNORECASE,
 )
+_MINOR = re.compile(r"(?<![\w'#])([A-G][#b]?)m(?![\w#]|'\w| I\b)")
 _PHRASES = re.compile(r"\b(?:(half a dozen)|(no[ -]one|nobody))\b", re.IGNORECASE)
 _ARTICLES = {"a", "an", "the"}
 _KEYS = {"major", "minor", "maj", "min", "flat", "sharp", "dorian", "mixolydian", "lydian", "phrygian", "aeolian"}
@@ -51,12 +52,12 @@ def words_of(text: str) -> tuple[Word, ...]:
 
 
 def plain(text: str) -> str:
-    """Return a text with keys and some numbers in the form in which options may have them: "B flat" is "Bb".
+    """Return a text with keys and some numbers in one form: "B flat minor" and "Bbm" are "Bb minor".
 
     Args:
         text: Any text.
     """
-    text = _KEY.sub(_accidental, plain_signs(text))
+    text = _MINOR.sub(r"\1 minor", _KEY.sub(_accidental, plain_signs(text)))
     return _PHRASES.sub(lambda m: "six" if m[1] else "nobody", text).strip()
 
 
@@ -66,7 +67,7 @@ def _accidental(match: re.Match[str]) -> str:
 
 def _compared(raw: str) -> str:
     """A word in the form in which it is compared."""
-    if raw[-1:].isdigit() or raw[0].isdigit() or raw[0] == "-":
+    if raw[0].isdigit() or raw[0] in "-.":
         return _number(raw)
     word = raw.casefold().replace("'", "")
     return _SAME.get(word, word)
@@ -147,13 +148,13 @@ def options_of(texts: tuple[str, ...]) -> Options:
     found = [tuple(word.text for word in words_of(text)) for text in said]
     counts = all(len(words) == 1 and (whole_number(words[0]) is not None or words[0][0] in "<>") for words in found)
     options = []
-    for text, words in zip(said, found, strict=True):
+    for text, written, words in zip(said, texts, found, strict=True):
         others = SYNONYMS.get(" ".join(words), ()) + (COUNTS.get(words[0], ()) if counts and words else ())
         phrases = dict.fromkeys(tuple(word.text for word in words_of(other)) for other in others)
         letters = frozenset(
             m[0]
-            for m in _STANDING_LETTER.finditer(text)
-            if m[0] != "I" and not (m[0] == "A" and not _alone(text, m.end()))
+            for m in _STANDING_LETTER.finditer(written)
+            if m[0] != "I" and not (m[0] == "A" and not _alone(written, m.end()))
         )
         options.append(Option(text, words, tuple(words for words in phrases if words not in found), letters))
     made = Options(options)
@@ -162,8 +163,8 @@ def options_of(texts: tuple[str, ...]) -> Options:
     for spelling in (str.casefold, str):  # what is spelt alike but for capitals is told apart by them
         alike: dict[str, int | None] = {}
         for index, option in enumerate(made):
-            name = spelling(option.text)
-            alike[name] = None if name in alike else index
+            for name in {spelling(option.text), spelling(texts[index].strip())}:
+                alike[name] = None if name in alike else index
         made.spelt |= alike
     for index, option in enumerate(made):
         for phrase in (option.words, *option.others):

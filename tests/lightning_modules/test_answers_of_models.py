@@ -76,7 +76,11 @@ ARTICLES = rows(
     Row(SOLOISTS, (("The correct choice is a guitar.", 1), ("My choice: a piano", 3), ("I choose a drum", 2))),
     Row(
         ("a dog", "a man speaking", "rain", "a cat"),
-        (("<think>x</think><answer>Answer: a man speaking</answer>", 1), ("The man is speaking", 1), ("A man speaking", 1)),
+        (
+            ("<think>x</think><answer>Answer: a man speaking</answer>", 1),
+            ("The man is speaking", 1),
+            ("A man speaking", 1),
+        ),
     ),
     Row(
         PEOPLE,
@@ -135,10 +139,16 @@ NOTES_AND_SIGNS = rows(
             ("E", None),
         ),
     ),
-    Row(SHARPS, (("F", None), ("F#", 1), ("F sharp", 1), ("Eb minor", None), ("Ebm", 2), ("G", None), ("(B)", 1))),
-    Row(NOTES, (("(D) A", 3), ("D. A", 3), ("(A) C", 0), ("A", 3), ("C", 0), ("(C)", 2), ("B", 1), ("The note is A.", 3))),
+    Row(SHARPS, (("F", None), ("F#", 1), ("F sharp", 1), ("Eb minor", 2), ("Ebm", 2), ("G", None), ("(B)", 1))),
+    Row(
+        NOTES,
+        (("(D) A", 3), ("D. A", 3), ("(A) C", 0), ("A", 3), ("C", 0), ("(C)", 2), ("B", 1), ("The note is A.", 3)),
+    ),
     Row(("F major", "F# major"), (("F# major", 1), ("F major", 0), ("F sharp major", 1), ("F-sharp major", 1))),
-    Row(("Bb minor", "C major", "Ab major"), (("B flat minor", 0), ("B-flat minor", 0), ("A♭ major", 2), ("A major", None))),
+    Row(
+        ("Bb minor", "C major", "Ab major"),
+        (("B flat minor", 0), ("B-flat minor", 0), ("A♭ major", 2), ("A major", None)),
+    ),
     Row(
         JAMS,
         (
@@ -153,9 +163,25 @@ NOTES_AND_SIGNS = rows(
             ("G:maj/1", None),
         ),
     ),
-    Row(("5", "-5", "10", "15"), (("-5", 1), ("5", 0), ("minus five", 1), ("−5", 1), ("The answer is -5.", 1), ("-15", None))),
-    Row(("-3 dB", "+3 dB", "0 dB"), (("+3 dB", 1), ("-3 dB", 0), ("0 dB", 2), ("The level is -3 dB", 0), ("-30 dB", None))),
-    Row(METRES, (("4/4", 1), ("The time signature is 3/4.", 0), (r"\frac{6}{8}", 2), ("4", None), ("5/4", None), ("3/4, not 4/4", 0))),
+    Row(
+        ("5", "-5", "10", "15"),
+        (("-5", 1), ("5", 0), ("minus five", 1), ("−5", 1), ("The answer is -5.", 1), ("-15", None)),
+    ),
+    Row(
+        ("-3 dB", "+3 dB", "0 dB"),
+        (("+3 dB", 1), ("-3 dB", 0), ("0 dB", 2), ("The level is -3 dB", 0), ("-30 dB", None)),
+    ),
+    Row(
+        METRES,
+        (
+            ("4/4", 1),
+            ("The time signature is 3/4.", 0),
+            (r"\frac{6}{8}", 2),
+            ("4", None),
+            ("5/4", None),
+            ("3/4, not 4/4", 0),
+        ),
+    ),
     Row(TEMPI, (("94 beats per minute", 0), ("120.0 beats per minute.", 1), ("12 beats per minute", None), ("60", 2))),
     Row(("A+", "A", "A-"), (("A+", 0), ("A-", 2), ("A", 1), ("(C)", 2))),
 )
@@ -203,7 +229,14 @@ DENIALS = rows(
             ("答案不是A，而是B", 1),
         ),
     ),
-    Row(TAILS, (("Temperature isn't the issue.", 0), ("The answer is Sickness isn't voluntary effort.", 1), ("(A) Temperature isn't the issue", 0))),
+    Row(
+        TAILS,
+        (
+            ("Temperature isn't the issue.", 0),
+            ("The answer is Sickness isn't voluntary effort.", 1),
+            ("(A) Temperature isn't the issue", 0),
+        ),
+    ),
     Row(("vocal", "non-vocal"), (("non-vocal", 1), ("vocal", 0), ("The piece is non-vocal", 1))),
     Row(("vocal", "string"), (("non-vocal", None),)),
 )
@@ -352,25 +385,54 @@ REFUSALS = rows(
 )
 
 WHOLE_WORDS = rows(
-    Row(("man", "child", "robot"), (("<answer>a woman</answer>", None), ("The woman speaks", None), ("human", None), ("a man", 0))),
+    Row(
+        ("man", "child", "robot"),
+        (("<answer>a woman</answer>", None), ("The woman speaks", None), ("human", None), ("a man", 0)),
+    ),
     Row(("female", "child"), (("male", None), ("a male voice", None), ("female voice", 0), ("famale", 0))),
     Row(("male", "child"), (("female", None), ("females", None))),
     Row(("ascending", "flat"), (("descending", None), ("ascending", 0), ("The melody is ascending", 0))),
     Row(("increasing", "constant"), (("decreasing", None), ("incresing", 0))),
     Row(("active", "calm"), (("inactive", None), ("hyperactive", None))),
     Row(("happy", "sad"), (("unhappy", None), ("sadness", None))),
-    Row(SECONDS, (("15 seconds", 2), ("5 seconds", 0), ("500 seconds", None), ("5 s", 0), ("15", 2), ("It lasts 50 seconds.", 3))),
-    Row(("5 seconds", "10 seconds"), (("15 seconds", None), ("1.5 seconds", None), ("0.5 seconds", None), ("5.0 seconds", 0))),
+    Row(
+        SECONDS,
+        (
+            ("15 seconds", 2),
+            ("5 seconds", 0),
+            ("500 seconds", None),
+            ("5 s", 0),
+            ("15", 2),
+            ("It lasts 50 seconds.", 3),
+        ),
+    ),
+    Row(
+        ("5 seconds", "10 seconds"),
+        (("15 seconds", None), ("1.5 seconds", None), ("0.5 seconds", None), ("5.0 seconds", 0)),
+    ),
     Row(("10", "20"), (("100", None), ("120", None), ("10", 0), ("twenty", 1), ("10.5", None))),
     Row(("legal", "logical"), (("illegal", None), ("illogical", None))),
-    Row(VOCALS, (("Male voice", 1), ("Female voice", 0), ("A female voice is heard.", 0), ("voice", None), ("Childs voice", 2))),
+    Row(
+        VOCALS,
+        (("Male voice", 1), ("Female voice", 0), ("A female voice is heard.", 0), ("voice", None), ("Childs voice", 2)),
+    ),
     Row(SPEAKERS, (("Woman", 1), ("a man", 0), ("The speaker is a woman.", 1), ("Men", 0), ("Women", 1))),
     Row(
         ("sound of rain", "cat", "bird"),
-        (("of", None), ("sound", None), ("the sound", None), ("sound of", None), ("rain", 0), ("sound of a train", None)),
+        (
+            ("of", None),
+            ("sound", None),
+            ("the sound", None),
+            ("sound of", None),
+            ("rain", 0),
+            ("sound of a train", None),
+        ),
     ),
     Row(("rain in the forest", "cat", "bird"), (("in", None), ("the", None), ("in the", None), ("forest", 0))),
-    Row(("it is raining", "cat", "bird"), (("it", None), ("is", None), ("it is", None), ("raining", 0), ("I", None), ("and", None))),
+    Row(
+        ("it is raining", "cat", "bird"),
+        (("it", None), ("is", None), ("it is", None), ("raining", 0), ("I", None), ("and", None)),
+    ),
     Row(
         INSTRUMENTS,
         (
@@ -410,7 +472,7 @@ FORMS = rows(
             ("<answer>B</answer>\n<answer>", 1),
             ("<answer>B<answer>", 1),
             ("<answer><B></answer>", 1),
-            ("<answer>{\"answer\": \"B\"}</answer>", 1),
+            ('<answer>{"answer": "B"}</answer>', 1),
             ("< answer >B</ answer >", 1),
             ("<final_answer>B</final_answer>", 1),
             ("B</answer>", 1),
@@ -485,8 +547,27 @@ FORMS = rows(
             ("<think>cat</think><answer></answer> dog", None),
         ),
     ),
-    Row(SEQUENCE, (("Yes, it is the third sound.", 1), ("No", 2), ("Yes", None), ("The answer is Yes, it is the 2nd sound", 0), ("(C) No, it is not present.", 2), ("it is the second sound", 0))),
-    Row(MOODS, (("happy", 0), ("The mood is sad.", 1), ("The speaker is not angry but calm.", 3), ("Calm, not angry", 3), ("B", 1))),
+    Row(
+        SEQUENCE,
+        (
+            ("Yes, it is the third sound.", 1),
+            ("No", 2),
+            ("Yes", None),
+            ("The answer is Yes, it is the 2nd sound", 0),
+            ("(C) No, it is not present.", 2),
+            ("it is the second sound", 0),
+        ),
+    ),
+    Row(
+        MOODS,
+        (
+            ("happy", 0),
+            ("The mood is sad.", 1),
+            ("The speaker is not angry but calm.", 3),
+            ("Calm, not angry", 3),
+            ("B", 1),
+        ),
+    ),
 )
 
 COUNTING = rows(
@@ -532,10 +613,51 @@ COUNTING = rows(
             ("I'm sorry, but no audio was provided.", None),
         ),
     ),
-    Row(FOUR, (("two", 3), ("2", 3), ("B", 1), ("twelve", None), ("There are two speakers.", 3), ("No one", None), ("five, not six", 1))),
-    Row(YEARS, (("1929", 0), ("1908", 1), ("one thousand nine hundred fifty three", 2), ("The film was released in 1945.", 3), ("nineteen", None))),
-    Row(WHICH_SOUNDS, (("at the same time", 3), ("both", 3), ("simultaneous", 3), ("simultaneously", 3), ("center", 1), ("on the left side", 0), ("left and right", None))),
-    Row(SCENERY, (("outside", 1), ("inside", 0), ("indoors", 0), ("Outdoors.", 1), ("It was recorded indoors", 0), ("door", None))),
+    Row(
+        FOUR,
+        (
+            ("two", 3),
+            ("2", 3),
+            ("B", 1),
+            ("twelve", None),
+            ("There are two speakers.", 3),
+            ("No one", None),
+            ("five, not six", 1),
+        ),
+    ),
+    Row(
+        YEARS,
+        (
+            ("1929", 0),
+            ("1908", 1),
+            ("one thousand nine hundred fifty three", 2),
+            ("The film was released in 1945.", 3),
+            ("nineteen", None),
+        ),
+    ),
+    Row(
+        WHICH_SOUNDS,
+        (
+            ("at the same time", 3),
+            ("both", 3),
+            ("simultaneous", 3),
+            ("simultaneously", 3),
+            ("center", 1),
+            ("on the left side", 0),
+            ("left and right", None),
+        ),
+    ),
+    Row(
+        SCENERY,
+        (
+            ("outside", 1),
+            ("inside", 0),
+            ("indoors", 0),
+            ("Outdoors.", 1),
+            ("It was recorded indoors", 0),
+            ("door", None),
+        ),
+    ),
 )
 
 
