@@ -15,10 +15,11 @@ _STRAY_TAG = re.compile(
 _PAIR_OF_TAGS = re.compile(r"<(b|i|u|p|em|strong|span|div|code|pre|mark)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 
 _JSON_FIELD = re.compile(
-    r"""["'](?:final[ _]?|correct[ _]?|selected[ _]?)?(?:answer|choice|option|prediction)(?:[ _](?:text|letter|option))?["']\s*:\s*\[?\s*"""
-    r"""(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(-?\d+(?:\.\d+)?|true|false))""",
+    r"""["'](?:final[ _]?|correct[ _]?|selected[ _]?)?(?:answer|choice|option|prediction)"""
+    r"""(?:[ _](?:text|letter|option))?["']\s*:\s*[\[{]?\s*"""
+    r"""(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(-?\d+(?:\.\d+)?|true|false))(?!\s*:)""",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _NESTED = 6
 """How deep LaTeX's commands may lie, and how many boxes are looked at."""
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\fbox\s*(?=\{)")

@@ -10,7 +10,7 @@ _LONGEST = 12
 _PLURALS = {"men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "geese": "goose"}
 
 
-def closest(said: str, options: Options) -> int | None:
+def closest_option(said: str, options: Options) -> int | None:
     """Return the only option that has all words of the answer, or that is spelt nearly as the answer is.
 
     An answer of function words alone ("it", "the sound") means no option, and one with a negation neither. Numbers must

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_modules.answer_text import plain_signs
-from lightning_modules.number_words import Word, holds, numbers_in_digits, whole_number
+from lightning_modules.number_words import Word, holds, listed, numbers_in_digits, whole_number
 from lightning_modules.synonyms import COUNTS, SYNONYMS
 
 _WORD = re.compile(
-    r"\d+(?:st|nd|rd|th)\b|(?<![\w.])\.\d+|(?:(?<![^\s(\[=:><])[-])?(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.:/]\d+)*)\+?"
+    r"\d+(?:st|nd|rd|th)\b|(?<![\w.])\.\d+"
+    r"|(?:(?<![^\s(\[=:><])[-])?(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.:/]\d+)*)\+?"
     r"|(?:(?<![\w-])[A-G]-(?![\w\s])|[^\W\d_](?:[^\W_]|'(?=[^\W\d_]))*(?:#[^\W_]*)?(?:\+(?!\w))?)|[%&]"
 )
 _KEY = re.compile(
@@ -22,17 +23,19 @@ _MINOR = re.compile(r"(?<![\w'#])([A-G][#b]?)m(?![\w#]|'\w| I\b)")
 _PHRASES = re.compile(r"\b(?:(half a dozen)|(no[ -]one|nobody))\b", re.IGNORECASE)
 _ARTICLES = {"a", "an", "the"}
 _KEYS = {"major", "minor", "maj", "min", "flat", "sharp", "dorian", "mixolydian", "lydian", "phrygian", "aeolian"}
-_NO_NOUNS = frozenset("and or nor but to is was are because since as would seems cannot can due given".split())
+_NO_NOUNS = frozenset(listed("and or nor but to is was are because since as would seems cannot can due given"))
 _SAME = {"maj": "major", "min": "minor", "&": "and", "%": "percent", "okay": "ok", "tv": "television"}
 _STANDING_LETTER = re.compile(r"(?<![\w.'-])[A-Z](?![\w.'#-])")
 _PRONOUN_ONE_AFTER = {"no", "which", "this", "that", "the", "every", "any", "each", "another", "some", "2nd", "last"}
 _PRONOUN_ONE_BEFORE = {"of", "moment", "another", "can", "could", "might", "would", "should", "hand", "point", "is"}
 
 FUNCTION_WORDS = frozenset(
-    "a an the of in on at to for from by with and or as is are was were be been being am i me my it its this that these "
-    "those there here he she they them his her their we us our you your do does did has have had can could will would "
-    "should may might must so if then than into onto over under out up down off about not no yes sound sounds audio "
-    "clip recording option answer choice s t".split()
+    listed(
+        "a an the of in on at to for from by with and or as is are was were be been being am i me my it its this that "
+        "these those there here he she they them his her their we us our you your do does did has have had can could "
+        "will would should may might must so if then than into onto over under out up down off about not no yes "
+        "sound sounds audio clip recording option answer choice s t"
+    )
 )
 """Words that alone do not say which option is meant."""
 
