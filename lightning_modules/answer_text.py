@@ -9,14 +9,17 @@ _THOUGHT_ENDS = re.compile(r"<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<\s*(/?)\s*(?:final[ _-]?)?answer\s*>", re.IGNORECASE)
 _CLOSED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)</answer>")
 _OPENED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)")
-_STRAY_TAG = re.compile(r"</?(?:answer|think(?:ing)?|br|option|choice|output|response)\s*/?>|<\|[\w.-]*\|>", re.IGNORECASE)
+_STRAY_TAG = re.compile(
+    r"</?(?:answer|think(?:ing)?|br|option|choice|output|response)\s*/?>|<\|[\w.-]*\|>", re.IGNORECASE
+)
 _PAIR_OF_TAGS = re.compile(r"<(b|i|u|p|em|strong|span|div|code|pre|mark)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 
 _JSON_FIELD = re.compile(
-    r"""["'](?:final[ _]?|correct[ _]?|selected[ _]?)?(?:answer|choice|option|prediction)(?:[ _](?:text|letter|option))?["']\s*:\s*\[?\s*"""
-    r"""(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(-?\d+(?:\.\d+)?|true|false))""",
+    r"""["'](?:final[ _]?|correct[ _]?|selected[ _]?)?(?:answer|choice|option|prediction)"""
+    r"""(?:[ _](?:text|letter|option))?["']\s*:\s*[\[{]?\s*"""
+    r"""(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|(-?\d+(?:\.\d+)?|true|false))(?!\s*:)""",
     re.IGNORECASE,
-)  # fmt: skip
+)
 _NESTED = 6
 """How deep LaTeX's commands may lie, and how many boxes are looked at."""
 _BOX = re.compile(r"\\f?boxed\s*(?=\{)|\\fbox\s*(?=\{)")

@@ -10,7 +10,7 @@ _LONGEST = 12
 _PLURALS = {"men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "geese": "goose"}
 
 
-def closest(said: str, options: Options) -> int | None:
+def closest_option(said: str, options: Options) -> int | None:
     """Return the only option that has all words of the answer, or that is spelt nearly as the answer is.
 
     An answer of function words alone ("it", "the sound") means no option, and one with a negation neither. Numbers must
@@ -26,6 +26,10 @@ def closest(said: str, options: Options) -> int | None:
     if not words or len(words) > _LONGEST or denied(words, len(words), len(words)):
         return None
     content = {word.text for place, word in enumerate(words) if not is_pronoun(words, place)} - FUNCTION_WORDS
+    texts = [word.text for word in words]
+    alike = [i for i, option in enumerate(options) if _plural(texts, option.words)]
+    if len(alike) == 1:
+        return alike[0]
     if content:
         for same in (str, _singular):
             meant = {same(text) for text in content}
@@ -34,7 +38,6 @@ def closest(said: str, options: Options) -> int | None:
                 return found[0]
             if found:
                 return None
-    texts = [word.text for word in words]
     return _unique(i for i, option in enumerate(options) if _nearly(texts, option.words))
 
 
@@ -51,15 +54,17 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] not in "sui" else word
 
 
+def _plural(said: Sequence[str], option: Sequence[str]) -> bool:
+    return len(said) == len(option) and all(_singular(a) == _singular(b) for a, b in zip(said, option, strict=True))
+
+
 def _nearly(said: Sequence[str], option: Sequence[str]) -> bool:
     """Whether the words are the option's but for spaces, plurals and a slip in long words."""
     if not option or "".join(said) == "".join(option):
         return bool(option)
     if len(said) != len(option):
         return False
-    return all(
-        _singular(one) == _singular(other) or _slip(one, other) for one, other in zip(said, option, strict=True)
-    )
+    return all(_singular(one) == _singular(other) or _slip(one, other) for one, other in zip(said, option, strict=True))
 
 
 def _slip(one: str, other: str) -> bool:

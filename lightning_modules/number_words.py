@@ -3,20 +3,30 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+
+def listed(words: str) -> tuple[str, ...]:
+    """Return the words of a list that is written as one text."""
+    return tuple(words.split())
+
+
 _SMALL = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
+        listed(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen"
+        )
     )
 }
-_TENS = {word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_TENS = {
+    word: 10 * tens for tens, word in enumerate(listed("twenty thirty forty fifty sixty seventy eighty ninety"), 2)
+}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _PARTS = _SMALL.keys() | _TENS.keys() | _SCALES.keys() | {"hundred", "dozen"}
 _ORDINALS = {
-    word: f"{value}{'st nd rd'.split()[value - 1] if value < 4 else 'th'}"
+    word: f"{value}{('', 'st', 'nd', 'rd')[value] if value < 4 else 'th'}"
     for value, word in enumerate(
-        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 1
+        listed("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"), 1
     )
 }
 _BEFORE: dict[tuple[str, ...], str] = {
@@ -148,9 +158,8 @@ def _with_comparisons(words: Sequence[Word]) -> list[Word]:
                 del written[-length:]
                 break
         else:
-            if [w.text for w in words[after : after + 1]] == ["or"] and after + 1 < len(words):
-                if words[after + 1].text in _AFTER:
-                    sign, after = _AFTER[words[after + 1].text], after + 2
+            if after + 1 < len(words) and words[after].text == "or" and words[after + 1].text in _AFTER:
+                sign, after = _AFTER[words[after + 1].text], after + 2
         written.append(word if sign is None else first.through(words[after - 1], _interval(sign, number)))
         place = after
     return written
@@ -169,4 +178,4 @@ def _interval(sign: str, number: int) -> str:
 def holds(interval: str, number: int) -> bool:
     """Return whether a word such as ``>10`` is an interval that contains the number."""
     bound = whole_number(interval[1:])
-    return bound is not None and (interval[0] == ">" and number > bound or interval[0] == "<" and number < bound)
+    return bound is not None and ((interval[0] == ">" and number > bound) or (interval[0] == "<" and number < bound))

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_modules.answer_text import plain_signs
-from lightning_modules.number_words import Word, holds, numbers_in_digits, whole_number
+from lightning_modules.number_words import Word, holds, listed, numbers_in_digits, whole_number
 from lightning_modules.synonyms import COUNTS, SYNONYMS
 
 _WORD = re.compile(
-    r"\d+(?:st|nd|rd|th)\b|(?:(?<![^\s(\[=:><])[-])?(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.:/]\d+)*)\+?"
+    r"\d+(?:st|nd|rd|th)\b|(?<![\w.])\.\d+"
+    r"|(?:(?<![^\s(\[=:><])[-])?(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.:/]\d+)*)\+?"
     r"|(?:(?<![\w-])[A-G]-(?![\w\s])|[^\W\d_](?:[^\W_]|'(?=[^\W\d_]))*(?:#[^\W_]*)?(?:\+(?!\w))?)|[%&]"
 )
 _KEY = re.compile(
@@ -18,20 +19,23 @@ _KEY = re.compile(
     r"(?=\s*(?:$|[^\w\s'-]|-?\s*(?:major|minor|maj|min|chord|key|note|scale|and|or|in|is|to|then|at)\b))",
     re.IGNORECASE,
 )
+_MINOR = re.compile(r"(?<![\w'#])([A-G][#b]?)m(?![\w#]|'\w| I\b)")
 _PHRASES = re.compile(r"\b(?:(half a dozen)|(no[ -]one|nobody))\b", re.IGNORECASE)
 _ARTICLES = {"a", "an", "the"}
 _KEYS = {"major", "minor", "maj", "min", "flat", "sharp", "dorian", "mixolydian", "lydian", "phrygian", "aeolian"}
-_NO_NOUNS = frozenset("and or nor but to is was are because since as would seems cannot can due given".split())
+_NO_NOUNS = frozenset(listed("and or nor but to is was are because since as would seems cannot can due given"))
 _SAME = {"maj": "major", "min": "minor", "&": "and", "%": "percent", "okay": "ok", "tv": "television"}
 _STANDING_LETTER = re.compile(r"(?<![\w.'-])[A-Z](?![\w.'#-])")
 _PRONOUN_ONE_AFTER = {"no", "which", "this", "that", "the", "every", "any", "each", "another", "some", "2nd", "last"}
 _PRONOUN_ONE_BEFORE = {"of", "moment", "another", "can", "could", "might", "would", "should", "hand", "point", "is"}
 
 FUNCTION_WORDS = frozenset(
-    "a an the of in on at to for from by with and or as is are was were be been being am i me my it its this that these "
-    "those there here he she they them his her their we us our you your do does did has have had can could will would "
-    "should may might must so if then than into onto over under out up down off about not no yes sound sounds audio "
-    "clip recording option answer choice s t".split()
+    listed(
+        "a an the of in on at to for from by with and or as is are was were be been being am i me my it its this that "
+        "these those there here he she they them his her their we us our you your do does did has have had can could "
+        "will would should may might must so if then than into onto over under out up down off about not no yes "
+        "sound sounds audio clip recording option answer choice s t"
+    )
 )
 """Words that alone do not say which option is meant."""
 
@@ -51,12 +55,12 @@ def words_of(text: str) -> tuple[Word, ...]:
 
 
 def plain(text: str) -> str:
-    """Return a text with keys and some numbers in the form in which options may have them: "B flat" is "Bb".
+    """Return a text with keys and some numbers in one form: "B flat minor" and "Bbm" are "Bb minor".
 
     Args:
         text: Any text.
     """
-    text = _KEY.sub(_accidental, plain_signs(text))
+    text = _MINOR.sub(r"\1 minor", _KEY.sub(_accidental, plain_signs(text)))
     return _PHRASES.sub(lambda m: "six" if m[1] else "nobody", text).strip()
 
 
@@ -66,7 +70,7 @@ def _accidental(match: re.Match[str]) -> str:
 
 def _compared(raw: str) -> str:
     """A word in the form in which it is compared."""
-    if raw[-1:].isdigit() or raw[0].isdigit() or raw[0] == "-":
+    if raw[0].isdigit() or raw[0] in "-.":
         return _number(raw)
     word = raw.casefold().replace("'", "")
     return _SAME.get(word, word)
@@ -147,13 +151,13 @@ def options_of(texts: tuple[str, ...]) -> Options:
     found = [tuple(word.text for word in words_of(text)) for text in said]
     counts = all(len(words) == 1 and (whole_number(words[0]) is not None or words[0][0] in "<>") for words in found)
     options = []
-    for text, words in zip(said, found, strict=True):
+    for text, written, words in zip(said, texts, found, strict=True):
         others = SYNONYMS.get(" ".join(words), ()) + (COUNTS.get(words[0], ()) if counts and words else ())
         phrases = dict.fromkeys(tuple(word.text for word in words_of(other)) for other in others)
         letters = frozenset(
             m[0]
-            for m in _STANDING_LETTER.finditer(text)
-            if m[0] != "I" and not (m[0] == "A" and not _alone(text, m.end()))
+            for m in _STANDING_LETTER.finditer(written)
+            if m[0] != "I" and not (m[0] == "A" and not _alone(written, m.end()))
         )
         options.append(Option(text, words, tuple(words for words in phrases if words not in found), letters))
     made = Options(options)
@@ -162,8 +166,8 @@ def options_of(texts: tuple[str, ...]) -> Options:
     for spelling in (str.casefold, str):  # what is spelt alike but for capitals is told apart by them
         alike: dict[str, int | None] = {}
         for index, option in enumerate(made):
-            name = spelling(option.text)
-            alike[name] = None if name in alike else index
+            for name in {spelling(option.text), spelling(texts[index].strip())}:
+                alike[name] = None if name in alike else index
         made.spelt |= alike
     for index, option in enumerate(made):
         for phrase in (option.words, *option.others):

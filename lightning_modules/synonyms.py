@@ -19,7 +19,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 used as another word for a second one."""
 
 COUNTS: dict[str, tuple[str, ...]] = {
-    "0": ("none", "nobody", "nothing", "no instrument", "no instruments", "no musical instruments", "no person",
+    "0": ("none", "nobody", "no instrument", "no instruments", "no musical instruments", "no person",
           "no people", "no speakers", "no times"),
     "1": ("once", "single", "solo", "a single one"),
     "2": ("twice", "pair", "couple", "both", "duo", "duet"),

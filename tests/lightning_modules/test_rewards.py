@@ -1,9 +1,13 @@
+import dataclasses
+
 import pytest
 import torch
 
 from datamodules.batch import AudioQABatch, Completions
 from datamodules.records import Question
 from lightning_modules.rewards import AccuracyReward, FormatReward, grade
+from lightning_modules.scored_answers import ScoredAnswers
+from scores.checked import check_predictions
 
 QUESTION = Question("q/1", "avqa", "a.mp4", "What is heard?", ("dog", "cat", "rain"), 0, "Which")
 
@@ -23,6 +27,16 @@ QUESTION = Question("q/1", "avqa", "a.mp4", "What is heard?", ("dog", "cat", "ra
         ("<think>x</think><answer>dog</answer> and more", 0.0),
         ("<think>a<think>b</think><answer>dog</answer>", 0.0),
         ("<think>x</think><answer>dog", 0.0),
+        # a tag twice is no format
+        ("<think>x</think></think><answer>dog</answer>", 0.0),
+        ("<think>x</think>y</think><answer>dog</answer>", 0.0),
+        ("<think>x</think><answer>dog</answer></answer>", 0.0),
+        ("<think>x</think><answer>cat</answer><answer>dog</answer>", 0.0),
+        ("<think>I write <answer> later</think><answer>dog</answer>", 0.0),
+        ("<think>x</answer></think><answer>dog</answer>", 0.0),
+        ("<think>x<THINK>y</think><answer>dog</answer>", 0.0),
+        ("<think>x</think><answer>dog< /answer></answer>", 0.0),
+        ("<think>a < b and b > a</think><answer>dog</answer>", 1.0),
         ("", 0.0),
     ],
 )
@@ -40,10 +54,79 @@ def test_format(completion: str, reward: float) -> None:
         ("", "dog", 0.0),
         ("<answer>dog</answer>", None, 0.0),
         ("<answer>dog</answer>", "whale", 0.0),
+        ("<think>First I hear a dog", "dog", 0.0),  # cut in its thoughts
+        ("<think>dog</think>", "dog", 0.0),
+        ("<answer>a dog", "dog", 1.0),  # ended without closing the tag
     ],
 )
 def test_accuracy_rewards_the_label(completion: str, label: str | None, reward: float) -> None:
     assert AccuracyReward()(completion, QUESTION, label) == reward
+
+
+@pytest.mark.parametrize(("said", "reward"), [("(B)", 1.0), ("(A)", 0.0), ("C#", 1.0), ("C", 0.0), ("(C)", 0.0)])
+def test_the_label_is_the_option_with_its_text(said: str, reward: float) -> None:
+    """ "C#" is the second option, not the C that a reader might see in it; "A" is the fourth, not the first."""
+    chords = dataclasses.replace(QUESTION, options=("C", "C#", "D", "A"))
+    assert AccuracyReward()(f"<think>x</think><answer>{said}</answer>", chords, "C#") == reward
+    assert AccuracyReward()("<answer>(D)</answer>", chords, "A") == 1.0
+    assert AccuracyReward()("<answer>(A)</answer>", chords, "A") == 0.0
+
+
+@pytest.mark.parametrize("option", range(5))
+def test_any_option_is_rewarded_and_no_other(option: int) -> None:
+    options = ("not a dog", "dog", "A minor", "more than ten", "yes")
+    question = dataclasses.replace(QUESTION, options=options)
+    rewards = [AccuracyReward()(f"<answer>{said}</answer>", question, options[option]) for said in options]
+    assert rewards == [float(index == option) for index in range(5)]
+
+
+CUT = [
+    ("<think>x</think><answer>dog</answer>", 1.0),
+    ("<think>x</think><answer>dog</answer> more", 1.0),
+    ("<think>x</think><answer>dog", 0.0),
+    ("<think>a dog", 0.0),
+    ("First I hear a dog", 0.0),
+    ("The answer is (A). And", 0.0),
+]
+
+
+def test_what_was_cut_before_its_answer_earns_nothing() -> None:
+    completed = batch([[text for text, _ in CUT]], ["dog"])
+    assert completed.completions is not None
+    completed.completions.finished[:] = False
+    assert grade(completed, [AccuracyReward()])["accuracy"].tolist() == [[reward for _, reward in CUT]]
+
+
+def test_the_reward_is_the_tables_score() -> None:
+    """The same completions, with and without their end: reward, validation and table agree."""
+    question = dataclasses.replace(QUESTION, id="q/0")
+    for finished in (True, False):
+        for text in [text for text, _ in CUT] + [
+            "dog",
+            "(A)",
+            "cat",
+            "",
+            "<think>dog</think> the dog",
+            "{'answer': 'A'}",
+        ]:
+            reward = AccuracyReward()(text, question, "dog", finished)
+            prediction = ScoredAnswers().read_answer(question, text, finished, model="")
+            checked = check_predictions([prediction], [question])
+            assert reward == float(prediction.correct or False) == float(checked.answers[0].right), text
+            assert "read differently" not in checked.counts()
+
+
+def test_a_function_that_wants_to_know_the_end_is_told() -> None:
+    class Ended:
+        name = "ended"
+
+        def __call__(self, completion: str, question: Question, label: str | None, finished: bool) -> float:
+            return float(finished)
+
+    completed = batch([["x", "y"]], ["dog"])
+    assert completed.completions is not None
+    completed.completions.finished[0, 1] = False
+    assert grade(completed, [Ended()])["ended"].tolist() == [[1.0, 0.0]]
 
 
 def batch(texts: list[list[str]], labels: list[str | None]) -> AudioQABatch:

@@ -80,6 +80,24 @@ def test_open_options_are_not_compared_but_the_right_answer_is() -> None:
     assert check_predictions([few], QUESTIONS[:1]).counts() == {"other annotation": 1}
 
 
+@pytest.mark.parametrize(
+    ("completion", "chosen"),
+    [
+        ("<think>It meows.</think><answer>cat</answer> and", "cat"),
+        ("<think>It meows.</think><answer>ca", None),
+        ("<think>It meows like a cat", None),
+        ("First I hear a cat", None),
+        ("The answer is (B). It", None),
+    ],
+)
+def test_a_cut_completion_has_answered_only_inside_of_a_closed_answer(completion: str, chosen: str | None) -> None:
+    cut = prediction(0, completion, finished=False, choice=None if chosen is None else 1)
+    checked = check_predictions([cut], QUESTIONS[:1])
+    assert checked.answers[0].chosen == chosen
+    assert checked.counts() == {"cut completion": 1}
+    assert "only an answer between <answer> and </answer> counts" in checked.problems[0].sentence
+
+
 def test_unparseable_answers_are_counted() -> None:
     checked = check_predictions([prediction(0, "a whale"), *GOOD[1:3]], QUESTIONS)
     assert checked.unanswerable == 1  # the missing one is none of them

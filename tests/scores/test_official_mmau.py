@@ -160,7 +160,7 @@ def test_right_answers_fed_back_are_all_right(tmp_path: Path, benchmark: str, nu
 
 @needs_shared
 def test_a_bare_letter_is_ambiguous_where_options_begin_with_letters(tmp_path: Path) -> None:
-    """ "C" is a chord in two rows of MMAU: there it is read as the chord. "A" before "A:maj7" and "B minor" is no label.
+    """ "C" is a chord in two rows of MMAU: there it is read as the chord. "A" before "A:maj7" could be both.
 
     Everywhere else a letter is a label.
     """
