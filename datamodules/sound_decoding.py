@@ -92,7 +92,7 @@ def _by_av(path: Path, seconds: float | None) -> list[Piece]:
         found = looks_like(path) or f"{track.damaged} of its packets are damaged"
         raise MediaError(f"{path}: the audio cannot be decoded ({found})")
     expected = track.expected_seconds
-    if track.damaged and expected is not None and decoded < _COMPLETE * expected:
+    if (track.damaged or track.missing) and expected is not None and decoded < _COMPLETE * expected:
         raise MediaError(
             f"{path}: the file is damaged or breaks off: {decoded:.1f} of {expected:.1f} s of sound can be decoded"
         )
@@ -105,6 +105,7 @@ class _Track:
     Attributes:
         sound: Packets that held sound.
         damaged: Packets that could not be decoded, or not as a whole.
+        packets: All packets.
         expected_seconds: How much sound there should be, where the container tells.
     """
 
@@ -114,10 +115,16 @@ class _Track:
         self.seconds = seconds
         self.sound = 0
         self.damaged = 0
+        self.packets = 0
         self.expected_seconds: float | None = None
         if container.format.name in _OF_KNOWN_LENGTH and stream.duration is not None:
             told = float(stream.duration * stream.time_base)
             self.expected_seconds = told if seconds is None else min(told, seconds)
+
+    @property
+    def missing(self) -> bool:
+        """Whether the container tells of more packets than it holds; recordings with gaps are shorter and have all."""
+        return self.packets < _COMPLETE * self.stream.frames
 
     def pieces(self) -> Iterator[tuple[np.ndarray, int]]:
         """Yield samples ``[channels, N]``, float32, and their rate, for each stretch that has one format."""
@@ -144,6 +151,7 @@ class _Track:
             except av.FFmpegError:
                 self.damaged += 1
                 return
+            self.packets += packet.size > 0
             try:
                 frames = packet.decode()
             except (av.FFmpegError, EOFError):

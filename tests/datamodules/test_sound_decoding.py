@@ -227,6 +227,15 @@ class TestBrokenFiles:
         with pytest.raises(MediaError, match=r"the file is damaged or breaks off: [01]\.\d of 2\.0 s of sound"):
             load_waveform(path)
 
+    def test_a_video_that_breaks_off(self, tmp_path: Path) -> None:
+        # what is missing may begin with a picture: no packet of sound is damaged, there are only fewer than told
+        path = write_mp4(tmp_path / "a.mp4", half_loud(4), RATE, movflags="+faststart")
+        content = path.read_bytes()
+        for part in (0.5, 0.6, 0.7):
+            path.write_bytes(content[: int(len(content) * part)])
+            with pytest.raises(MediaError, match=r"a\.mp4: the file is damaged or breaks off: [0123]\.\d of 4\.0 s"):
+                load_waveform(path)
+
     def test_a_few_damaged_packets_do_no_harm(self, tmp_path: Path) -> None:
         path = write_sound(tmp_path / "a.m4a", [half_loud(3)], "aac", rate=RATE, movflags="+faststart")
         content = bytearray(path.read_bytes())
