@@ -46,34 +46,48 @@ def decode_frames(path: Path, choose: Choose) -> DecodedFrames:
         MediaError: The file is missing or no media file, has no video stream, or cannot be decoded.
     """
     check_media(path)
-    import decord
-
     try:
-        frames = _by_decord(path, choose)
-        if frames.pixels.shape[-1] == 3:
-            return frames
-    except (decord.DECORDError, *_DECODING_ERRORS):
-        pass
-    try:
-        return _by_av(path, choose)
+        timeline = _timeline(path)
+        return _by_decord(path, choose, timeline) or _by_av(path, choose, timeline)
     except MediaError:
         raise
     except (av.FFmpegError, *_DECODING_ERRORS) as error:
         raise undecodable(path, "video", error) from None
 
 
-def _by_decord(path: Path, choose: Choose) -> DecodedFrames:
+@dataclass(frozen=True)
+class _Timeline:
+    """What a container tells of its frames.
+
+    Attributes:
+        begins: When each frame begins, in seconds after the first.
+        rate: Frames a second on average.
+        plausible: No stream tells of more frames than the file has bytes.
+    """
+
+    begins: np.ndarray
+    rate: float
+    plausible: bool
+
+
+def _by_decord(path: Path, choose: Choose, timeline: _Timeline) -> DecodedFrames | None:
+    """Return what decord reads, or None where it cannot."""
     import decord
 
-    video = decord.VideoReader(str(path), num_threads=1)
-    begins = video.get_frame_timestamp(range(len(video)))[:, 0]
-    indices, times = choose(begins, float(video.get_avg_fps()) or 1.0)
-    return DecodedFrames(video.get_batch(indices).asnumpy(), times)
+    if not timeline.plausible:  # decord makes room for as many frames as it is told of, and ends the process
+        return None
+    try:
+        video = decord.VideoReader(str(path), num_threads=1)
+        begins = video.get_frame_timestamp(range(len(video)))[:, 0]
+        indices, times = choose(begins, float(video.get_avg_fps()) or 1.0)
+        pixels = video.get_batch(indices).asnumpy()
+    except (decord.DECORDError, *_DECODING_ERRORS):
+        return None
+    return DecodedFrames(pixels, times) if pixels.shape[-1] == 3 else None
 
 
-def _by_av(path: Path, choose: Choose) -> DecodedFrames:
-    begins, rate = _timeline(path)
-    indices, times = choose(begins, rate)
+def _by_av(path: Path, choose: Choose, timeline: _Timeline) -> DecodedFrames:
+    indices, times = choose(timeline.begins, timeline.rate)
     shown: dict[int, np.ndarray] = {}
     with _open(path) as container:
         stream = _moving_pictures(container, path)
@@ -93,16 +107,16 @@ def _by_av(path: Path, choose: Choose) -> DecodedFrames:
     return DecodedFrames(np.stack([shown.get(index, end) for index in indices]), times)
 
 
-def _timeline(path: Path) -> tuple[np.ndarray, float]:
-    """Return when each frame begins, in seconds after the first, and how many a second has on average."""
+def _timeline(path: Path) -> _Timeline:
     with _open(path) as container:
         stream = _moving_pictures(container, path)
         rate = float(stream.average_rate or stream.guessed_rate or 1)
+        plausible = all(each.frames <= path.stat().st_size for each in container.streams)
         times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
         begins = np.sort(np.array(times, dtype=np.float64)) * float(stream.time_base)
     if len(begins) == 0:
         raise MediaError(f"{path}: the video has no frames")
-    return begins - begins[0], rate
+    return _Timeline(begins - begins[0], rate, plausible)
 
 
 def _open(path: Path) -> Any:

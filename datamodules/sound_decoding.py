@@ -36,6 +36,9 @@ _OF_KNOWN_LENGTH = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "flac"})
 """Containers that say how long the sound is; others have it estimated."""
 
 _COMPLETE = 0.9
+_PLANES = 8
+"""PyAV 18 reads beyond the end of a frame with so many planes or more, which ends the process."""
+
 _BITS = {"u1": 8, "i2": 16, "i4": 32, "i8": 64}
 
 
@@ -87,16 +90,17 @@ def _by_av(path: Path, seconds: float | None) -> list[Piece]:
         stream = _default_track(container, path)
         track = _Track(container, stream, seconds)
         pieces = [(_mono(samples), rate) for samples, rate in track.pieces()]
+        told_rate = int(stream.codec_context.sample_rate or 1)
     decoded = sum(samples.shape[-1] / rate for samples, rate in pieces)
     if track.damaged > track.sound:
         found = looks_like(path) or f"{track.damaged} of its packets are damaged"
         raise MediaError(f"{path}: the audio cannot be decoded ({found})")
     expected = track.expected_seconds
-    if track.damaged and expected is not None and decoded < _COMPLETE * expected:
+    if (track.damaged or track.missing) and expected is not None and decoded < _COMPLETE * expected:
         raise MediaError(
             f"{path}: the file is damaged or breaks off: {decoded:.1f} of {expected:.1f} s of sound can be decoded"
         )
-    return pieces or [(np.zeros(0, dtype=np.float32), int(stream.codec_context.sample_rate or 1))]
+    return pieces or [(np.zeros(0, dtype=np.float32), told_rate)]
 
 
 class _Track:
@@ -105,6 +109,8 @@ class _Track:
     Attributes:
         sound: Packets that held sound.
         damaged: Packets that could not be decoded, or not as a whole.
+        packets: All packets.
+        told_packets: How many there should be; 0 where the container does not tell.
         expected_seconds: How much sound there should be, where the container tells.
     """
 
@@ -114,10 +120,17 @@ class _Track:
         self.seconds = seconds
         self.sound = 0
         self.damaged = 0
+        self.packets = 0
+        self.told_packets: int = stream.frames
         self.expected_seconds: float | None = None
         if container.format.name in _OF_KNOWN_LENGTH and stream.duration is not None:
             told = float(stream.duration * stream.time_base)
             self.expected_seconds = told if seconds is None else min(told, seconds)
+
+    @property
+    def missing(self) -> bool:
+        """Whether the container tells of more packets than it holds; recordings with gaps are shorter and have all."""
+        return self.packets < _COMPLETE * self.told_packets
 
     def pieces(self) -> Iterator[tuple[np.ndarray, int]]:
         """Yield samples ``[channels, N]``, float32, and their rate, for each stretch that has one format."""
@@ -126,12 +139,12 @@ class _Track:
         for frame in self._frames():
             found = frame.format.name, frame.layout.nb_channels, frame.sample_rate
             if found != kind and kind is not None:
-                yield _as_float32(blocks, *kind[:2]), kind[2]
+                yield _as_float32(blocks), kind[2]
                 blocks = []
             kind = found
-            blocks.append(frame.to_ndarray())
+            blocks.append(_samples(frame))
         if kind is not None:
-            yield _as_float32(blocks, *kind[:2]), kind[2]
+            yield _as_float32(blocks), kind[2]
 
     def _frames(self) -> Iterator[Any]:
         decoded = 0.0
@@ -144,6 +157,7 @@ class _Track:
             except av.FFmpegError:
                 self.damaged += 1
                 return
+            self.packets += packet.size > 0
             try:
                 frames = packet.decode()
             except (av.FFmpegError, EOFError):
@@ -174,15 +188,24 @@ def _after_id3(path: Path) -> dict[str, str]:
         return {"skip_initial_bytes": str(size)} if file.read(4) in (b"RIFF", b"RF64") else {}
 
 
-def _as_float32(blocks: list[np.ndarray], sample_format: str, channels: int) -> np.ndarray:
-    """Return blocks of one of FFmpeg's sample formats as ``[channels, N]`` between -1 and 1."""
+def _samples(frame: Any) -> np.ndarray:
+    """Return a frame's samples in its own format ``[channels, N]``."""
+    channels = frame.layout.nb_channels
+    if frame.format.is_planar and channels >= _PLANES:
+        packed = av.AudioResampler(format=frame.format.packed, layout=frame.layout, rate=frame.sample_rate)
+        return np.concatenate([part.to_ndarray().reshape(-1, channels) for part in packed.resample(frame)]).T
+    samples: np.ndarray = frame.to_ndarray()
+    return samples if frame.format.is_planar else samples.reshape(-1, channels).T
+
+
+def _as_float32(blocks: list[np.ndarray]) -> np.ndarray:
+    """Return blocks of samples as one ``[channels, N]`` between -1 and 1."""
     samples = np.concatenate(blocks, axis=1)
-    if not sample_format.endswith("p"):
-        samples = samples.reshape(-1, channels).T
     bits = _BITS.get(samples.dtype.str[1:])
     if bits is None:
-        return samples.astype(np.float32, copy=False)
-    floats = samples.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return samples.astype(np.float32, copy=False)
+    floats: np.ndarray = samples.astype(np.float32)
     if bits == 8:  # unsigned
         floats -= 128
     floats /= np.float32(2 ** (bits - 1))

@@ -36,7 +36,7 @@ def write_sound(
         streams = []
         for number, samples in enumerate(tracks):
             channels = np.atleast_2d(samples)
-            layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(channels)]
+            layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[len(channels)]
             stream: Any = file.add_stream(codec, rate=rate, layout=layout)
             if quality is not None:
                 stream.codec_context.qscale, stream.codec_context.global_quality = True, 118 * int(quality)
@@ -45,7 +45,8 @@ def write_sound(
             streams.append((stream, channels, layout))
         for stream, channels, layout in streams:
             resampler = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate)
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels, np.float32), "fltp", layout)
+            packed = np.ascontiguousarray(channels.T, np.float32).reshape(1, -1)  # eight planes are too many for PyAV
+            frame = av.AudioFrame.from_ndarray(packed, "flt", layout)
             frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
             for part in [*resampler.resample(frame), *resampler.resample(None)]:
                 file.mux(stream.encode(part))

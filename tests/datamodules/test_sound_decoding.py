@@ -91,6 +91,14 @@ class TestMixing:
         assert np.abs(mixed - levels.mean(axis=0)).max() < 1e-6
         assert np.array_equal(mixed, load_waveform(tmp_path / "a.wav"))
 
+    @pytest.mark.parametrize(("codec", "container"), [("aac", "ipod"), ("libopus", "webm"), ("flac", "matroska")])
+    def test_eight_channels(self, tmp_path: Path, codec: str, container: str) -> None:
+        # PyAV itself reads beyond the end of such frames, which ends the process
+        loud, silent = 2 * tone(1.0, 440, RATE), np.zeros(RATE)
+        channels = [loud, loud, loud, silent, loud, silent, silent, silent]  # the fourth one is for low sounds only
+        write_sound(tmp_path / "a", [np.stack(channels)], codec, container, RATE)
+        assert rms(load_waveform(tmp_path / "a")[4_000:12_000]) == pytest.approx(0.4 / 2**0.5, rel=0.15)
+
     def test_stereo_is_as_loud_as_mono(self, tmp_path: Path) -> None:
         heard = []
         for channels in (1, 2):
@@ -226,6 +234,15 @@ class TestBrokenFiles:
         _half(path, path.read_bytes())
         with pytest.raises(MediaError, match=r"the file is damaged or breaks off: [01]\.\d of 2\.0 s of sound"):
             load_waveform(path)
+
+    def test_a_video_that_breaks_off(self, tmp_path: Path) -> None:
+        # what is missing may begin with a picture: no packet of sound is damaged, there are only fewer than told
+        path = write_mp4(tmp_path / "a.mp4", half_loud(4), RATE, movflags="+faststart")
+        content = path.read_bytes()
+        for part in (0.5, 0.6, 0.7):
+            path.write_bytes(content[: int(len(content) * part)])
+            with pytest.raises(MediaError, match=r"a\.mp4: the file is damaged or breaks off: [0123]\.\d of 4\.0 s"):
+                load_waveform(path)
 
     def test_a_few_damaged_packets_do_no_harm(self, tmp_path: Path) -> None:
         path = write_sound(tmp_path / "a.m4a", [half_loud(3)], "aac", rate=RATE, movflags="+faststart")

@@ -60,6 +60,10 @@ def numbers(frames: np.ndarray) -> list[int]:
     return [round(float(frame[8, -8, 1]) / 10) for frame in frames]
 
 
+def by_av(path: Path, sampling: FrameSampling) -> frame_decoding.DecodedFrames:
+    return frame_decoding._by_av(path, sampling.choose, frame_decoding._timeline(path))
+
+
 @pytest.mark.parametrize(
     ("codec", "container", "size", "pixels"),
     [
@@ -110,7 +114,7 @@ def turn(path: Path, degrees: int) -> None:
 def test_turned_pictures_stand_upright(tmp_path: Path, degrees: int, expected: list[tuple[int, ...]]) -> None:
     path = write_video(tmp_path / "clip.mp4", times=[0, 1, 2])
     turn(path, degrees)
-    for frames in (load_frames(path, (two := FrameSampling(count=2))), frame_decoding._by_av(path, two.choose).pixels):
+    for frames in (load_frames(path, (two := FrameSampling(count=2))), by_av(path, two).pixels):
         assert frames.shape == (2, *((HEIGHT, WIDTH) if degrees == 180 else (WIDTH, HEIGHT)), 3)
         assert [corners(frame) for frame in frames] == [expected] * 2
 
@@ -118,7 +122,8 @@ def test_turned_pictures_stand_upright(tmp_path: Path, degrees: int, expected: l
 def test_both_decoders_show_the_same_frames(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4")
     sampling = FrameSampling(count=5)
-    one, other = (read(path, sampling.choose) for read in (frame_decoding._by_decord, frame_decoding._by_av))
+    one, other = frame_decoding._by_decord(path, sampling.choose, frame_decoding._timeline(path)), by_av(path, sampling)
+    assert one is not None
     assert one.times == pytest.approx(other.times)
     assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 3
 
@@ -138,6 +143,15 @@ def test_equal_frames_are_chosen_from_the_middle_of_equal_parts(count: int, expe
     assert times == pytest.approx([index / 10 for index in expected])
     milliseconds = np.round(np.arange(20) * 1000 / 60) / 1000  # 16 and 17
     assert FrameSampling(count=count).choose(milliseconds, 60.0)[0] == expected
+
+
+def test_a_header_that_tells_of_too_many_frames(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi")
+    content = bytearray(path.read_bytes())
+    place = content.index(b"strh") + 8 + 32
+    content[place : place + 4] = struct.pack("<I", 4_000_000_000)
+    path.write_bytes(content)
+    assert load_frames(path, FrameSampling(count=2)).shape == (2, HEIGHT, WIDTH, 3)
 
 
 def _audio_only(path: Path) -> None:
