@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import AnnotatedQuestion, take, take_label
+from datamodules.annotations import AnnotatedQuestion, stripped, take, take_label
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.valid_text import valid_text
 
@@ -84,4 +84,4 @@ def row_id(row: dict[str, Any]) -> str:
     Raises:
         RowError: There is none.
     """
-    return str(take(row, "id", str, int)).strip()
+    return stripped(str(take(row, "id", str, int)))

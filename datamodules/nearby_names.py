@@ -16,6 +16,7 @@ from datamodules.audio import ClipFolder, MediaError
 
 _INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x200E, 0x200F, 0x2060, 0xFEFF))
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_PLAYLISTS = frozenset({".m3u8", ".m3u", ".mpd", ".sdp", ".pls", ".ffconcat"})
 _NEIGHBOURS = 4
 """Names before and behind, in alphabetical order, that are compared with one that is missing."""
 
@@ -23,6 +24,11 @@ _NEIGHBOURS = 4
 def can_be_name(text: str) -> bool:
     """Return whether a text can name a clip: it has no control characters, and is text as a whole."""
     return not _NO_NAME.search(text)
+
+
+def is_playlist(text: str) -> bool:
+    """Return whether a name is that of a playlist, whose decoder would open the files and addresses that it lists."""
+    return PurePosixPath(same_name(text)).suffix in _PLAYLISTS
 
 
 def same_name(name: str) -> str:

@@ -12,7 +12,7 @@ from datamodules.annotation_file import read_values
 from datamodules.annotations import AnnotatedQuestion, Repair, RowError, check_options, check_text
 from datamodules.audio import ClipFolder, MediaError
 from datamodules.media_index import MediaIndex
-from datamodules.nearby_names import NearbyNames, can_be_name
+from datamodules.nearby_names import NearbyNames, can_be_name, is_playlist
 from datamodules.record_report import Finding, RecordReport
 from datamodules.records import Question
 from datamodules.valid_text import valid_texts
@@ -119,6 +119,8 @@ class QuestionReader:
         for candidate in candidates:
             if not can_be_name(candidate):
                 raise RowError("unsafe path", f"{candidate!a} is not a path of a clip: it has control characters")
+            if is_playlist(candidate):
+                raise RowError("unsafe path", f"{candidate} is a playlist, which may name files and addresses anywhere")
         try:
             paths = [self.clips.path(candidate) for candidate in candidates]
             found = next((path for path in paths if path.is_file()), None)

@@ -130,6 +130,8 @@ SECRET = "secret.wav"
         "audios",
         "",
         ".",
+        "list.m3u8",
+        "List.M3U8 ",
         "\ud83d.wav",
     ],
 )
@@ -137,6 +139,7 @@ def test_no_row_leads_out_of_the_folder(tmp_path: Path, asked: str) -> None:
     root = touch(tmp_path / "mmau", "ok.wav", "audios/a.wav")
     outside = touch(tmp_path / "outside", SECRET)
     touch(tmp_path, SECRET)
+    (root / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{outside / SECRET}\n#EXT-X-ENDLIST\n")
     (root / "link").symlink_to(outside)
     (root / "linked.wav").symlink_to(outside / SECRET)
     (root / "circle.wav").symlink_to(root / "circle.wav")

@@ -112,7 +112,7 @@ def test_numbers_among_the_choices() -> None:
 
 def test_the_file_for_the_official_script_of_rows_without_answers(tmp_path: Path) -> None:
     """Ids may have slashes, be numbers, or be missing; half characters are U+FFFD on both sides."""
-    rows: list[Any] = [ROW | {"id": name, "answer": ""} for name in ("a/b", 7, 8.0, "half \ud83d")]
+    rows: list[Any] = [ROW | {"id": name, "answer": ""} for name in ("a/b", 7, 8.0, "half \ud83d\u200b")]
     (tmp_path / "full.json").write_text("\n".join(map(json.dumps, [*rows, {"choices": []}, "text"])))
     said = {"a/b": "(A)", "7": "(B)", "8": "dog", "half \ufffd": "cat"}
     answers = [
