@@ -1,4 +1,4 @@
-"""Ending a stage by SIGTERM or SIGINT: in order, soon, and with the status that shells expect."""
+"""Ending a stage by a signal: in order, soon, and with the status that shells expect."""
 
 import contextlib
 import multiprocessing
@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _owner = 0
 
 
@@ -29,7 +29,9 @@ class Ended(SystemExit):
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGINT raise Ended inside the block: callbacks write what they have, and no traceback is shown.
+    """Let SIGTERM, SIGINT and SIGHUP raise Ended inside the block: callbacks write what they have, without a traceback.
+
+    A signal that is ignored, as ``nohup`` has it, stays so.
 
     Raises:
         SystemExit: With status 143 or 130 where Lightning has turned the signal into an exception of its own.
@@ -41,14 +43,16 @@ def ended_by_signals() -> Iterator[None]:
     _owner = os.getpid()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        for number in _SIGNALS:
-            signal.signal(number, _end)
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, _end)
         yield
     except SIGTERMException:
         raise Ended(signal.SIGTERM) from None
     except KeyboardInterrupt:
         raise Ended(signal.SIGINT) from None
     finally:
+        _owner = 0
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -80,10 +84,12 @@ class EndBySignal(Callback):
         self._wanted = False
 
     def _install(self, trainer: Trainer, on_sigterm: Any) -> None:
-        if signal.getsignal(signal.SIGINT) in (_end, self._end) and _in_main_thread():
-            self._trainer = trainer
-            signal.signal(signal.SIGINT, self._end)
-            signal.signal(signal.SIGTERM, on_sigterm)
+        if not _owner or not _in_main_thread():
+            return
+        self._trainer = trainer
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, on_sigterm if number == signal.SIGTERM else self._end)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -136,6 +142,7 @@ def _end(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
     signal.signal(signal.SIGCHLD, lambda *_: None)  # workers that got the signal too: their end is no error any more
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait for anything
     name = signal.Signals(number).name
     _say(f"train.py: ended by {name}; what was written is kept\n")

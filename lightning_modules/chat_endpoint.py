@@ -217,8 +217,9 @@ class ChatEndpoint:
         if attempts >= policy.attempts:
             if self._last_answer < began:
                 raise self._end(
-                    f"{self._who} has answered nothing for {time.monotonic() - began:.0f} s ({why}): start it and run "
-                    "the same command again; what was answered before is on disk"
+                    f"{self._who} has answered nothing for {time.monotonic() - began:.0f} s ({why}): start it, or "
+                    "raise endpoint.retry.attempts where it is only busy, and run the same command again; what was "
+                    "answered before is on disk"
                 )
             raise RequestFailed(failure, attempts)
         return policy.delay(attempts, failure.retry_after, draw())

@@ -178,7 +178,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _detail(body: Any) -> str:
     """Return what an error's body says, in whatever way this kind of server says it."""
-    while isinstance(body, dict):
+    while isinstance(body, (dict, list)) and body:
+        if isinstance(body, list):
+            body = body[0]
+            continue
         body = next((body[name] for name in ("error", "message", "detail", "msg", "reason") if body.get(name)), "")
     return body if isinstance(body, str) else str(body or "")
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put SIGINT and SIGTERM off until the block is done, so that what is taken is written, and written whole."""
+    """Put ending signals off until the block is done, so that what is taken is written, and written whole."""
     if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
         yield
         return
     came: list[signal.Signals] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        for number in handlers:
+        for number in [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]:
             signal.signal(number, lambda number, frame: came.append(signal.Signals(number)))
         yield
     finally:

@@ -343,3 +343,21 @@ def test_a_key_that_is_repeated_is_in_no_message(monkeypatch: pytest.MonkeyPatch
 def test_what_looks_like_a_secret_is_taken_out() -> None:
     said = "sk-abcdef123 and Bearer xyz at http://user:pass@proxy:3128 \ud83d"
     assert redacted(said) == "*** and Bearer *** at http://***@proxy:3128 \ufffd"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "too short"}},
+        [{"error": {"message": "too short"}}],
+        {"message": "too short"},
+        {"detail": "too short"},
+        {"detail": [{"loc": ["body"], "msg": "too short"}]},
+        {"error": "too short"},
+        b"too short",
+    ],
+)
+def test_what_an_error_says_is_found_in_any_body(body: Any) -> None:
+    with StubEndpoint(rule=lambda _, headers: Canned(422, body)) as stub:
+        (failed,) = ask(stub.url)
+    assert str(failed) == "Error code: 422 - too short"

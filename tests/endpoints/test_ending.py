@@ -45,6 +45,7 @@ def test_a_stage_ends_at_once_and_goes_on_later(
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
         )
         until = time.monotonic() + 120
         while stub.counts["requests"] < 36 and time.monotonic() < until:
@@ -132,6 +133,18 @@ def test_a_signal_waits_for_what_may_not_be_interrupted() -> None:
             done.append("written")
         done.append("not reached")
     assert done == ["written"] and ended.value.code == 143
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with ended_by_signals(), uninterrupted():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with pytest.raises(SystemExit) as ended, ended_by_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert ended.value.code == 129
 
 
 def test_an_interrupted_stage_needs_no_traceback_before_it_begins() -> None:
