@@ -47,10 +47,11 @@ class WeightDirectory:
 
     def _leave(self) -> None:
         """Close in a worker what says that the run lives."""
-        files = [self._owner, self._watcher.stdin if self._watcher is not None else None]
-        for file in filter(None, files):
-            with contextlib.suppress(OSError):
-                file.close()
+        with contextlib.suppress(OSError):
+            if self._owner is not None:
+                self._owner.close()
+            if self._watcher is not None and self._watcher.stdin is not None:
+                self._watcher.stdin.close()
 
     @classmethod
     def make(cls, parent: Path) -> "WeightDirectory":

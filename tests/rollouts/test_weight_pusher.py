@@ -318,7 +318,7 @@ def test_a_server_that_comes_back_with_another_model_is_refused(tmp_path: Path, 
         pusher.push(Rank(tmp_path), weights, "run")
         server.checkpoint, server.version = other, "default"
         with pytest.raises(UserError, match="nothing was sent"):
-            pusher.pool.push()
+            pusher.pool.keeper.push()
     assert server.pushes() == ["run:3"]
 
 
