@@ -33,8 +33,12 @@ def test_all_ranks_get_the_result() -> None:
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
-    [(UserError("no server"), "no server"), (OSError("disk full"), "rank 0: OSError: disk full"), (RuntimeError(), "rank 0")],
-)  # fmt: skip
+    [
+        (UserError("no server"), "no server"),
+        (OSError("disk full"), "rank 0: OSError: disk full"),
+        (RuntimeError(), "rank 0: RuntimeError"),
+    ],
+)
 def test_no_rank_waits_for_one_that_failed(error: Exception, sentence: str) -> None:
     def work() -> int:
         raise error
