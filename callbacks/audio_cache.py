@@ -20,6 +20,7 @@ from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 from lightning_modules.audio_encoding import audio_token_counts
 from lightning_modules.student import Student
+from lightning_modules.trained_parts import trained_parts
 
 
 class AudioCache(Callback):
@@ -47,9 +48,11 @@ class AudioCache(Callback):
         """
         student: Any = pl_module.student
         if not student.hears_with_frozen_tower:
+            counts = trained_parts(student).items()
+            trained = ", ".join(name.replace("_", " ") for name, n in counts if n and "language_model" not in name)
             raise UserError(
-                "AudioCache needs audio embeddings that do not change: set model.lora or model.freeze_audio_tower, or "
-                "leave the callback out"
+                f"AudioCache needs audio embeddings that do not change, and weights of the audio path are trained "
+                f"({trained}): set model.freeze_audio_tower to true, or leave the callback out"
             )
         if student.sharded:
             raise UserError("AudioCache does not work with weights that are spread over ranks: leave the callback out")

@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from datamodules.records import UserError
+from lightning_modules.whole_folder import sync_folder
 
 WRITTEN_BY = "written_by"
 """Key of a checkpoint under which the module's class is kept."""
@@ -179,16 +180,3 @@ def class_path(instance: object) -> str:
         instance: The object.
     """
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut.
-
-    Args:
-        folder: The folder.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

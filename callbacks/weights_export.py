@@ -1,9 +1,6 @@
 """The best weights as a Hugging Face directory, for the next stage."""
 
-import ctypes
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from callbacks.checkpointing import sync_folder
 from datamodules.records import UserError
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+from lightning_modules.whole_folder import recover_folder
 
 
 class WeightsExport(Callback):
@@ -57,6 +51,12 @@ class WeightsExport(Callback):
         return Path(self.directory) if self.directory else Path(trainer.default_root_dir) / "best"
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Clear up after a run that was killed while it exported."""
+        if stage == "fit" and trainer.is_global_zero:
+            recover_folder(self.target(trainer))
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING
         if trainer.sanity_checking or not fitting or getattr(trainer, "fast_dev_run", False):
@@ -85,46 +85,16 @@ class WeightsExport(Callback):
 
     def _export(self, trainer: Trainer, pl_module: Any) -> None:
         target = self.target(trainer)
-        fresh = target.with_name(target.name + ".partial")
-        if trainer.is_global_zero:
-            shutil.rmtree(fresh, ignore_errors=True)
+        problem: UserError | None = None
         if trainer.is_global_zero or pl_module.student.sharded:
-            pl_module.student.save_hub(fresh)
-        if trainer.is_global_zero:
             notes = {"module": type(pl_module).__qualname__, "step": trainer.global_step, self.monitor: self.best}
-            (fresh / "training.json").write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
-            replace_folder(fresh, target)
-            rank_zero_info(f"step {trainer.global_step}: weights with {self.monitor} {self.best} exported to {target}")
-        trainer.strategy.barrier("weights_export")
-
-
-def replace_folder(fresh: Path, target: Path) -> None:
-    """Put a folder in the place of another one; ``target`` is never absent or half there where the system can swap.
-
-    Args:
-        fresh: The new folder, which is gone afterwards.
-        target: The place.
-    """
-    for file in fresh.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-    if not target.exists():
-        os.rename(fresh, target)
-    elif _exchange(fresh, target):
-        shutil.rmtree(fresh)
-    else:
-        old = target.with_name(target.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(target, old)
-        os.rename(fresh, target)
-        shutil.rmtree(old)
-    sync_folder(target.parent)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where the file system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if rename is None:
-        return False
-    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+            try:
+                pl_module.student.save_hub(target, {"training.json": json.dumps(notes, indent=2) + "\n"})
+                rank_zero_info(
+                    f"step {trainer.global_step}: weights with {self.monitor} {self.best} exported to {target}"
+                )
+            except UserError as error:
+                problem = error
+        problem = trainer.strategy.broadcast(problem)  # nobody goes on before the export has ended, or when it failed
+        if problem is not None:
+            raise problem

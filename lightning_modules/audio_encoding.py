@@ -1,6 +1,12 @@
 """How many tokens a clip becomes; the encoders themselves are in ``qwen2_audio.py`` and ``qwen2_5_omni.py``."""
 
+import torch
 from torch import Tensor
+
+from datamodules.records import UserError
+
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
+"""Attentions that the audio tower may have."""
 
 
 def audio_token_counts(feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -16,3 +22,42 @@ def audio_token_counts(feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """
     positions = (feature_lengths - 1) // 2 + 1
     return positions, (positions - 2) // 2 + 1
+
+
+def attention_mask(seen: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
+    """Return what an attention of transformers wants as its mask where a batch's rows are of unequal length.
+
+    Args:
+        seen: True at positions that belong to the row ``[B, P]``.
+        attention: One of :data:`ATTENTIONS`.
+        dtype: Type of the hidden states.
+
+    Returns:
+        Flash attention takes ``seen`` itself, by which it leaves the padding out; the others add a mask to their scores
+        ``[B, 1, P, P]``, zero where a position is seen and the type's least number elsewhere.
+    """
+    if "flash" in attention:
+        return seen
+    longest = seen.shape[1]
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    mask = mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None, None, :]
+    return mask.expand(-1, 1, longest, longest)
+
+
+def check_attention(attention: str, dtype: torch.dtype, device: str) -> None:
+    """Refuse an attention whose kernel cannot compute in the type at hand.
+
+    Args:
+        attention: One of :data:`ATTENTIONS`.
+        dtype: Type of the audio tower's weights.
+        device: Type of their device.
+
+    Raises:
+        UserError: Flash attention in float32.
+    """
+    low = torch.is_autocast_enabled(device) or dtype in (torch.bfloat16, torch.float16)
+    if "flash" in attention and not low:
+        raise UserError(
+            f"attn_implementation {attention} computes in bfloat16 and float16 only, and the audio tower is in "
+            "float32: set attn_implementation to sdpa, or trainer.precision to bf16-mixed"
+        )

@@ -21,8 +21,8 @@ from datamodules.records import UserError, Verdict
 from datamodules.request_records import Outcome, RequestError, Usage
 from lightning_modules.alignment_head import AlignmentHead
 from lightning_modules.calibration import fit_temperature
+from lightning_modules.checkpoint_folder import load_processor
 from lightning_modules.frozen_hearing import FrozenHearing, Hears
-from lightning_modules.student import load_processor
 
 _PAIRINGS = 2
 """How often each accepted trace of a batch is paired with another clip."""

@@ -48,8 +48,11 @@ class Family(Protocol):
     def hub_name(self, name: str) -> str:
         """Translate a name in memory to the Hub's, which vLLM reads too; KeyError where it has none."""
 
-    def hub_config(self, config: Any) -> Any:
-        """Return the configuration that belongs beside exported weights, given the model's."""
+    def hub_config(self, config: Any, tied: bool) -> Any:
+        """Return the configuration that belongs beside exported weights, given the model's.
+
+        ``tied`` says that the head is not among the weights, because it is the token embeddings.
+        """
 
 
 FAMILIES: dict[str, Family] = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from lightning_modules.audio_encoding import audio_token_counts
-from lightning_modules.student import WeightsError, load_family
+from lightning_modules.checkpoint_folder import WeightsError, load_family, reason
 
 Hears = Literal["encoder", "spectrum", "both"]
 
@@ -40,8 +40,8 @@ class FrozenHearing(nn.Module):
         parts: dict[str, nn.Module] = {**dict(self.audio_path.items()), _EMBEDDING: self.embedding}
         try:
             tensors = _tensors(weights, list(parts), self.family.foreign)
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"no weights could be loaded from {weights!r}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a damaged file may raise anything
+            raise WeightsError(f"no weights could be loaded from {weights!r}: {reason(weights, error)}") from error
         for part, module in parts.items():
             missing = set(module.state_dict()) - set(tensors.get(part, {}))
             if missing:

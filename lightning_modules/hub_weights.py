@@ -54,12 +54,12 @@ def untied_by_adapters(base: Any) -> bool:
 
 
 def hub_shapes(base: Any, family: Family, dtype: HubType = None) -> dict[str, HubTensor]:
-    """Return what :func:`hub_tensors` will yield, in its order; nothing is computed or gathered.
+    """Return what :class:`HubTensors` will yield, in its order; nothing is computed or gathered.
 
     Args:
         base: The transformers model, adapters inside.
         family: Its family.
-        dtype: As for :func:`hub_tensors`.
+        dtype: As for :class:`HubTensors`.
     """
     return {
         name: HubTensor(tuple(source.value.shape), _type_of(name, source.value, dtype))
@@ -67,33 +67,41 @@ def hub_shapes(base: Any, family: Family, dtype: HubType = None) -> dict[str, Hu
     }
 
 
-def hub_tensors(base: Any, family: Family, dtype: HubType = None) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and value of each weight: contiguous, in main memory, without gradient.
+class HubTensors(Iterator[tuple[str, Tensor]]):
+    """Name and value of each weight: contiguous, in main memory, without gradient.
 
     What needs no computing, converting or copying shares the model's memory. Drop each tensor before asking for the
     next one (``del``), so that there is one at a time.
 
     Where weights are sharded this is a collective act: all ranks run through it, rank 0 is given the tensors and the
-    others nothing at all. A rank that stops early must close the iterator (``contextlib.closing``), by which it takes
-    part in what is left.
-
-    Args:
-        base: The transformers model, adapters inside.
-        family: Its family.
-        dtype: Type of the floating-point weights.
+    others nothing at all. A rank that may stop early closes it (``contextlib.closing``), by which it takes part in what
+    is left; otherwise the others would wait for it.
     """
-    sources = iter(_sources(base, family).items())
-    try:
-        for name, source in sources:
-            value = _whole(source, _type_of(name, source.value, dtype))
+
+    def __init__(self, base: Any, family: Family, dtype: HubType = None) -> None:
+        """Begin at the first weight; nothing is computed yet.
+
+        Args:
+            base: The transformers model, adapters inside.
+            family: Its family.
+            dtype: Type of the floating-point weights.
+        """
+        self._sources = iter(_sources(base, family).items())
+        self._dtype = dtype
+
+    def __next__(self) -> tuple[str, Tensor]:
+        """Compute the next weight."""
+        for name, source in self._sources:
+            value = _whole(source, _type_of(name, source.value, self._dtype))
             if value is not None:
-                yield name, value
-            del value
-    except GeneratorExit:
-        for name, source in sources:
-            if isinstance(source.value, DTensor):  # the other ranks are waiting
-                _whole(source, _type_of(name, source.value, dtype))
-        raise
+                return name, value
+        raise StopIteration
+
+    def close(self) -> None:
+        """Gather what is left, with the other ranks, and drop it."""
+        for name, source in self._sources:
+            if isinstance(source.value, DTensor):
+                _whole(source, _type_of(name, source.value, self._dtype))
 
 
 def _adapters(base: Any) -> dict[str, Any]:

@@ -87,11 +87,11 @@ class Qwen25Omni:
             raise KeyError(f"weight {name!r} has no name on the Hub: expected one of the prefixes {sorted(_PARTS)}")
         return f"thinker.{name}"
 
-    def hub_config(self, config: Any) -> Any:
+    def hub_config(self, config: Any, tied: bool) -> Any:
         """Return the configuration that is exported with the weights: that of a Qwen2.5-Omni without talker."""
         thinker = config.to_dict()
         # vLLM reads the language model's own word on it, transformers the thinker's
-        thinker["text_config"]["tie_word_embeddings"] = config.tie_word_embeddings
+        thinker["tie_word_embeddings"] = thinker["text_config"]["tie_word_embeddings"] = tied
         return Qwen2_5OmniConfig(
             thinker_config=thinker,
             enable_audio_output=False,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 
-from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.audio_encoding import attention_mask, audio_token_counts
 
 EDGE_FRAMES = 2
 """Mel frames past the heard ones that the two convolutions look at."""
@@ -90,12 +90,12 @@ class Qwen2Audio:
         hidden = nn.functional.gelu(tower.conv2(nn.functional.gelu(tower.conv1(features))))
         hidden = hidden.transpose(1, 2)[:, :longest] + tower.embed_positions.weight[:longest]
         hidden = nn.functional.dropout(hidden, p=tower.dropout, training=tower.training)
-        mask = None
-        if int(positions.min()) < longest:
-            seen = torch.arange(longest, device=positions.device) < positions[:, None]
-            mask = torch.zeros(seen.shape, dtype=hidden.dtype, device=hidden.device)
-            mask = mask.masked_fill(~seen, torch.finfo(hidden.dtype).min)[:, None, None, :]
-            mask = mask.expand(-1, 1, longest, longest)
+        seen = torch.arange(longest, device=positions.device) < positions[:, None]
+        mask = (
+            attention_mask(seen, tower.config._attn_implementation, hidden.dtype)
+            if int(positions.min()) < longest
+            else None
+        )
         for layer in tower.layers:
             hidden = layer(hidden, mask)
         pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
@@ -114,8 +114,8 @@ class Qwen2Audio:
                 return hub + name.removeprefix(ours)
         raise KeyError(f"weight {name!r} has no name on the Hub: expected one of the prefixes {sorted(_PREFIXES)}")
 
-    def hub_config(self, config: Any) -> Any:
-        """Return the configuration that is exported with the weights."""
+    def hub_config(self, config: Any, tied: bool) -> Any:
+        """Return the configuration that is exported with the weights; head and embeddings are never one here."""
         fields = config.to_dict()
         fields["architectures"] = ["Qwen2AudioForConditionalGeneration"]
         return config.from_dict(fields)

@@ -3,56 +3,30 @@
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from transformers import AutoConfig, AutoProcessor
 
 from datamodules.batch import AudioQABatch
-from datamodules.records import UserError
-from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.adapters import LoRASettings, with_adapters
+from lightning_modules.audio_encoding import ATTENTIONS, audio_token_counts, check_attention
+from lightning_modules.checkpoint_folder import WeightsError, load_family, load_model, load_processor
 from lightning_modules.families import Family, family_of
-from lightning_modules.hub_weights import HubTensor, HubType, hub_shapes, hub_tensors
-from lightning_modules.merged_lora import MergedLoRALinear
+from lightning_modules.hub_files import write_hub_files
+from lightning_modules.hub_weights import HubTensor, HubTensors, HubType, hub_shapes, untied_by_adapters
 from lightning_modules.shared_prompt import ATTENTION, pack_groups
 from lightning_modules.token_logprobs import token_logprobs
+from lightning_modules.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class WeightsError(UserError):
-    """Weights that are missing, incomplete or of the wrong shape."""
-
-
-@dataclass
-class LoRASettings:
-    """Low-rank adapters (peft).
-
-    Attributes:
-        rank: Rank of the update.
-        alpha: Scale; the update is multiplied by alpha / rank.
-        dropout: Dropout before the adapters.
-        target_modules: Regular expression on module names, or a list of name endings; by default all linear layers
-            of the language model, so the audio tower stays as it is.
-    """
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    target_modules: str | list[str] | None = None
 
 
 class CompletionScores(NamedTuple):
@@ -89,7 +63,8 @@ class Student(nn.Module):
             attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
                 always runs the shared-prompt attention, which is built on SDPA.
             gradient_checkpointing: Trade time for memory in the backward pass.
-            freeze_audio_tower: Train the language model only; the audio is then encoded once for policy and reference.
+            freeze_audio_tower: Train the language model only, also where ``lora.target_modules`` matches layers of the
+                tower; the audio is then encoded once for policy and reference.
 
         Raises:
             WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
@@ -97,9 +72,11 @@ class Student(nn.Module):
         super().__init__()
         if dtype not in DTYPES:
             raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+        if attn_implementation not in ATTENTIONS:
+            raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
         processor = load_processor(weights)
         family = load_family(weights)[0]
-        model = _load_model(family, weights, DTYPES[dtype], attn_implementation)
+        model = load_model(family, weights, DTYPES[dtype], attn_implementation)
         self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower)
 
     @classmethod
@@ -145,22 +122,11 @@ class Student(nn.Module):
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.lora = lora
+        self.model = model
         if lora is not None:
-            config = LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=lora.target_modules or self.family.language_model_linears,
-            )
-            config._register_custom_module({nn.Linear: MergedLoRALinear})
-            try:
-                self.model = get_peft_model(model, config)
-            except ValueError as error:
-                raise WeightsError(f"lora.target_modules matches no module of {weights}: {error}") from error
+            self.model = with_adapters(model, self.family, lora, freeze_audio_tower, weights)
             if gradient_checkpointing:
                 self.model.enable_input_require_grads()
-        else:
-            self.model = model
         for unused in self.family.unused(self.base):
             unused.requires_grad_(False)
         self.model.train()  # from_pretrained leaves it in evaluation mode, in which gradients are never checkpointed
@@ -208,6 +174,8 @@ class Student(nn.Module):
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
         if batch.audio is not None:
             return torch.cat([clip.to(batch.features.device) for clip in batch.audio])
+        tower: Any = self.audio_path["audio_tower"]
+        check_attention(tower.config._attn_implementation, tower.conv1.weight.dtype, batch.features.device.type)
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
             return self.family.encode_audio(self.audio_path, batch.features, batch.feature_lengths)
 
@@ -299,95 +267,47 @@ class Student(nn.Module):
         """
         return hub_shapes(self.base, self.family, dtype)
 
-    def hub_tensors(self, dtype: HubType = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield all weights under the Hub's names, adapters folded in, one at a time and in main memory.
+    def hub_tensors(self, dtype: HubType = None) -> HubTensors:
+        """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
 
         Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
-        nothing; a rank that stops early must close the iterator. See :mod:`lightning_modules.hub_weights`.
+        nothing; a rank that may stop early must close it.
 
         Args:
             dtype: Type of the floating-point weights: one for all, or one by name; by default as in memory.
         """
-        return hub_tensors(self.base, self.family, dtype)
+        return HubTensors(self.base, self.family, dtype)
 
     def hub_state_dict(self) -> dict[str, Tensor]:
         """Return all of :meth:`hub_tensors` at once."""
         return dict(self.hub_tensors())
 
-    def save_hub(self, directory: str | os.PathLike[str]) -> None:
+    def save_hub(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
 
         Where the weights are sharded all ranks call this together and rank 0 writes.
 
         Args:
             directory: Where to write; it appears complete or not at all.
+            notes: Text files that are written beside the weights, by name.
+
+        Raises:
+            UserError: There is no room, or the place cannot be written.
         """
-        weights = {name: value.cpu().contiguous() for name, value in self.hub_state_dict().items()}
-        if not weights:
-            return
-        target = Path(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        partial.chmod(0o755)
-        save_torch_state_dict(weights, partial)
-        self.family.hub_config(self.base.config).save_pretrained(partial)
-        self.base.generation_config.save_pretrained(partial)
-        self.processor.save_pretrained(partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        shapes = self.hub_shapes()
+        size = sum(part.nbytes for part in shapes.values())
+        with contextlib.closing(self.hub_tensors()) as tensors:
+            if self.sharded and torch.distributed.get_rank() > 0:
+                return
+            with whole_folder(Path(directory), size) as fresh:
+                write_hub_files(tensors, shapes, fresh)
+                tied = bool(self.base.all_tied_weights_keys) and not untied_by_adapters(self.base)
+                self.family.hub_config(self.base.config, tied).save_pretrained(fresh)
+                self.base.generation_config.save_pretrained(fresh)
+                self.processor.save_pretrained(fresh)
+                for name, text in (notes or {}).items():
+                    (fresh / name).write_text(text, encoding="utf-8")
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield name and value of the weights that are trained."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
-
-
-def load_processor(weights: str) -> Any:
-    """Load the processor that belongs to ``weights``.
-
-    Raises:
-        WeightsError: There is none.
-    """
-    if not Path(weights).is_dir() and (weights.startswith((".", "/", "~")) or weights.count("/") > 1):
-        raise WeightsError(f"weights: there is no folder {weights!r}, and it is no name on the Hub either")
-    try:
-        return AutoProcessor.from_pretrained(weights)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no processor could be loaded from {weights!r}: {_first_line(error)}") from error
-
-
-def load_family(weights: str) -> tuple[Family, Any]:
-    """Find out what ``weights`` is.
-
-    Returns:
-        Its family and its configuration.
-
-    Raises:
-        WeightsError: Nothing is there, or no student can be made of it.
-    """
-    try:
-        config = AutoConfig.from_pretrained(weights)
-        return family_of(config), config
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"no student could be loaded from {weights!r}: {_first_line(error)}") from error
-
-
-def _load_model(family: Family, weights: str, dtype: torch.dtype, attn_implementation: str) -> Any:
-    try:
-        model, report = family.model_class.from_pretrained(
-            weights, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise WeightsError(f"no {family.name} could be loaded from {weights!r}: {_first_line(error)}") from error
-    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        names = sorted(name for name in map(str, report.get(kind) or ()) if not name.startswith(family.foreign))
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise WeightsError(
-                f"{weights!r} does not fit {family.name}: {len(names)} {kind.replace('_', ' ')} ({shown})"
-            )
-    return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import get_scheduler
 
 from datamodules.records import UserError
 from lightning_modules.audio_qa import AudioQAModule
 from lightning_modules.student import Student
+from lightning_modules.trained_parts import describe_trained_parts
 
 
 class StudentTraining(AudioQAModule):
@@ -43,8 +45,9 @@ class StudentTraining(AudioQAModule):
         self.allow_low_precision_weights = allow_low_precision_weights
 
     def on_fit_start(self) -> None:
-        """Refuse weights in which the updates would be lost."""
+        """Refuse weights in which the updates would be lost, and say which ones are trained."""
         refuse_low_precision(self.student, self.lr, self.allow_low_precision_weights)
+        rank_zero_info(describe_trained_parts(self.student))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the trained weights and a schedule that steps with it."""

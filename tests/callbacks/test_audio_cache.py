@@ -72,8 +72,11 @@ def test_other_weights_have_another_folder(student_weights) -> None:
 
 
 def test_a_trained_tower_is_refused(student_weights, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"set model.lora or model.freeze_audio_tower"):
-        fit(student_weights, tmp_path, AudioCache(str(tmp_path / "cache")), lora=None)
+    cache = AudioCache(str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"trained \(audio tower, .*\): set model.freeze_audio_tower to true"):
+        fit(student_weights, tmp_path, cache, lora=None)
+    with pytest.raises(UserError, match=r"trained \(adapters of audio tower\): set model.freeze_audio_tower to true"):
+        fit(student_weights, tmp_path, cache, lora=LoRASettings(target_modules=["q_proj"]))
 
 
 def test_micro_batches_take_their_share(student_weights) -> None:

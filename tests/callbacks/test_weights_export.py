@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.weights_export import WeightsExport
+from lightning_modules.whole_folder import partial_of, whole_folder
 
 
 class RecordedStudent(torch.nn.Module):
@@ -19,9 +20,10 @@ class RecordedStudent(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def save_hub(self, directory: Path) -> None:
-        Path(directory).mkdir()
-        (Path(directory) / "weight.txt").write_text(f"{self.weight.item():.3f}")
+    def save_hub(self, directory: Path, notes: dict[str, str]) -> None:
+        with whole_folder(directory, 4) as fresh:
+            for name, text in {"weight.txt": f"{self.weight.item():.3f}", **notes}.items():
+                (fresh / name).write_text(text)
 
 
 class Scripted(lightning.LightningModule):
@@ -72,6 +74,18 @@ def test_the_best_validation_is_exported_not_the_last(tmp_path: Path) -> None:
     assert notes["step"] == 2
     assert abs(notes["val/accuracy"] - 0.8) < 1e-6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
+
+
+def test_what_a_killed_run_left_is_cleared_at_the_next_start(tmp_path: Path) -> None:
+    fit([0.2], tmp_path)
+    partial_of(tmp_path / "best").mkdir()
+    (partial_of(tmp_path / "best") / "model.safetensors").write_bytes(b"torn")
+    (tmp_path / "best").rename(tmp_path / ".best.old")  # killed between two renames, where folders cannot be swapped
+    export = WeightsExport()
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    export.setup(trainer, Scripted([]), "fit")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert (tmp_path / "best" / "weight.txt").read_text() == "1.000"
 
 
 def test_without_validation_the_last_weights_are_exported_and_said_so(tmp_path: Path, recwarn) -> None:

@@ -11,8 +11,9 @@ from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from datamodules.collate import Collator
 from datamodules.prompts import PROMPTS
+from lightning_modules.checkpoint_folder import WeightsError
 from lightning_modules.frozen_hearing import FrozenHearing
-from lightning_modules.student import LoRASettings, Student, WeightsError
+from lightning_modules.student import LoRASettings, Student
 from tests.lightning_modules.conftest import make_batch, released_logprobs
 from tests.lightning_modules.test_collated_batches import QUESTION
 from tests.rollouts import tiny_omni

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from lightning_modules import token_logprobs as token_logprobs_module
 from lightning_modules.audio_encoding import audio_token_counts
+from lightning_modules.checkpoint_folder import WeightsError
 from lightning_modules.qwen2_5_omni import Qwen25Omni
 from lightning_modules.qwen2_audio import Qwen2Audio
-from lightning_modules.student import LoRASettings, Student, WeightsError
+from lightning_modules.student import LoRASettings, Student
 from tests.lightning_modules.conftest import FAMILIES, make_batch, released_logprobs
 
 CLIPS = {
