@@ -14,7 +14,7 @@ from datamodules.collate import Collator
 from datamodules.prompts import THINK_SHORT
 from datamodules.question_dataset import Item
 from datamodules.records import Question, UserError
-from lightning_modules.student import load_processor
+from lightning_modules.checkpoint_folder import load_processor
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, clip, example
 from tests.rollouts.test_vllm_rollout import rollouts, trainer
