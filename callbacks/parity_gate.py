@@ -9,8 +9,9 @@ import torch
 from lightning import Trainer
 
 from callbacks.parity import Asked, Parity, ask_server, compare, judge_hearing, judge_parity, unasked
+from callbacks.pooled_server import PooledServer
 from callbacks.sampling import Sampling
-from callbacks.server_pool import PooledServer, ServerPool
+from callbacks.server_pool import ServerPool
 from callbacks.vllm_client import ServerUnreachable
 from datamodules.batch import AudioQABatch
 from lightning_modules.all_ranks import of_all_ranks, of_rank_zero

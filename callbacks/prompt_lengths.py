@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from callbacks.pooled_server import PooledServer
 from datamodules.audio import SAMPLE_RATE, MediaError
+from datamodules.audio_qa import AudioQADataModule, Role
+from datamodules.batch import AudioQABatch
 from datamodules.collate import Collator, num_audio_tokens
-from datamodules.records import Question
+from datamodules.records import Question, UserError
 
 _ROUNDED = 0.005
 """Seconds by which a remembered length may be wrong."""
@@ -24,6 +27,47 @@ class TooLong:
 
     question: Question
     tokens: int
+
+
+def check_questions(data: AudioQADataModule, role: Role, new_tokens: int, servers: Sequence[PooledServer]) -> None:
+    """Refuse a dataset some of whose prompts no server has room for; all ranks find the same.
+
+    Args:
+        data: The DataModule.
+        role: What its questions are for.
+        new_tokens: Longest completion.
+        servers: The servers.
+
+    Raises:
+        UserError: There are such questions; it says which and what can be done.
+    """
+    if not (limits := _limits(servers)):
+        return
+    limit, url = min(limits)
+    questions = data.asked(role)
+    if found := too_long(questions, data.collator, limit - new_tokens, data.clip_seconds, data.load):
+        raise UserError(sentence(found, len(questions), limit - new_tokens, new_tokens, url))
+
+
+def check_batch(batch: AudioQABatch, new_tokens: int, servers: Sequence[PooledServer]) -> None:
+    """Refuse a batch that does not fit into every server.
+
+    Args:
+        batch: The batch.
+        new_tokens: Longest completion.
+        servers: The servers.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    longest = int(batch.prompt_lengths.max())
+    needed = longest + new_tokens
+    for limit, url in _limits(servers):
+        if needed > limit:
+            raise UserError(
+                f"a prompt of {longest} tokens and {new_tokens} new ones do not fit into the {limit} tokens of {url}: "
+                f"lower max_new_tokens or start the server with --max-model-len {needed}"
+            )
 
 
 def too_long(
@@ -90,6 +134,11 @@ def sentence(found: Sequence[TooLong], total: int, most: int, new_tokens: int, u
         f"longest prompt has {found[0].tokens} tokens, audio included, and max_new_tokens is {new_tokens}. Start the "
         f"server with --max-model-len {needed}, lower max_new_tokens, or leave these questions out of the data"
     )
+
+
+def _limits(servers: Sequence[PooledServer]) -> list[tuple[int, str]]:
+    """Return how many tokens each server has room for, where it says so, and its address."""
+    return [(s.info.max_model_len, s.url) for s in servers if s.info and s.info.max_model_len]
 
 
 def _audio_tokens(collator: Collator, samples: int) -> int:

@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.ahead import RolloutsAhead
 from callbacks.parity import check_prompt
 from callbacks.parity_gate import ParityGate
-from callbacks.prompt_lengths import sentence, too_long
+from callbacks.prompt_lengths import check_batch, check_questions
 from callbacks.rollout import RolloutCallback
 from callbacks.sampling import Sample, Sampling
 from callbacks.server_pool import Prompt, ServerPool
@@ -121,9 +121,9 @@ class VLLMRollout(RolloutCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse questions that no server has room for, now and not when their batch comes."""
         if getattr(pl_module, "rollouts_in_training", False):
-            self._check_prompts(trainer, "train", self.max_new_tokens)
+            self._check_questions(trainer, "train", self.max_new_tokens)
         if trainer.enable_validation:
-            self._check_prompts(trainer, "val", self.eval_max_new_tokens)
+            self._check_questions(trainer, "val", self.eval_max_new_tokens)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that the run starts with."""
@@ -185,17 +185,17 @@ class VLLMRollout(RolloutCallback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights if the servers have older ones."""
         if trainer.state.fn != TrainerFn.FITTING:
-            self._check_prompts(trainer, "val", self.eval_max_new_tokens)
+            self._check_questions(trainer, "val", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that are tested."""
-        self._check_prompts(trainer, "test", self.eval_max_new_tokens)
+        self._check_questions(trainer, "test", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Push the weights that predict."""
-        self._check_prompts(trainer, "predict", self.eval_max_new_tokens)
+        self._check_questions(trainer, "predict", self.eval_max_new_tokens)
         self._sync(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -220,7 +220,7 @@ class VLLMRollout(RolloutCallback):
         """Draw the completions of a batch on the servers, all requests at once."""
         pool, version = self._pool, self.weight_version
         assert pool is not None and version is not None, "weights are pushed before the first batch"
-        self._check_lengths(pool, batch, sampling)
+        check_batch(batch, sampling[0].max_tokens, pool.servers)
         self._gate(trainer, pl_module, batch, sampling)
         samples = self._draw(pool, batch, sampling)
         self._gate(trainer, pl_module, batch, sampling)  # for servers that were restarted in between
@@ -251,7 +251,7 @@ class VLLMRollout(RolloutCallback):
         pool, version = self._pool, self.weight_version
         assert pool is not None and version is not None
         sampling = self._train_sampling(after, pl_module, upcoming)
-        self._check_lengths(pool, upcoming, sampling)
+        check_batch(upcoming, sampling[0].max_tokens, pool.servers)
         self._ahead.begin(upcoming, sampling, lambda: (self._draw(pool, upcoming, sampling), version))
 
     def _new_pool(self) -> ServerPool:
@@ -282,29 +282,11 @@ class VLLMRollout(RolloutCallback):
         self._pool = self._pusher = self._parity = None
         self._ahead = RolloutsAhead()
 
-    def _check_prompts(self, trainer: Trainer, role: Role, new_tokens: int) -> None:
-        """Refuse questions that do not fit into a server; all ranks find the same."""
+    def _check_questions(self, trainer: Trainer, role: Role, new_tokens: int) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         assert self._pool is not None
-        limits = [(s.info.max_model_len, s.url) for s in self._pool.servers if s.info and s.info.max_model_len]
-        if not isinstance(data, AudioQADataModule) or not limits:
-            return  # each batch is looked at when it comes
-        limit, url = min(limits)
-        questions = data.asked(role)
-        if found := too_long(questions, data.collator, limit - new_tokens, data.clip_seconds, data.load):
-            raise UserError(sentence(found, len(questions), limit - new_tokens, new_tokens, url))
-
-    def _check_lengths(self, pool: ServerPool, batch: AudioQABatch, sampling: list[Sampling]) -> None:
-        longest = int(batch.prompt_lengths.max())
-        needed = longest + sampling[0].max_tokens
-        for server in pool.servers:
-            limit = server.info.max_model_len if server.info else None
-            if limit is not None and needed > limit:
-                raise UserError(
-                    f"a prompt of {longest} tokens and {sampling[0].max_tokens} new ones do not fit into the "
-                    f"{limit} tokens of {server.url}: lower max_new_tokens or start the server "
-                    f"with --max-model-len {needed}"
-                )
+        if isinstance(data, AudioQADataModule):
+            check_questions(data, role, new_tokens, self._pool.servers)
 
     def _gate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, sampling: list[Sampling]) -> None:
         """Pass servers through the parity gate where this rank can do so alone."""

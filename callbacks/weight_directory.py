@@ -19,13 +19,14 @@ from torch import Tensor
 
 from callbacks.file_lock import LockTimeout, locked, try_flock
 from callbacks.weight_sync import WeightSyncError, read_specs
+from lightning_modules.hub_files import write_hub_files
 from lightning_modules.hub_weights import HubTensor
 
 log = logging.getLogger("lightning.pytorch.rollout")
 
 PREFIX = "sightsound-r1-weights-"
-SHARD_BYTES = 512 * 1024**2
-"""Size of the files in which weights are written: so much of them is in main memory at a time."""
+SHARD_BYTES = 2 * 1024**3
+"""Largest size of the files in which weights are written."""
 
 _WATCHER = 'cat > /dev/null; rm -rf -- "$1"'  # its input ends with this process, however that ends
 
@@ -47,10 +48,11 @@ class WeightDirectory:
 
     def _leave(self) -> None:
         """Close in a worker what says that the run lives."""
-        files = [self._owner, self._watcher.stdin if self._watcher is not None else None]
-        for file in filter(None, files):
-            with contextlib.suppress(OSError):
-                file.close()
+        with contextlib.suppress(OSError):
+            if self._owner is not None:
+                self._owner.close()
+            if self._watcher is not None and self._watcher.stdin is not None:
+                self._watcher.stdin.close()
 
     @classmethod
     def make(cls, parent: Path) -> "WeightDirectory":
@@ -130,9 +132,7 @@ class WeightDirectory:
                 if other.is_dir() and other != self.probe:
                     shutil.rmtree(other, ignore_errors=True)
             partial.mkdir()
-            for number, part in enumerate(_shards(tensors)):
-                save_file(part, partial / f"model-{number:05d}.safetensors", metadata={"format": "pt"})
-                part.clear()
+            write_hub_files(tensors, shapes, partial, SHARD_BYTES)
             written = {name: spec.shape for name, spec in read_specs(partial).items()}
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -237,20 +237,6 @@ def room(directory: Path) -> float:
 
 
 SHARED_MEMORY = Path("/dev/shm")
-
-
-def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    part: dict[str, Tensor] = {}
-    size = 0
-    for name, value in tensors:
-        if part and size + value.nbytes > SHARD_BYTES:
-            yield part
-            part, size = {}, 0
-        part[name] = value
-        size += value.nbytes
-        del value
-    if part:
-        yield part
 
 
 def _reason(error: Exception) -> str:

@@ -11,8 +11,9 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
+from callbacks.pooled_server import PooledServer
 from callbacks.server_claim import ServerClaim
-from callbacks.server_pool import PooledServer, ServerPool
+from callbacks.server_pool import ServerPool
 from callbacks.weight_directory import SHARED_MEMORY, CheckpointFolder, WeightDirectory, gigabytes, room
 from callbacks.weight_sync import (
     DTYPES,
@@ -86,7 +87,7 @@ class WeightPusher:
         self.version = version
         if not trainer.is_global_zero:
             assert self._directory is not None
-            self.pool.expect(self._directory, version)
+            self.pool.keeper.expect(self._directory, version)
         assert run_id is not None
         return run_id
 
@@ -109,14 +110,14 @@ class WeightPusher:
                 if mine is not None and server.info is not None:
                     shapes = {name: HubTensor(s.shape, DTYPES.get(s.dtype, torch.int64)) for name, s in mine.items()}
                     check_weights(shapes, self._specs(server, student), server.url)
-            self.pool.expect(folder, f"{name}:{trainer.global_step}")
-            limit = self.pool.retry_seconds + self.pool.request_seconds
-            self.pool.push(force=True, seconds=push_seconds(limit, collective_seconds(trainer), 0.0))
+            self.pool.keeper.expect(folder, f"{name}:{trainer.global_step}")
+            limit = self.pool.keeper.retry_seconds + self.pool.keeper.request_seconds
+            self.pool.keeper.push(force=True, seconds=push_seconds(limit, collective_seconds(trainer), 0.0))
             return name
 
         run_id = of_rank_zero(trainer, load)
         self.version = f"{run_id}:{trainer.global_step}"
-        self.pool.expect(folder, self.version)
+        self.pool.keeper.expect(folder, self.version)
         return run_id
 
     def _begin(self, trainer: Trainer, student: Any, run_id: str | None) -> str:
@@ -137,7 +138,7 @@ class WeightPusher:
         specs: dict[str, TensorSpec] = {}
         for server in self.pool.servers:
             specs = self._check(server, student) or specs
-        self.pool.check = lambda server: self._check(server, student)
+        self.pool.keeper.check = lambda server: self._check(server, student)
         types = sent_types(specs, [server.info.dtype for server in self.pool.servers if server.info is not None])
         size = sum(tensor.nbytes for tensor in student.hub_shapes(types).values())
         nodes = getattr(trainer, "num_nodes", 1)
@@ -171,13 +172,13 @@ class WeightPusher:
             if student.sharded:
                 for _ in tensors:
                     pass  # after a failure the other ranks still wait for this one at each weight that is left
-        self.pool.expect(self._directory, version)
+        self.pool.keeper.expect(self._directory, version)
         limit = push_seconds(
-            self.pool.retry_seconds + self.pool.request_seconds,
+            self.pool.keeper.retry_seconds + self.pool.keeper.request_seconds,
             collective_seconds(trainer),
             time.monotonic() - begun,
         )
-        self.pool.push(force=first, seconds=limit)
+        self.pool.keeper.push(force=first, seconds=limit)
 
     def _make_directory(self, root: Path, size: int, nodes: int) -> WeightDirectory:
         """Make the directory of this run in the first place that has room and that all servers can read."""
@@ -213,7 +214,7 @@ class WeightPusher:
                     problem += " (containers get more with --shm-size)"
             else:
                 directory.write_probe()
-                problem = self.pool.cannot_read(directory) or ""
+                problem = self.pool.keeper.cannot_read(directory) or ""
         except OSError as error:
             problem = f"{parent} cannot be written ({error.strerror or error})"
         except BaseException:

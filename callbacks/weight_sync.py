@@ -108,7 +108,10 @@ def check_weights(weights: Mapping[str, HubTensor], specs: Mapping[str, TensorSp
     if problems:
         raise WeightSyncError(
             f"the student's weights do not fit the rollout server's model{f' ({server})' if server else ''}, nothing "
-            "was sent: " + "; ".join(problems[:4]) + ("; ..." if len(problems) > 4 else "")
+            "was sent: "
+            + "; ".join(problems[:4])
+            + ("; ..." if len(problems) > 4 else "")
+            + ". Start the server with the checkpoint that the student starts from"
         )
 
 

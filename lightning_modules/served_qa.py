@@ -1,9 +1,9 @@
 """Questions answered by a student whose weights are on rollout servers alone."""
 
 from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.checkpoint_folder import load_family, load_processor
 from lightning_modules.families import Family
 from lightning_modules.scored_answers import ScoredAnswers
-from lightning_modules.checkpoint_folder import load_family, load_processor
 
 
 class ServedStudent:

@@ -1,11 +1,11 @@
-"""Trains on CPU ranks with a rollout server: ``rollouts.ddp_worker WEIGHTS URL DEVICES OUTPUT [STALENESS]``."""
+"""Trains on CPU ranks with a server: ``rollouts.ddp_worker WEIGHTS URL DEVICES OUTPUT [STALENESS [SHARDED]]``."""
 
 import json
 import sys
 from pathlib import Path
 
 import lightning
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.utils.data import DataLoader
 
 from callbacks.vllm_rollout import VLLMRollout
@@ -31,16 +31,32 @@ class Shards(Questions):
         return ResumableLoader(mine, size, collate_fn=self.collate)
 
 
-def main(weights: str, url: str, devices: int, output: str, staleness: int = 0) -> None:
+class ShardedLearner(Learner):
+    """A learner whose weights are spread over the ranks."""
+
+    def configure_model(self) -> None:
+        """Spread them."""
+        if not self.student.sharded:
+            self.student.shard(self.device_mesh["data_parallel"])
+
+
+def strategy(devices: int, sharded: int) -> Strategy | str:
+    """How the ranks work together."""
+    if sharded:
+        return ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False, process_group_backend="gloo")
+    return DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto"
+
+
+def main(weights: str, url: str, devices: int, output: str, staleness: int = 0, sharded: int = 0) -> None:
     """Train for three steps."""
-    module = Learner(weights)
+    module = ShardedLearner(weights) if sharded else Learner(weights)
     rollouts = VLLMRollout(
         [url], max_new_tokens=6, parity_gate=False, retry_seconds=20, seed=7, run_id="run", max_staleness=staleness
     )
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy=DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto",
+        strategy=strategy(devices, sharded),
         use_distributed_sampler=False,
         max_epochs=1,
         limit_val_batches=0,

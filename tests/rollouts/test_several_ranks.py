@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.rollouts.ddp_worker import main
 from tests.rollouts.fake_server import FakeServer
@@ -15,11 +17,11 @@ from tests.rollouts.fake_server import FakeServer
 ROOT = Path(__file__).parents[2]
 
 
-def run(server: FakeServer, devices: int, output: Path, staleness: int = 0) -> list[list[dict]]:
+def run(server: FakeServer, devices: int, output: Path, staleness: int = 0, sharded: int = 0) -> list[list[dict]]:
     command = [sys.executable, "-m", "tests.rollouts.ddp_worker"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, str(server.checkpoint), server.url, str(devices), str(output), str(staleness)],
+        [*command, str(server.checkpoint), server.url, str(devices), str(output), str(staleness), str(sharded)],
         cwd=ROOT,
         env=environment,
         timeout=400,  # imports alone take a minute on a loaded machine
@@ -82,3 +84,23 @@ def test_a_failed_push_ends_all_ranks(tmp_path: Path, server_weights: Path):
         server.behave = behave
         with pytest.raises(AssertionError, match="the server stays paused until a push succeeds"):
             run(server, 2, tmp_path / "out")
+
+
+def test_sharded_weights_reach_the_server(tmp_path: Path, server_weights: Path):
+    """The first push is of what the server has: gathered from two ranks, every number is the same."""
+    found = []
+    with FakeServer(server_weights) as server:
+
+        def behave(route, body) -> None:
+            folder = Path(body["kwargs"]["weights_path"]) if route == "/collective_rpc" else Path("probe")
+            if folder.name != "probe":
+                files = sorted(folder.glob("*.safetensors"))
+                found.append({name: value for file in files for name, value in load_file(file).items()})
+
+        server.behave = behave
+        run(server, 2, tmp_path / "two", sharded=1)
+    assert server.pushes() == ["run:0", "run:1", "run:2", "run:3"]
+    expected = load_file(server_weights / "model.safetensors")
+    assert found[0].keys() == expected.keys()
+    assert all(torch.equal(found[0][name], value) for name, value in expected.items())
+    assert any(not torch.equal(found[3][name], value) for name, value in expected.items())
