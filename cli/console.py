@@ -20,6 +20,7 @@ _EXPECTED = (
     r"Checkpoint directory .* exists and is not empty",
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     r".*LeafSpec.*is deprecated",
+    r"\.fit\(ckpt_path=.last.\) is set, but there is no last checkpoint",
 )
 
 

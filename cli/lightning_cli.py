@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import wandb
 from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -17,6 +18,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
+from wandb.errors.term import termsetup
 
 from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.fellow_ranks import FellowRanks
@@ -260,9 +262,9 @@ def silence_offline_wandb(logger: Any) -> None:
     Args:
         logger: A logger's configuration.
     """
-    named = str(getattr(logger, "class_path", ""))
-    if named.endswith(".WandbLogger") and logger.init_args.get("offline") and not is_verbose():
+    if is_wandb(logger) and logger.init_args.get("offline") and not is_verbose():
         os.environ.setdefault("WANDB_SILENT", "true")
+        termsetup(wandb.Settings(silent=True), None)  # Lightning names a deprecated setting before wandb is set up
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -21,6 +21,8 @@ class AudioQAModule(ScoredAnswers):
     rollouts_in_training = False
     """True where the rollout callback is to sample completions for training batches too."""
 
+    _frozen: str | None = None
+
     def __init__(self, weights: str, **student: Any) -> None:
         """Load the student.
 
@@ -32,7 +34,6 @@ class AudioQAModule(ScoredAnswers):
         self.student = Student(weights, **student)
         self.strict_loading = False  # frozen weights are not in checkpoints: they come from `weights`
         self.model_name = str(weights)
-        self._frozen: str | None = None
 
     def setup(self, stage: str) -> None:
         """Remember which weights stay as they are, as long as they are whole."""
