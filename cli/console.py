@@ -77,8 +77,13 @@ def metrics_line(stage: str, metrics: Mapping[str, Any]) -> str:
         metrics: All metrics; shares of one are shown in percent.
     """
     found = {name.removeprefix(f"{stage}/"): float(value) for name, value in metrics.items() if name.startswith(stage)}
-    shown = [f"{n} {v:.0f}" if n == "questions" or v > 1 else f"{n} {100 * v:.1f}%" for n, v in found.items()]
-    return f"{stage}: {', '.join(shown)}"
+    shown = {n: f"{v:.0f}" if n == "questions" or v > 1 else f"{100 * v:.1f}%" for n, v in found.items()}
+    parts = [f"{name.partition('/')[2]} {value}" for name, value in shown.items() if name.startswith("accuracy/")]
+    accuracy = (
+        [f"accuracy {shown['accuracy']}" + (f" ({', '.join(parts)})" if parts else "")] if "accuracy" in shown else []
+    )
+    others = [f"{name} {value}" for name, value in shown.items() if not name.startswith("accuracy")]
+    return f"{stage}: {', '.join(accuracy + others)}"
 
 
 def finish_wandb(status: int) -> None:

@@ -53,17 +53,18 @@ class Scale:
 
 SCALES = {
     "standard": Scale(),
-    # Learns next to nothing: for finding out in a minute whether everything runs, and goes on after an interruption
+    # Learns to speak and little more: for finding out in a minute whether everything runs, also after an interruption.
+    # The last callback of both stages is the checkpoint.
     "tiny": Scale(
         CorpusConfig(train_clips=40, val_clips=8, test_clips=6),
         StudentConfig(audio_width=64, width=64, layers=2, heads=2),
         {
             "sft": (
-                "--trainer.max_steps=24",
-                "--trainer.val_check_interval=12",
-                "--trainer.callbacks.init_args.every_n_batches=4",  # the last callback is the checkpoint
-                "--data.init_args.batch_size=8",
-                "--model.init_args.warmup_steps=2",
+                "--trainer.max_steps=80",
+                "--trainer.val_check_interval=40",
+                "--trainer.callbacks.init_args.every_n_batches=10",
+                "--model.init_args.lr=4e-3",
+                "--model.init_args.warmup_steps=5",
             ),
             "grpo": (
                 "--trainer.max_steps=6",

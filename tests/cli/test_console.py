@@ -77,4 +77,4 @@ def test_verbose_is_taken_off_the_command_line(
 
 def test_results_are_one_line():
     metrics = {"test/accuracy": 0.840625, "test/accuracy/Come From": 0.5, "test/questions": 320.0, "val/accuracy": 0.1}
-    assert metrics_line("test", metrics) == "test: accuracy 84.1%, accuracy/Come From 50.0%, questions 320"
+    assert metrics_line("test", metrics) == "test: accuracy 84.1% (Come From 50.0%), questions 320"
