@@ -15,7 +15,7 @@ from lightning_modules.closest_option import closest_option
 from lightning_modules.named_option import SENTENCE_ENDS, named_option
 from lightning_modules.number_words import Word
 from lightning_modules.option_labels import BEFORE_TEXT, certain_label, first_label, unless_a_note, whole_answer
-from lightning_modules.option_mentions import UNDECIDED, Mention, texts
+from lightning_modules.option_mentions import UNDECIDED, Mention, labels, letters, texts
 from lightning_modules.option_words import Options, options_of, plain, words_of
 
 __all__ = ["answer_in_words", "extract_answer", "match_option"]
@@ -105,9 +105,10 @@ def answer_in_words(completion: str, options: Sequence[str], finished: bool = Tr
     stated = whole_answer(said, known)
     if stated is None:
         words = words_of(said)
-        named = {mention.option for mention in texts(words, known)}
         chosen = match_option(completion, options, finished)
-        if (chosen is not None and chosen not in named) or BEFORE_TEXT.match(said):
+        named = {mention.option for mention in texts(words, known)}
+        lettered = {mention.option for mention in (*labels(said, words, known), *letters(said, words, known))}
+        if BEFORE_TEXT.match(said) or (chosen in lettered and chosen not in named):
             stated = chosen
     return answer if stated is None or stated == UNDECIDED else options[stated]
 

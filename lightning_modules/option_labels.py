@@ -18,7 +18,7 @@ BEFORE_TEXT = re.compile(
 """A label and what parts it from the text after it."""
 _CERTAIN = (
     re.compile(rf"{_OPENING}{_CALLED}?\s*{_IN_BRACKETS}"),
-    re.compile(rf"{_OPENING}{_CALLED}\s*:?\s*([A-Z])(?![\w'#+/-])"),
+    re.compile(rf"{_OPENING}{_CALLED}\s*:?\s*([A-Z](?![\w'#+/-])|[a-z](?=[).:,]|\s*$))"),
 )
 """What can be nothing but a label: "(B)", "option B"."""
 _LIKELY = (
@@ -31,7 +31,7 @@ _LIKELY = (
 """What is a label unless an option begins with that letter: "B.", "B because"."""
 _ANOTHER = re.compile(
     r"^[\s\"')\]}>.]*(?:\b(?:and|or|nor|und|oder|y|et|ou)\b|[,/&]|和|或|及|と)\s*(?:both\s+|option\s+)?"
-    r"(?:[(\[{<]\s*[A-Za-z]\s*[)\]}>]|[\"']?[A-Z](?=\s*(?:$|[\"')\].,;:!?]|(?:and|or|are|both)\b)))",
+    r"(?:[(\[{<]\s*[A-Za-z]\s*[)\]}>]|[\"']?(?-i:[A-Z])(?=\s*(?:$|[\"')\].,;:!?]|(?:and|or|are|both)\b)))",
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"(?<!\w)[(\[]([A-Za-z])[)\]]|^\s*([A-Z])[).:]", re.MULTILINE)

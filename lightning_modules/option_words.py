@@ -27,7 +27,21 @@ _NO_NOUNS = frozenset(listed("and or nor but to is was are because since as woul
 _SAME = {"maj": "major", "min": "minor", "&": "and", "%": "percent", "okay": "ok", "tv": "television"}
 _STANDING_LETTER = re.compile(r"(?<![\w.'-])[A-Z](?![\w.'#-])")
 _PRONOUN_ONE_AFTER = {"no", "which", "this", "that", "the", "every", "any", "each", "another", "some", "2nd", "last"}
-_PRONOUN_ONE_BEFORE = {"of", "moment", "another", "can", "could", "might", "would", "should", "hand", "point", "is"}
+_PRONOUN_ONE_BEFORE = {
+    "of",
+    "moment",
+    "another",
+    "can",
+    "could",
+    "might",
+    "would",
+    "should",
+    "hand",
+    "point",
+    "is",
+    "on",
+    "in",
+}
 
 FUNCTION_WORDS = frozenset(
     listed(

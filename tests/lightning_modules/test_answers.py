@@ -138,6 +138,11 @@ def test_extract_answer() -> None:
     assert extract_answer("<think>x</think> <answer> dog </answer>") == "dog"
     assert extract_answer("just text") == "just text"
     assert extract_answer("<think>x</think> so: rain") == "so: rain"
+    assert extract_answer("<think>x so: rain") == ""
+    assert extract_answer("<answer>rain", finished=False) == ""
+    assert extract_answer("<answer>rain</answer> and", finished=False) == "rain"
+    assert extract_answer(r"\[\boxed{\text{B}}\]") == "B"
+    assert extract_answer('{"reasoning": "a dog?", "answer": "B"}') == "B"
 
 
 def test_answer_in_words() -> None:
@@ -146,3 +151,10 @@ def test_answer_in_words() -> None:
     assert answer_in_words("<think>(A)</think><answer>Rain.</answer>", ANIMALS) == "rain"
     assert answer_in_words("<answer>heavy rain</answer>", ANIMALS) == "heavy rain"
     assert answer_in_words("", ANIMALS) == ""
+    assert answer_in_words("The correct answer is B. Option A is wrong because no dog is heard.", ANIMALS) == "cat"
+    assert answer_in_words("I think it's B", ANIMALS) == "cat"
+    assert answer_in_words("cat, not dog", ANIMALS) == "cat, not dog"
+    assert answer_in_words("motor boat", VEHICLES) == "motor boat"
+    assert answer_in_words("(A) or (B)", ANIMALS) == "(A) or (B)"
+    assert answer_in_words("The answer is (B)", ANIMALS, finished=False) == ""
+    assert answer_in_words("<answer>(B)</answer> and", ANIMALS, finished=False) == "cat"
