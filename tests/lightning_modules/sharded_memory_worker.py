@@ -35,6 +35,12 @@ class Peak(threading.Thread):
             self.most = max(self.most, anonymous())
             time.sleep(0.001)
 
+    def stop(self) -> int:
+        """Return how many bytes more than at first there were at any time."""
+        self.ended = True
+        self.join()
+        return max(self.most, anonymous()) - self.begun
+
 
 def main(weights: str, store: str, rank: int, how: str) -> None:
     torch.set_num_threads(1)
@@ -46,11 +52,10 @@ def main(weights: str, store: str, rank: int, how: str) -> None:
     mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     module._device_mesh = mesh  # as ModelParallelStrategy does
     module.configure_model()
-    peak.ended = True
-    peak.join()
+    most = peak.stop()
     whole = sum(p.numel() * p.element_size() for p in module.student.parameters())
     assert module.reference is not None and module.reference.sharded
-    print(f"{peak.most - peak.begun} {whole}")
+    print(f"{most} {whole}")
     distributed.barrier()
     distributed.destroy_process_group()
 
