@@ -9,10 +9,16 @@ from callbacks.weight_directory import WeightDirectory
 
 
 def test_nothing_is_left_of_a_killed_run(tmp_path: Path):
+    """Not even while a loader's worker outlives it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, str(WeightDirectory.make(tmp_path).root).encode())
+        directory = WeightDirectory.make(tmp_path)
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(8)
+            os._exit(0)
+        os.write(writing, str(directory.root).encode())
         time.sleep(60)
         os._exit(1)
     root = Path(os.read(reading, 1000).decode())
