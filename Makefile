@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 .PHONY: help env mini test lint clean distclean
 
 help:
-	@echo "make mini    the whole pipeline on the embedded world (CPU, minutes)"
+	@echo "make mini    the whole pipeline on the embedded world (CPU, minutes); ARGS=--resume goes on after an interruption"
 	@echo "make test    all tests, with a real vLLM server"
 	@echo "make lint    ruff and mypy"
 	@echo "make env     the environment alone; EXTRA=vllm for NVIDIA GPUs"
@@ -47,10 +47,10 @@ $(STAMP): pyproject.toml | $(UV)
 	@touch $@
 
 mini: $(STAMP)
-	$(BIN)/python -m mini
+	$(BIN)/python -m mini $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
