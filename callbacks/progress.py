@@ -37,8 +37,10 @@ class ProgressLines(ProgressBar):
         self._enabled = True
 
     def _line(self, trainer: Trainer, pl_module: LightningModule, stage: str, done: int, total: float) -> None:
+        """Print a line when the last one was a while ago, and for the end of what has more than one batch."""
         now = time.monotonic()
-        if not self._enabled or (now - self._last < self.every_seconds and done != total):
+        ends = trainer.global_step >= trainer.max_steps > 0 if trainer.training else done == total > 1
+        if not self._enabled or (now - self._last < self.every_seconds and not ends):
             return
         self._last = now
         of = f"/{int(total)}" if total != float("inf") else ""

@@ -1,18 +1,17 @@
 """The processes of a run on several devices: none stays behind."""
 
-import ctypes
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from callbacks.parent_death import end_with_parent
+
 LAUNCHER = "SIGHTSOUND_LAUNCHER"
 """Names the process that launched the other ranks of this machine."""
 
-_PR_SET_PDEATHSIG = 1
 _SECONDS_TO_END = 10
 
 
@@ -28,9 +27,7 @@ def end_with_launcher() -> None:
     if not launched and "TORCHELASTIC_RUN_ID" not in os.environ:
         os.environ[LAUNCHER] = str(os.getpid())
         return
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if launched and os.getppid() != int(launcher or 0):  # it was gone before the system was asked
         os._exit(1)
 

@@ -21,6 +21,7 @@ import av
 import numpy as np
 import soundfile
 
+from callbacks.parent_death import end_with_parent
 from datamodules.records import Trace, Verdict, write_jsonl
 from mini.questions import AVQA_WORDING, MMAU_WORDING, MUSIC_AVQA_WORDING, NUMBERS, Asked, ask, possible_kinds
 from mini.scenes import FRAME_RATE, FRAME_SIZE, Scene, draw_scene, render_audio, render_frames
@@ -312,7 +313,7 @@ def _dump(path: Path, value: Any) -> None:
 def _write_all_media(root: Path, items: list[Item], processes: int | None, progress: Callable[[str], None]) -> None:
     processes = processes or os.cpu_count() or 1
     said = time.monotonic()
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=end_with_parent) as pool:
         paths = [str(root / item.media) for item in items]
         for done, _ in enumerate(pool.map(write_media, paths, (i.scene for i in items), chunksize=16), 1):
             if time.monotonic() - said > 3:

@@ -1,23 +1,23 @@
 """A stage of the pipeline as a process of its own, which ends with the pipeline and with the server that it needs."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from callbacks.parent_death import end_with_parent
 from callbacks.vllm_server import VLLMServer
 from datamodules.records import UserError
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 10.0
 """What a stage has to write its checkpoint after SIGTERM."""
-_PR_SET_PDEATHSIG = 1
 console = Console(soft_wrap=True)
 
 
@@ -50,7 +50,7 @@ def run_stage(
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
         process_group=0,
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),
     )
     try:
         while process.poll() is None:
@@ -65,11 +65,6 @@ def run_stage(
         _end(process)
     if process.returncode:
         raise UserError(f"{name} ended with status {process.returncode}, see above")
-
-
-def _end_with_parent() -> None:
-    """Let the kernel end this process when the pipeline is killed without a chance to do so."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
