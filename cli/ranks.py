@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from callbacks.parent_death import end_with_parent
+from datamodules.parent_death import end_with_parent
 
 LAUNCHER = "SIGHTSOUND_LAUNCHER"
 """Names the process that launched the other ranks of this machine."""

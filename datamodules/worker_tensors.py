@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
 from torch import Tensor
 
+from datamodules.parent_death import end_with_parent
 from datamodules.records import UserError
 
 _LARGE = 1 << 16
@@ -44,11 +45,12 @@ def check_workers(num_workers: int) -> None:
 
 
 def prepare_worker(worker_id: int) -> None:
-    """Let a worker hand over tensors without ``/dev/shm``; the ``worker_init_fn`` of a DataLoader.
+    """Let a worker hand over tensors without ``/dev/shm`` and end with its run; the ``worker_init_fn`` of a DataLoader.
 
     Args:
         worker_id: The worker's number.
     """
+    end_with_parent()  # a killed run's worker may wait for ever to hand over a batch
     ForkingPickler.register(Tensor, _handed_over)
     if int(os.environ.get("PL_SEED_WORKERS", 0)):  # what Lightning does where there is no worker_init_fn
         pl_worker_init_function(worker_id)

@@ -21,7 +21,7 @@ import av
 import numpy as np
 import soundfile
 
-from callbacks.parent_death import end_with_parent
+from datamodules.parent_death import end_with_parent
 from datamodules.records import Trace, Verdict, write_jsonl
 from mini.questions import AVQA_WORDING, MMAU_WORDING, MUSIC_AVQA_WORDING, NUMBERS, Asked, ask, possible_kinds
 from mini.scenes import FRAME_RATE, FRAME_SIZE, Scene, draw_scene, render_audio, render_frames

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from callbacks.parent_death import end_with_parent
 from callbacks.vllm_server import VLLMServer
+from datamodules.parent_death import end_with_parent
 from datamodules.records import UserError
 
 ROOT = Path(__file__).parents[1]
