@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
 from wandb.errors.term import termsetup
@@ -140,11 +140,15 @@ class SightSoundCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Print what was found."""
-        rank_zero_info(metrics_line("test", self.trainer.callback_metrics))
+        self._print_results("test")
 
     def after_validate(self) -> None:
         """Print what was found."""
-        rank_zero_info(metrics_line("val", self.trainer.callback_metrics))
+        self._print_results("val")
+
+    def _print_results(self, stage: str) -> None:
+        if self.trainer.is_global_zero:
+            print(metrics_line(stage, self.trainer.callback_metrics), flush=True)
 
     def _print_results_ourselves(self, subcommand: str) -> None:
         self.config_init[subcommand]["verbose"] = is_verbose()

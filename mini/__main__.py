@@ -46,9 +46,7 @@ def again(args: Sequence[str]) -> str:
 
 
 def _exit(number: int, frame: object) -> None:
-    name = signal.Signals(number).name
-    print(f"mini: ended by {name}; `{again(sys.argv[1:])}` goes on from there", file=sys.stderr, flush=True)
-    sys.exit(128 + number)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
@@ -58,6 +56,9 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         sys.exit(f"mini: {error}\nmini: `{again(sys.argv[1:])}` goes on from there")
-    except KeyboardInterrupt:
-        print(f"\nmini: interrupted; `{again(sys.argv[1:])}` goes on from there", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        status = 130 if isinstance(ended, KeyboardInterrupt) else ended.code
+        if isinstance(status, int) and status > 128:
+            name = signal.Signals(status - 128).name
+            print(f"mini: ended by {name}; `{again(sys.argv[1:])}` goes on from there", file=sys.stderr, flush=True)
+        sys.exit(status)

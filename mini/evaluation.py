@@ -1,9 +1,11 @@
 """Tests the embedded world's students on its benchmarks: ``python -m mini.evaluation --help``."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.console import is_verbose
 from mini.progress_file import ProgressFile
 
 BENCHMARKS = {"avqa": "AVQA-mini val", "mmau": "MMAU-mini", "music_avqa": "MUSIC-AVQA-mini"}
@@ -39,6 +41,7 @@ def evaluate(weights: Path, name: str, folder: Path, probe: str = "") -> float:
             *("test", "--config", f"benchmark/{name}.yaml", "--config", f"mini/{name}.yaml"),
             f"--model.init_args.weights={weights}",
             f"--trainer.default_root_dir={folder}",
+            "--trainer.enable_progress_bar=false",  # it takes seconds
             *([f"--data.init_args.probe={probe}"] if probe else []),
         ]
     )
@@ -59,6 +62,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "--probes", action="store_true", help="on AVQA-mini with the audio replaced, in place of all three"
     )
     options = parser.parse_args(args)
+    if not is_verbose():
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # a test's result is one line here
     found = accuracies_file(options.output)
     found.read()
     for name, _, weights in (each.partition("=") for each in options.student):

@@ -16,6 +16,8 @@ def handlers(monkeypatch: pytest.MonkeyPatch):
         h for name in ("lightning", "lightning.pytorch", "lightning.fabric") for h in logging.getLogger(name).handlers
     ]
     before = [list(h.filters) for h in found]
+    for handler in found:
+        handler.filters = []
     with warnings.catch_warnings():
         yield found
     for handler, filters in zip(found, before, strict=True):

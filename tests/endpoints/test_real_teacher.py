@@ -13,9 +13,10 @@ import requests
 
 from callbacks.vllm_server import VLLMServer
 from datamodules.records import Prediction, Question, Trace, read_jsonl
-from datamodules.request_records import RequestError, Usage
+from datamodules.request_records import Usage
 from datamodules.video import SilentClip, image_parts, jpeg_base64, video_parts, video_timing
 from lightning_modules.chat_endpoint import EndpointSettings, Tally
+from lightning_modules.endpoint_stage import Work
 from lightning_modules.teacher import TeacherModule, request_seed
 from mini.corpus import CorpusConfig, build_corpus
 from tests.endpoints.stages import records, stage_args
@@ -129,17 +130,18 @@ def asked(teacher: VLLMServer, item: SilentClip, **options: Any) -> tuple[Trace,
         send="video",
         **options,
     )
-    tally, errors = Tally(), list[RequestError]()
+    work = Work()
 
-    async def ask() -> Any:
+    async def ask() -> None:
         try:
-            return await module.results(item, errors, tally)
+            await module.ask(item, work)
         finally:
             await module.endpoint.close()
 
-    (trace,) = asyncio.run(ask())
-    assert not errors
-    return trace, tally
+    asyncio.run(ask())
+    (trace,) = work.records
+    assert isinstance(trace, Trace) and not work.errors
+    return trace, work.tally
 
 
 def test_all_frames_of_a_long_video_are_seen(teacher: VLLMServer) -> None:
