@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from datamodules.alignment import HeardTraces, split_by_clip
-from datamodules.records import Question, Trace, Verdict, read_jsonl, write_jsonl
+from datamodules.alignment import AlignmentDataModule, HeardTraces, split_by_clip
+from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl, write_jsonl
 from lightning_modules.alignment_head import AlignmentHead
 from lightning_modules.calibration import fit_temperature
 from mini.corpus import CorpusConfig, build_corpus
@@ -60,6 +61,22 @@ def test_no_clip_is_in_two_parts_and_the_number_of_verdicts_is_kept() -> None:
     verdicts = {name: sum(len(item.traces) for item in items) for name, items in parts.items()}
     assert verdicts == {"train": 24, "val": 6, "test": 80}
     assert not clips["train"] & clips["val"] and not (clips["train"] | clips["val"]) & clips["test"]
+
+
+def test_each_of_two_ranks_is_calibrated_on_all_that_was_held_out(tmp_path: Path) -> None:
+    """Neither the loaders nor Lightning's sampler leave a rank a share of it."""
+    data = AlignmentDataModule(str(tmp_path), str(tmp_path))
+    question = Question("q", "avqa", "clip", "?", ("a", "b"), 0, "x")
+    held_out = [HeardTraces(question, (Trace("q", sample, "r", "a", "t"),), (True,)) for sample in range(5)]
+    data._parts = {"train": held_out, "val": held_out, "test": held_out}
+    data._collator = SimpleNamespace()  # type: ignore[assignment]
+    own = SimpleNamespace(use_distributed_sampler=False)
+    data.trainer = SimpleNamespace(world_size=2, global_rank=1, _accelerator_connector=own)  # type: ignore[assignment]
+    assert len(data.val_dataloader().dataset) == len(held_out)
+    own.use_distributed_sampler = True
+    for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader):
+        with pytest.raises(UserError, match=r"set trainer\.use_distributed_sampler to false"):
+            loader()
 
 
 def test_trained_verifier_takes_the_endpoint_s_place(
