@@ -95,7 +95,8 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
     )
     trainer.fit(module, Shards(batch))
     after = dict(module.student.hub_tensors())
-    module.student.save_hub(Path(output).with_suffix(""))
+    if trainer.is_global_zero or module.student.sharded:
+        module.student.save_hub(Path(output).with_suffix(""))
     if trainer.is_global_zero:
         result = {
             "losses": recorder.losses,
