@@ -229,7 +229,7 @@ class LastCheckpoint(WholeCheckpoint):
 
 
 def remove_partial(trainer: Trainer, folder: Path) -> None:
-    """Remove what a process that was killed had written of a checkpoint.
+    """Remove what a process that was killed had written of a checkpoint of one file (folders: WholeCheckpoint).
 
     Args:
         trainer: The trainer; its first rank does it.
@@ -237,7 +237,8 @@ def remove_partial(trainer: Trainer, folder: Path) -> None:
     """
     if trainer.is_global_zero:
         for left in folder.glob(f"*.ckpt{PARTIAL}"):
-            left.unlink(missing_ok=True)
+            if left.is_file():
+                left.unlink(missing_ok=True)
 
 
 def warn_of_unfinished_steps(trainer: Trainer, interval: int) -> None:

@@ -153,7 +153,8 @@ class AlignmentDataModule(TraceClipsDataModule):
 
     The clips are put in a fixed random order. The first ones, with ``calibration`` verdicts together, are for ``fit``;
     the last part of these is held out for validation and for the temperature. All further clips are for ``test``. No
-    clip is in two parts.
+    clip is in two parts. Every device is given all of them, since they are few and the temperature is of all that was
+    held out; only ``predict`` is shared out.
     """
 
     def __init__(
@@ -233,6 +234,7 @@ class AlignmentDataModule(TraceClipsDataModule):
         return self._loader("test")
 
     def _loader(self, part: str, shuffle: bool = False) -> DataLoader[Any]:
+        self._check_distributed()
         items = self.parts()[part]
         if not items:
             raise UserError(f"no verdicts remain for {part}: lower data.calibration, or have more traces checked")

@@ -321,8 +321,8 @@ class AudioQADataModule(LightningDataModule):
                 raise UserError(f"data.processor: the folder {self.processor} does not exist")
             try:
                 return AutoProcessor.from_pretrained(self.processor)
-            except (OSError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
+            except Exception as error:  # a damaged file may raise anything
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UserError(f"data.processor: {self.processor} has no processor to load ({reason})") from None
         student = getattr(getattr(self.trainer, "lightning_module", None), "student", None)
         if student is None or getattr(student, "processor", None) is None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.distributed.device_mesh import DeviceMesh
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import Prediction, UserError
@@ -35,19 +36,18 @@ class AudioQAModule(ScoredAnswers):
         self.strict_loading = False  # frozen weights are not in checkpoints: they come from `weights`
         self.model_name = str(weights)
 
-    def setup(self, stage: str) -> None:
-        """Remember which weights stay as they are, as long as they are whole."""
+    def configure_model(self) -> None:
+        """Under ``ModelParallelStrategy`` spread the weights over the ranks; remember which ones stay as they are."""
+        if self.device_mesh is not None and not self.student.sharded:
+            self._shard(self.device_mesh)
         self._frozen = self._frozen or frozen_weights.fingerprint(self)
 
-    def configure_model(self) -> None:
-        """Under ``ModelParallelStrategy`` spread the weights over the data-parallel ranks."""
-        if self.device_mesh is None or self.student.sharded:
-            return
-        if self.device_mesh["tensor_parallel"].size() > 1:
+    def _shard(self, mesh: DeviceMesh) -> None:
+        if mesh["tensor_parallel"].size() > 1:
             raise UserError("set trainer.strategy.init_args.tensor_parallel_size to 1: weights are sharded, not split")
         for student in self.modules():
             if isinstance(student, Student):
-                student.shard(self.device_mesh["data_parallel"])
+                student.shard(mesh["data_parallel"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which frozen weights the trained ones belong to."""

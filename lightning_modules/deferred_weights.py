@@ -142,7 +142,7 @@ def read_weights(base: Any, places: Mapping[str, TensorPlace], device: torch.dev
             part = opened[place.file].get_slice(place.name)
             local = value.to_local() if isinstance(value, DTensor) else value
             if local.numel():
-                local.copy_(part[_own_rows(value)] if value.ndim else opened[place.file].get_tensor(place.name))
+                local.copy_(part[own_rows(value)] if value.ndim else opened[place.file].get_tensor(place.name))
 
 
 def _give_storage(model: nn.Module, device: torch.device) -> None:
@@ -150,8 +150,12 @@ def _give_storage(model: nn.Module, device: torch.device) -> None:
     model._apply(lambda value: torch.empty_like(value, device=device) if value.device.type == "meta" else value)
 
 
-def _own_rows(value: Tensor) -> slice:
-    """Return which rows of a weight are this rank's."""
+def own_rows(value: Tensor) -> slice:
+    """Return which rows of a weight are this rank's.
+
+    Args:
+        value: The weight, sharded or whole.
+    """
     if not isinstance(value, DTensor):
         return slice(None)
     if value.placements != (Shard(0),):

@@ -1,10 +1,14 @@
 """Whether the weights that a run does not train are those that it began with."""
 
 import hashlib
+import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
+
+from lightning_modules.deferred_weights import own_rows
 
 SAMPLES = 64
 """Values that are looked at in each tensor."""
@@ -13,29 +17,37 @@ KEY = "frozen_weights"
 """Key of a checkpoint under which the fingerprint is kept."""
 
 
-def fingerprint(module: nn.Module) -> str | None:
+def fingerprint(module: nn.Module) -> str:
     """Return a fingerprint of all weights that are not trained: names, shapes, types and some values of each.
 
     Another training run moves nearly every value, so a few of each tensor tell weights apart; 8.4 B parameters take
-    milliseconds.
+    milliseconds. It is the same however many ranks the weights are spread over; all of them must call it then.
 
     Args:
-        module: The module, its weights whole and in memory.
-
-    Returns:
-        A text, or None where a weight is only a part of itself or not there yet.
+        module: The module, its weights in memory, whole or sharded.
     """
-    seen = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        if parameter.requires_grad:
-            continue
-        if parameter.is_meta or hasattr(parameter, "full_tensor"):
-            return None
-        seen.update(f"{name} {tuple(parameter.shape)} {parameter.dtype};".encode())
-        values = parameter.detach().reshape(-1)
-        places = torch.linspace(0, len(values) - 1, min(SAMPLES, len(values)), dtype=torch.float64).long()
-        seen.update(values[places.to(values.device)].double().cpu().numpy().tobytes())
+    frozen = [(name, p.detach()) for name, p in sorted(module.named_parameters()) if not p.requires_grad]
+    seen = hashlib.sha256("".join(f"{name} {tuple(p.shape)} {p.dtype};" for name, p in frozen).encode())
+    if frozen:
+        values = torch.cat([_sample(p) for _, p in frozen])
+        mesh = next((p.device_mesh for _, p in frozen if isinstance(p, DTensor)), None)
+        if mesh is not None:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX, mesh.get_group())
+        seen.update(values.cpu().numpy().tobytes())
     return seen.hexdigest()[:32]
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """Return values of a weight at places spread over it ``[S]``, float64; minus infinity for those of other ranks."""
+    count = min(SAMPLES, weight.numel())
+    local, start = weight, 0
+    if isinstance(weight, DTensor):
+        local, start = weight.to_local(), own_rows(weight).start * math.prod(weight.shape[1:])
+    places = torch.arange(count, device=local.device) * (weight.numel() - 1) // max(count - 1, 1) - start
+    own = (places >= 0) & (places < local.numel())
+    sample = torch.full((count,), -math.inf, dtype=torch.float64, device=local.device)
+    sample[own] = local.reshape(-1)[places[own]].double()
+    return sample
 
 
 def differ(checkpoint: dict[str, Any], present: str | None) -> bool:

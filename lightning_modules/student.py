@@ -298,14 +298,11 @@ class Student(nn.Module):
         """
         return HubTensors(self.base, self.family, dtype)
 
-    def hub_state_dict(self) -> dict[str, Tensor]:
-        """Return all of :meth:`hub_tensors` at once."""
-        return dict(self.hub_tensors())
-
     def save_hub(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
 
-        Where the weights are sharded all ranks call this together and rank 0 writes.
+        Where the weights are sharded all ranks call this together and rank 0 writes; where they are whole one rank
+        alone calls it.
 
         Args:
             directory: Where to write; it appears complete or not at all.

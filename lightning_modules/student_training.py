@@ -85,7 +85,13 @@ class StudentTraining(AudioQAModule):
             )
 
     def unsynchronised(self) -> contextlib.AbstractContextManager[None]:
-        """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks."""
+        """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks.
+
+        Sharded weights (``ModelParallelStrategy``) are another matter, each micro-batch's gradients are spread over the
+        ranks at once: to keep them would take the whole model's on each rank, 34 GB of float32 for 8.4 B parameters,
+        which sharding is there to avoid, and would spare only one of the three times that each micro-batch sends the
+        model (weights for the forward and the backward pass, gradients).
+        """
         strategy: Any = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
 

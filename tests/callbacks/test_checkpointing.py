@@ -308,5 +308,7 @@ def test_what_a_killed_process_left_is_removed_when_the_run_goes_on(tmp_path: Pa
     run(tmp_path, Recorder(), batches=2, limit_val_batches=0)
     for name in ("last.ckpt.partial", "best-step=9.ckpt.partial"):
         (tmp_path / "checkpoints" / name).write_bytes(b"torn")
+    (tmp_path / "checkpoints" / ".last.ckpt.partial").mkdir()  # of a run whose checkpoints are of many files
+    (tmp_path / "checkpoints" / ".last.ckpt.partial" / "__0_0.distcp").write_bytes(b"torn")
     run(tmp_path, Recorder(), batches=2, limit_val_batches=0, resume=True)
     assert os.listdir(tmp_path / "checkpoints") == ["last.ckpt"]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
         AVQADataModule("data", **settings)
 
 
-def test_settings_that_are_wrong_only_later(root: Path, tmp_path: Path) -> None:
+def test_settings_that_are_wrong_only_later(root: Path, tmp_path: Path, processor_dir: str) -> None:
     (root / "train_qa.json").write_text(json.dumps([avqa_row(0), avqa_row(1)]))
     with pytest.raises(UserError, match="2 training questions do not fill a batch of 4 on 1 device"):
         AVQADataModule(str(root)).train_dataloader()
@@ -228,6 +229,10 @@ def test_settings_that_are_wrong_only_later(root: Path, tmp_path: Path) -> None:
         AVQADataModule(str(root), batch_size=2, processor=str(tmp_path / "nowhere")).train_dataloader()
     with pytest.raises(UserError, match=r"data\.processor: .* has no processor to load"):
         AVQADataModule(str(root), batch_size=2, processor=str(root)).train_dataloader()
+    damaged = Path(shutil.copytree(processor_dir, tmp_path / "damaged"))
+    (damaged / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(UserError, match=r"data\.processor: .*damaged has no processor to load \(.+\)"):
+        AVQADataModule(str(root), batch_size=2, processor=str(damaged)).train_dataloader()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"checked-clips\.jsonl .*; set data\.report_dir to a folder"):
         AVQADataModule(str(root), report_dir=str(tmp_path / "file")).setup("fit")

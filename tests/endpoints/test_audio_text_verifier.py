@@ -1,13 +1,16 @@
 """The trained verifier: its head, its calibration, its data, and the stages that train and use it."""
 
 import json
+import logging
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from datamodules.alignment import HeardTraces, split_by_clip
-from datamodules.records import Question, Trace, Verdict, read_jsonl, write_jsonl
+from datamodules.alignment import AlignmentDataModule, HeardTraces, split_by_clip
+from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl, write_jsonl
 from lightning_modules.alignment_head import AlignmentHead
 from lightning_modules.calibration import fit_temperature
 from mini.corpus import CorpusConfig, build_corpus
@@ -62,8 +65,27 @@ def test_no_clip_is_in_two_parts_and_the_number_of_verdicts_is_kept() -> None:
     assert not clips["train"] & clips["val"] and not (clips["train"] | clips["val"]) & clips["test"]
 
 
+def test_each_of_two_ranks_is_calibrated_on_all_that_was_held_out(tmp_path: Path) -> None:
+    """Neither the loaders nor Lightning's sampler leave a rank a share of it."""
+    data = AlignmentDataModule(str(tmp_path), str(tmp_path))
+    question = Question("q", "avqa", "clip", "?", ("a", "b"), 0, "x")
+    held_out = [HeardTraces(question, (Trace("q", sample, "r", "a", "t"),), (True,)) for sample in range(5)]
+    data._parts = {"train": held_out, "val": held_out, "test": held_out}
+    data._collator = SimpleNamespace()  # type: ignore[assignment]
+    own = SimpleNamespace(use_distributed_sampler=False)
+    data.trainer = SimpleNamespace(world_size=2, global_rank=1, _accelerator_connector=own)  # type: ignore[assignment]
+    assert len(data.val_dataloader().dataset) == len(held_out)
+    own.use_distributed_sampler = True
+    for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader):
+        with pytest.raises(UserError, match=r"set trainer\.use_distributed_sampler to false"):
+            loader()
+
+
 def test_trained_verifier_takes_the_endpoint_s_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     corpus = build_corpus(
         tmp_path / "corpus",
@@ -95,8 +117,9 @@ def test_trained_verifier_takes_the_endpoint_s_place(
     assert {"train/loss", "val/loss", "val/auroc"} < set(logged) and not any(logged.values())
     head = tmp_path / "fit" / "head"
     assert set(json.loads((head / "report.json").read_text())["held_out"]) == {"auroc", "accuracy", "ece", "precision"}
+    caplog.set_level(logging.INFO)
     main(["test", "--config", "verifier.yaml", *fit, f"--model.init_args.head={head}"])
-    assert "test/auroc" in capsys.readouterr().out
+    assert re.search(r"^test: accuracy .*, auroc .*, ece .*, precision ", caplog.messages[-1])
     verify = [*shared, f"--trainer.default_root_dir={tmp_path / 'verify'}", f"--model.init_args.head={head}"]
     main(["predict", "--config", "verify_trained.yaml", *verify, "--data.init_args.limit=20"])
     main(["predict", "--config", "verify_trained.yaml", *verify])

@@ -78,7 +78,7 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
         module = GRPOModule(weights, lr=1e-3, lora=LoRASettings(rank=2))
     else:
         module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, optimization_epochs=2)
-    before = {name: value.clone() for name, value in module.student.hub_state_dict().items()}
+    before = {name: value.clone() for name, value in module.student.hub_tensors()}
     recorder = Recorder()
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -94,8 +94,9 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
         callbacks=[recorder],
     )
     trainer.fit(module, Shards(batch))
-    after = module.student.hub_state_dict()
-    module.student.save_hub(Path(output).with_suffix(""))
+    after = dict(module.student.hub_tensors())
+    if trainer.is_global_zero or module.student.sharded:
+        module.student.save_hub(Path(output).with_suffix(""))
     if trainer.is_global_zero:
         result = {
             "losses": recorder.losses,

@@ -55,7 +55,7 @@ def main(weights: str, store: str, rank: int, how: str) -> None:
     most = peak.stop()
     whole = sum(p.numel() * p.element_size() for p in module.student.parameters())
     assert module.reference is not None and module.reference.sharded
-    print(f"{most} {whole}")
+    print(f"{most} {whole} {module._frozen}")
     distributed.barrier()
     distributed.destroy_process_group()
 

@@ -17,6 +17,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from lightning_modules.adapters import LoRASettings
 from lightning_modules.checkpoint_folder import WeightsError
 from lightning_modules.deferred_weights import weights_deferred
+from lightning_modules.frozen_weights import fingerprint
+from lightning_modules.grpo import GRPOModule
 from lightning_modules.student import Student
 from tests.lightning_modules.conftest import FAMILIES
 
@@ -29,6 +31,8 @@ def mesh() -> Iterator[Callable[[int, int], DeviceMesh]]:
     """Makes this process one of several ranks; nothing is ever sent."""
 
     def make(rank: int, ranks: int) -> DeviceMesh:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
         distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
         return init_device_mesh("cpu", (ranks,))
 
@@ -72,6 +76,23 @@ def test_a_rank_holds_its_rows(weights: str, mesh, rank: int) -> None:
         parts = list(whole[name].chunk(7))
         expected = parts[rank] if rank < len(parts) else whole[name][:0]
         assert torch.equal(value.to_local(), expected), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fingerprint_is_the_same_however_weights_are_spread(weights: str, mesh, monkeypatch, dtype: str) -> None:
+    """Seven ranks, of which the last ones have no row of some tensors, together see what one rank sees."""
+    expected = fingerprint(Student(weights, LoRASettings(), dtype=dtype))
+    assert expected != fingerprint(Student(weights, LoRASettings(), dtype="float16"))
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(distributed, "all_reduce", lambda values, operation, group: seen.append(values.clone()))
+    for rank in range(7):
+        student = deferred(weights, LoRASettings(), dtype=dtype)
+        student.shard(mesh(rank, 7))
+        assert fingerprint(student) != expected
+    everything = torch.stack(seen)
+    assert (everything.isfinite().sum(0) == 1).all()  # each value is one rank's
+    monkeypatch.setattr(distributed, "all_reduce", lambda values, operation, group: values.copy_(everything.amax(0)))
+    assert fingerprint(student) == expected
 
 
 def test_tied_embeddings_stay_one(tmp_path: Path, mesh) -> None:
@@ -125,13 +146,14 @@ def test_a_rank_never_holds_the_whole_model(tmp_path: Path) -> None:
     file = weights / "model.safetensors"  # in bfloat16, as the released weights are; in memory they are float32
     tensors = {name: value.bfloat16() for name, value in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})
-    most, whole = starts(str(weights), tmp_path, "deferred")
+    most, whole, frozen = starts(str(weights), tmp_path, "deferred")
     assert whole > 100e6
     assert most < 1.5 * whole  # 1.0 for the two halves and what else is made; loaded first and sharded then: above 2
+    assert frozen == {fingerprint(GRPOModule(str(weights)))}
 
 
-def starts(weights: str, folder: Path, how: str) -> tuple[int, int]:
-    """Begin on two ranks; returns the most that one held, and the size of the model."""
+def starts(weights: str, folder: Path, how: str) -> tuple[int, int, set[str]]:
+    """Begin on two ranks; returns the most that one held, the model's size and the fingerprints of what is frozen."""
     command = [sys.executable, "-m", "tests.lightning_modules.sharded_memory_worker", weights, str(folder / "store")]
     ranks = [
         subprocess.Popen(
@@ -139,9 +161,10 @@ def starts(weights: str, folder: Path, how: str) -> tuple[int, int]:
         )
         for rank in range(2)
     ]
-    held = []
+    said = []
     for process in ranks:
-        out, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said[-3000:]
-        held.append(tuple(int(number) for number in out.split()))
-    return max(most for most, _ in held), held[0][1]
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-3000:]
+        said.append(out.split())
+    most, whole, frozen = zip(*said, strict=True)
+    return max(map(int, most)), int(whole[0]), set(frozen)

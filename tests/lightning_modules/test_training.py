@@ -12,11 +12,13 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
+from lightning_modules.deferred_weights import weights_deferred
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.losses import sft_loss
 from lightning_modules.sft import SFTModule
@@ -210,20 +212,52 @@ def test_resuming_beside_other_frozen_weights_is_refused(weights, batch, tmp_pat
     place = tmp_path / "weights"
     shutil.copytree(weights, place)
     module = make(str(place))
-    module.setup("fit")
+    module.configure_model()
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     same = make(str(place))
-    same.setup("fit")
+    same.configure_model()
     same.on_load_checkpoint(checkpoint)
     old = {name: value for name, value in checkpoint.items() if name != "frozen_weights"}
     moved = {name: value * (1 + 1e-5) for name, value in load_file(place / "model.safetensors").items()}
     save_file(moved, place / "model.safetensors", metadata={"format": "pt"})
     other = make(str(place))
-    other.setup("fit")
+    other.configure_model()
     with pytest.raises(UserError, match="that are not trained are not those that the checkpoint was trained with"):
         other.on_load_checkpoint(checkpoint)
     other.on_load_checkpoint(old)  # an older checkpoint says nothing about them
+
+
+def test_resuming_sharded_beside_other_frozen_weights_is_refused(weights, batch, tmp_path: Path) -> None:
+    """Adapters are trained on, but not once their base was replaced."""
+    place = Path(shutil.copytree(weights, tmp_path / "weights"))
+
+    def go_on(steps: int, checkpoint: Path | None = None) -> lightning.Trainer:
+        with weights_deferred():
+            module = SFTModule(str(place), lora=LoRASettings(rank=2), lr=1e-3)
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            devices=1,
+            strategy=ModelParallelStrategy(1, 1, save_distributed_checkpoint=False, process_group_backend="gloo"),
+            max_steps=steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, DataLoader([batch] * steps, batch_size=None), ckpt_path=checkpoint, weights_only=False)
+        return trainer
+
+    try:
+        go_on(1).save_checkpoint(tmp_path / "sharded.ckpt")
+        assert go_on(2, tmp_path / "sharded.ckpt").global_step == 2
+        moved = {name: value * (1 + 1e-5) for name, value in load_file(place / "model.safetensors").items()}
+        save_file(moved, place / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match="that are not trained are not those that the checkpoint was trained with"):
+            go_on(2, tmp_path / "sharded.ckpt")
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
