@@ -1,7 +1,6 @@
 """The trained verifier: its head, its calibration, its data, and the stages that train and use it."""
 
 import json
-import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +83,6 @@ def test_each_of_two_ranks_is_calibrated_on_all_that_was_held_out(tmp_path: Path
 def test_trained_verifier_takes_the_endpoint_s_place(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     corpus = build_corpus(
@@ -117,9 +115,8 @@ def test_trained_verifier_takes_the_endpoint_s_place(
     assert {"train/loss", "val/loss", "val/auroc"} < set(logged) and not any(logged.values())
     head = tmp_path / "fit" / "head"
     assert set(json.loads((head / "report.json").read_text())["held_out"]) == {"auroc", "accuracy", "ece", "precision"}
-    caplog.set_level(logging.INFO)
     main(["test", "--config", "verifier.yaml", *fit, f"--model.init_args.head={head}"])
-    assert re.search(r"^test: accuracy .*, auroc .*, ece .*, precision ", caplog.messages[-1])
+    assert re.search(r"^test: accuracy .*, auroc .*, ece .*, precision ", capsys.readouterr().out, re.MULTILINE)
     verify = [*shared, f"--trainer.default_root_dir={tmp_path / 'verify'}", f"--model.init_args.head={head}"]
     main(["predict", "--config", "verify_trained.yaml", *verify, "--data.init_args.limit=20"])
     main(["predict", "--config", "verify_trained.yaml", *verify])

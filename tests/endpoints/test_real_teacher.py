@@ -13,7 +13,7 @@ import requests
 
 from callbacks.vllm_server import VLLMServer
 from datamodules.records import Prediction, Question, Trace, read_jsonl
-from datamodules.request_records import Usage
+from datamodules.request_records import RequestError, Usage
 from datamodules.video import SilentClip, image_parts, jpeg_base64, video_parts, video_timing
 from lightning_modules.chat_endpoint import EndpointSettings, Tally
 from lightning_modules.endpoint_stage import Work
