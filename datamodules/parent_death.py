@@ -7,11 +7,7 @@ import signal
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Let the system send this process a signal when its parent is gone; nothing happens where Linux is not.
-
-    Args:
-        number: The signal; SIGTERM for a process that has something to put in order.
-    """
+def end_with_parent() -> None:
+    """Let the system kill this process when its parent is gone; nothing happens where Linux is not."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

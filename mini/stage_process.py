@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -50,7 +49,7 @@ def run_stage(
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
         process_group=0,
-        preexec_fn=partial(end_with_parent, signal.SIGTERM),
+        preexec_fn=end_with_parent,
     )
     try:
         while process.poll() is None:

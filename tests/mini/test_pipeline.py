@@ -70,10 +70,10 @@ def alive(processes: list[psutil.Process]) -> list[str]:
     return found
 
 
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+def until(condition: Callable[[], object], seconds: float, what: Callable[[], str]) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, what()
         time.sleep(0.02)
 
 
@@ -146,7 +146,7 @@ def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_pat
             fresh = [p for p in output.glob(sign) if known.get(p) != p.stat().st_mtime_ns]  # noqa: B023
             return len(list(output.glob(sign))) >= count and bool(fresh)  # noqa: B023
 
-        until(in_its_middle, 300, f"{stage} has not come to its middle")
+        until(in_its_middle, 300, lambda: f"{stage} has not come to its middle")  # noqa: B023
         everybody = family(process)
         if how == SERVER:
             server = next(found for found in everybody if "vllm.entrypoints" in " ".join(found.cmdline()))
@@ -161,7 +161,7 @@ def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_pat
         assert "Traceback" not in said, said[-4000:]
         if how != KILL:
             assert "--resume` goes on from there" in said.splitlines()[-1]
-        until(lambda: not alive(everybody), 30, f"{stage}: {how} has left {alive(everybody)}")  # noqa: B023
+        until(lambda: not alive(everybody), 60, lambda: f"{stage}: {how!r} has left {alive(everybody)}")  # noqa: B023
         done = json.loads((output / "progress.json").read_text())["done"] if number else {}
         assert stage not in done, f"{stage} had ended before it could be interrupted"
     finish(output, "--resume")
