@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -127,17 +128,32 @@ GRPO = ("GRPO", "grpo/checkpoints/last.ckpt", 1)
 BENCH = ("benchmarks", "benchmark/*/*/predictions.jsonl", 4)
 PROBED = ("can it hear?", "benchmark/grpo/avqa-*/predictions.jsonl", 1)
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
-CHAIN = [
-    *((CORPUS, KILL), (TEACHER, INT), (TEACHER, KILL), (VERIFY, TERM), (SFT, KILL), (AGFV, INT), (TTS, TERM)),
-    *((GRPO, KILL), (GRPO, SERVER), (GRPO, TERM), (GRPO, INT), (BENCH, KILL), (BENCH, SERVER), (PROBED, TERM)),
+CHAINS = [
+    [
+        *((CORPUS, KILL), (TEACHER, INT), (VERIFY, TERM), (SFT, KILL), (GRPO, SERVER), (GRPO, TERM)),
+        *((BENCH, KILL), (PROBED, SERVER)),
+    ],
+    [
+        *((CORPUS, INT), (TEACHER, TERM), (VERIFY, KILL), (SFT, INT), (AGFV, TERM), (TTS, KILL), (GRPO, INT)),
+        *((GRPO, KILL), (BENCH, TERM), (BENCH, SERVER), (PROBED, INT)),
+    ],
+    [
+        *((CORPUS, TERM), (TEACHER, KILL), (VERIFY, INT), (SFT, TERM), (AGFV, KILL), (TTS, INT), (GRPO, TERM)),
+        *((BENCH, INT), (PROBED, TERM), (PROBED, KILL)),
+    ],
+    [(AGFV, INT), (TTS, TERM)],
 ]
+"""Together each stage with each way in which it can be interrupted."""
 
 
 @pytest.mark.server
-def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_path: Path):
+@pytest.mark.parametrize(
+    "chain", [CHAINS[0], *(pytest.param(chain, marks=pytest.mark.slow) for chain in CHAINS[1:])], ids=range(len(CHAINS))
+)
+def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_path: Path, chain: list[Any]):
     whole, _ = uninterrupted
     output = tmp_path / "interrupted"
-    for number, ((stage, sign, count), how) in enumerate(CHAIN):
+    for number, ((stage, sign, count), how) in enumerate(chain):
         process = start(output, *(["--resume"] if number else []))
         known = {path: path.stat().st_mtime_ns for path in output.glob(sign)}
 
