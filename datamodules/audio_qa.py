@@ -27,7 +27,7 @@ from datamodules.record_report import BadRecordPolicy, RecordReport
 from datamodules.records import Question, RecordError, UserError
 from datamodules.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
 from datamodules.video import FrameFolder
-from datamodules.worker_tensors import check_workers, prepare_worker
+from datamodules.worker_tensors import affordable_workers, prepare_worker
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -462,12 +462,12 @@ class AudioQADataModule(LightningDataModule):
         return ProbedClips(self.clips, self.probe, others)
 
     def _loader_settings(self) -> dict[str, Any]:
-        check_workers(self.num_workers)
-        if self.num_workers:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked
+        workers = affordable_workers(self.num_workers)
+        if workers:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they are forked
         return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
             "worker_init_fn": prepare_worker,
             "pin_memory": torch.cuda.is_available(),
         }
