@@ -40,8 +40,8 @@ def affordable_workers(num_workers: int) -> int:
     except OSError as error:
         rank_zero_warn(
             f"data.num_workers is {num_workers}, but their queues find no room in /dev/shm ({error.strerror}): clips "
-            "are decoded in the training process, which is slower; give the container more (docker run --shm-size=1g or "
-            "--ipc=host)"
+            "are decoded in the training process, which is slower; give the container more (docker run --shm-size=1g "
+            "or --ipc=host)"
         )
         return 0
     return num_workers
