@@ -159,6 +159,10 @@ class LastCheckpoint(WholeCheckpoint):
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         """Find ``last.ckpt`` where :meth:`setup` puts it; Lightning asks before that."""
         path = Path(self.dirpath or Path(trainer.default_root_dir).resolve() / "checkpoints") / "last.ckpt"
+        old = path.with_name(f".{path.name}.old")
+        if not path.exists() and old.is_dir():
+            with contextlib.suppress(OSError):  # another rank was quicker
+                old.rename(path)  # killed between the two renames of a file system that cannot swap folders
         return {str(path)} if path.exists() else set()
 
     @override
@@ -179,7 +183,12 @@ class LastCheckpoint(WholeCheckpoint):
         )
         ends |= loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         self._due = self._due or ends or batches % self.every_n_batches == 0
-        if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            # Lightning breaks a validation off once SIGTERM has come, and it is written after the validation
+            signals: Any = trainer._signal_connector
+            self._sigterm |= signals.received_sigterm
+            signals.received_sigterm = False
+        elif self._due:
             self._write(trainer)
 
     @override
@@ -188,7 +197,9 @@ class LastCheckpoint(WholeCheckpoint):
             return
         if self._gathers(trainer):
             self._put_off_stops(trainer)
-        elif self._due or trainer.should_stop:
+            return
+        self._stop_as_asked(trainer)
+        if self._due or trainer.should_stop:
             self._write(trainer)
 
     @override

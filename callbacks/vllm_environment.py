@@ -1,5 +1,6 @@
 """What a vLLM server needs around it: a private folder, places that can be written, a name, and no proxy to itself."""
 
+import ctypes
 import getpass
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from datamodules.records import UserError
 ROOT = Path(__file__).parents[1]
 PREFIX = "vllm-"
 
+NUMA = "libnuma.so.1"
 LONGEST_SOCKET = 107
 """Characters that the path of a Unix socket may have."""
 
@@ -48,6 +50,32 @@ def make_private_folder() -> Path:
         "there is no folder for a server's temporary files: set TMPDIR to one that can be written and whose path has "
         f"at most {LONGEST_SOCKET - SOCKET_NAME - len(f'/{PREFIX}12345678')} characters"
     )
+
+
+def check_machine() -> None:
+    """Make sure that this machine has what a server needs and no Python package brings.
+
+    Raises:
+        UserError: Something is missing.
+    """
+    check_semaphores()
+    if computes_on_cpu():
+        check_numa()
+
+
+def check_numa() -> None:
+    """Make sure that the library is there without which the operations of vLLM's CPU build cannot be loaded.
+
+    Raises:
+        UserError: It is not.
+    """
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError as error:
+        raise UserError(
+            f"vLLM's CPU build needs the system's library {NUMA} ({error}): on Debian and Ubuntu `apt-get install "
+            "libnuma1`, on Fedora `dnf install numactl-libs`"
+        ) from None
 
 
 def check_semaphores() -> None:

@@ -21,7 +21,7 @@ import requests
 
 from callbacks import guard
 from callbacks.server_log import ServerLog
-from callbacks.vllm_environment import check_semaphores, computes_on_cpu, environment, make_private_folder
+from callbacks.vllm_environment import check_machine, computes_on_cpu, environment, make_private_folder
 from datamodules.records import UserError
 
 PROGRESS_SECONDS = 10.0
@@ -137,7 +137,7 @@ class VLLMServer:
             output = self.log.begin()
         except OSError as error:
             raise ServerStartError(f"the server's log cannot be written: {error}") from None
-        check_semaphores()
+        check_machine()
         self.folder = make_private_folder()
         guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self.folder), *self.command()]
         with output:

@@ -127,7 +127,7 @@ class EndBySignal(Callback):
         if self._wanted:
             self._end(number, frame)
         self._wanted = True
-        self._pass_on(number)
+        # the other ranks learn it after the batch; a signal to the process group has reached them already
         _say("train.py: SIGTERM: training ends after this batch (a second one ends it at once)\n")
 
     def _pass_on(self, number: int) -> None:
@@ -143,7 +143,9 @@ def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)  # workers that got the signal too: their end is no error any more
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait for anything
+    # a second one does not wait for anything, but a launched rank may get the same one twice: from the first rank too
+    launched = os.environ.get("LOCAL_RANK", "0") != "0" and "SIGHTSOUND_LAUNCHER" in os.environ
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if launched else signal.SIG_DFL)
     name = signal.Signals(number).name
     _say(f"train.py: ended by {name}; what was written is kept\n")
     raise Ended(number)

@@ -12,8 +12,8 @@ from datamodules.records import RecordError
 
 _WAY_OUT = "needed is a JSON list of questions, one question as a JSON object a line, or an object with one such list"
 _LINES = (".jsonl", ".ndjson")
-_MOST_DIGITS = 400
-"""A number with more digits is infinite as a float, too."""
+_MOST_DIGITS = 300
+"""Digits of a number that is finite as a float; of one with more only the size is kept."""
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with git lfs pull"),

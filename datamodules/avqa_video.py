@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import MediaError
 from datamodules.avqa import AVQADataModule
+from datamodules.media_files import MomentaryMediaError
 from datamodules.records import Question
 from datamodules.sampler import eval_share
 from datamodules.video import FrameFolder, FrameSampling, SilentClip, jpeg_base64
@@ -35,7 +36,7 @@ class SilentClips(Dataset[SilentClip]):
         try:
             frames = self.clips.frames(question.media)
         except MediaError as error:
-            return SilentClip(question, error=str(error))
+            return SilentClip(question, error=str(error), lasting=not isinstance(error, MomentaryMediaError))
         images = jpeg_base64(frames.pixels, self.clips.sampling.quality)
         return SilentClip(question, tuple(images), frames.rate)
 

@@ -93,7 +93,8 @@ def undecodable(path: Path, what: str, error: Exception) -> MediaError:
         what: What should have been decoded.
         error: What the decoder raised.
     """
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+    short = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch says it in a RuntimeError
+    if short or getattr(error, "errno", None) in _OF_THE_MACHINE:
         return MomentaryMediaError(f"{path}: the {what} cannot be decoded now ({reason(error)})")
     return MediaError(f"{path}: the {what} cannot be decoded ({looks_like(path) or reason(error)})")
 

@@ -7,7 +7,7 @@ _NAMES = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
 _OPEN = re.compile(rf"<\s*{_NAMES}\s*>", re.IGNORECASE)
 _CLOSE = re.compile(rf"<\s*/\s*{_NAMES}\s*>", re.IGNORECASE)
 _ANSWER = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
-_TAG = re.compile(rf"[ \t]*<\s*/?\s*(?:{_NAMES}|answer)\s*/?\s*>[ \t]*", re.IGNORECASE)
+_TAG = re.compile(rf"(?<![ \t])[ \t]*<\s*(?:/\s*)?(?:{_NAMES}|answer)\s*(?:/\s*)?>[ \t]*", re.IGNORECASE)
 
 
 class Parts(NamedTuple):
@@ -16,12 +16,10 @@ class Parts(NamedTuple):
     Attributes:
         reasoning: The thoughts, or what precedes the answer where there are none; without tags.
         said: What follows the thoughts, with the answer's tags.
-        tagged: Whether an answer tag was opened in it.
     """
 
     reasoning: str
     said: str
-    tagged: bool
 
 
 def without_tags(text: str) -> str:
@@ -58,4 +56,4 @@ def split_thought(text: str) -> Parts:
         preamble, thought, said = "", "", text
     before_answer = _ANSWER.split(said, maxsplit=1)[0]
     reasoning = next(filter(None, map(without_tags, (thought, before_answer, preamble))), "")
-    return Parts(reasoning, said, _ANSWER.search(said) is not None)
+    return Parts(reasoning, said)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.audio import ClipFolder, MediaError, WavFormat, wav_base64
 from datamodules.avqa import AVQADataModule
 from datamodules.avqa_video import unsettled
+from datamodules.media_files import MomentaryMediaError
 from datamodules.record_files import record_files
 from datamodules.records import Question, RecordError, Trace, read_jsonl
 from datamodules.traces import answered_option
@@ -25,12 +26,14 @@ class TracedClip:
         traces: Its traces.
         wav: The clip as a WAV file in base64.
         error: Why there is none, or None.
+        lasting: Whether the same would be found later: False where the machine was at fault and not the file.
     """
 
     question: Question
     traces: tuple[Trace, ...]
     wav: str = ""
     error: str | None = None
+    lasting: bool = True
 
 
 class TracedClips(Dataset[TracedClip]):
@@ -63,7 +66,8 @@ class TracedClips(Dataset[TracedClip]):
         try:
             waveform = self.clips.load(question.media)
         except MediaError as error:
-            return TracedClip(question, traces, error=str(error))
+            lasting = not isinstance(error, MomentaryMediaError)
+            return TracedClip(question, traces, error=str(error), lasting=lasting)
         return TracedClip(question, traces, wav_base64(waveform, self.wav_format))
 
 

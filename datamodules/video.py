@@ -209,9 +209,11 @@ class SilentClip:
         images: The frames in order, JPEG in base64.
         rate: How many of these frames there are in a second of the clip, or None when that cannot be said.
         error: Why there are none, or None.
+        lasting: Whether the same would be found later: False where the machine was at fault and not the file.
     """
 
     question: Question
     images: tuple[str, ...] = ()
     rate: float | None = None
     error: str | None = None
+    lasting: bool = True

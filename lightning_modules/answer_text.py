@@ -6,13 +6,13 @@ import unicodedata
 _THOUGHT = re.compile(r"<\s*think(?:ing)?\s*>.*?<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE | re.DOTALL)
 _THOUGHT_BEGINS = re.compile(r"<\s*think(?:ing)?\s*>", re.IGNORECASE)
 _THOUGHT_ENDS = re.compile(r"<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE)
-_ANSWER_TAG = re.compile(r"<\s*(/?)\s*(?:final[ _-]?)?answer\s*>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<\s*(?:(/)\s*)?(?:final[ _-]?)?answer\s*>", re.IGNORECASE)
 _CLOSED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)</answer>")
 _OPENED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)")
 _STRAY_TAG = re.compile(
     r"</?(?:answer|think(?:ing)?|br|option|choice|output|response)\s*/?>|<\|[\w.-]*\|>", re.IGNORECASE
 )
-_PAIR_OF_TAGS = re.compile(r"<(b|i|u|p|em|strong|span|div|code|pre|mark)>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+_PAIR_OF_TAGS = re.compile(r"<(b|i|u|p|em|strong|span|div|code|pre|mark)>(.{0,4000}?)</\1>", re.IGNORECASE | re.DOTALL)
 
 _JSON_FIELD = re.compile(
     r"""["'](?:final[ _]?|correct[ _]?|selected[ _]?)?(?:answer|choice|option|prediction)"""

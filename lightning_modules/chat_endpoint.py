@@ -125,12 +125,13 @@ class ChatEndpoint:
             async with self._places:
                 if self._quiet_until > time.monotonic():  # since it waits for a place
                     continue
+                streamed = self._streams
                 result = await self._try(request)
             attempts += 1
             if isinstance(result, Reply):
                 self._answered = request
                 return self._count(result, tally)
-            pause = await self._pause(result, attempts, began, tally)
+            pause = await self._pause(result, attempts, began, tally, streamed)
             tally.retries += 1
             await self._sleep(pause)
 
@@ -188,15 +189,24 @@ class ChatEndpoint:
         tally.cost += self.budget.settle(prompt, completion)
         return reply
 
-    async def _pause(self, failure: Failure, attempts: int, began: float, tally: Tally) -> float:
-        """Return how long to wait before the next try, or raise where there is none."""
+    async def _pause(self, failure: Failure, attempts: int, began: float, tally: Tally, streamed: bool) -> float:
+        """Return how long to wait before the next try, or raise where there is none.
+
+        Args:
+            failure: What came instead of a reply.
+            attempts: How often the request has been sent.
+            began: When it was sent first.
+            tally: What it took so far.
+            streamed: Whether it was asked for in pieces.
+        """
         policy = self.settings.retry
         why = f"{failure.kind}: {failure.message}"
         if failure.action == "stop":
             raise self._end(self._hopeless(failure))
-        if not self._streams and failure.action == "doubt" and _ONLY_STREAMS.search(failure.message):
-            self._streams = True
-            _log.info(f"{self._who} answers in pieces only, so that it is asked for these ({why})")
+        if not streamed and failure.action == "doubt" and _ONLY_STREAMS.search(failure.message):
+            if not self._streams:  # of the many that are under way the first one says it
+                self._streams = True
+                _log.info(f"{self._who} answers in pieces only, so that it is asked for these ({why})")
             return 0.0
         if failure.early and not self.answers:
             if attempts >= min(_EARLY, policy.attempts):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_modules.retries import ErrorReply, MalformedReply, well_formed
+from datamodules.valid_text import valid_text
+from lightning_modules.retries import ErrorReply, MalformedReply
 
 _STREAM_LINES = (b"data:", b"event:", b"id:", b"retry:", b":")
 _THOUGHTS = frozenset({"thinking", "reasoning", "thought", "reasoning_content", "summary_text", "reasoning_text"})
@@ -79,7 +80,7 @@ def parse_reply(content: bytes) -> Reply:
             _count(usage.get("prompt_tokens")),
             _count(usage.get("completion_tokens")),
         )
-    except (KeyError, TypeError, AttributeError, IndexError):
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError):
         raise MalformedReply("the reply is not a chat completion", said) from None
 
 
@@ -103,11 +104,11 @@ def _choice(choice: dict[str, Any], place: int) -> Choice:
             thoughts = [words for _, words in _parts(message.get(name))]
     index = choice.get("index")
     return Choice(
-        text=well_formed("".join(words for thinks, words in content if not thinks)),
-        reasoning=well_formed("".join(thoughts)),
-        finish_reason=well_formed(str(choice.get("finish_reason") or "stop")),
+        text=valid_text("".join(words for thinks, words in content if not thinks)),
+        reasoning=valid_text("".join(thoughts)),
+        finish_reason=valid_text(str(choice.get("finish_reason") or "stop")),
         first_token=_first_token(choice.get("logprobs")),
-        refusal=well_formed(str(message.get("refusal") or "")),
+        refusal=valid_text(str(message.get("refusal") or "")),
         index=index if isinstance(index, int) else place,
     )
 
@@ -140,7 +141,7 @@ def _first_token(logprobs: Any) -> tuple[tuple[str, float], ...]:
     for one in tokens[0].get("top_logprobs") or [tokens[0]]:
         token, value = one.get("token"), one.get("logprob")
         if isinstance(token, str) and isinstance(value, (int, float)) and not math.isnan(value):
-            candidates.append((well_formed(token), min(float(value), 0.0)))
+            candidates.append((valid_text(token), min(float(value), 0.0)))
     return tuple(candidates)
 
 

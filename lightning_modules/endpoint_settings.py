@@ -59,7 +59,8 @@ class EndpointSettings:
         except ValueError:
             usable = False
         if not usable:
-            raise UserError(f"endpoint.base_url must look like http://127.0.0.1:8000/v1, found {self.base_url!r}")
+            shown = re.sub(r"[^/\s]*@", "***@", self.base_url.partition("?")[0])  # an address may carry a password
+            raise UserError(f"endpoint.base_url must look like http://127.0.0.1:8000/v1, found {shown!r}")
         if parts.username or parts.password or any(_SECRET_FIELD.search(name) for name in self.query):
             raise UserError(
                 "endpoint.base_url must not carry credentials: put the key into the environment variable "

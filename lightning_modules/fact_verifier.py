@@ -88,7 +88,7 @@ class FactVerifierModule(EndpointStage):
         """Check those of the item's traces that have no verdict yet."""
         question = item.question
         if item.error is not None:
-            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
             return
         check = self._check_trace if self.mode == "trace" else self._check_claims
 

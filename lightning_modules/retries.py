@@ -13,6 +13,7 @@ from typing import Any, Literal
 import openai
 
 from datamodules.records import UserError
+from datamodules.valid_text import valid_text
 
 _LONGEST = 300
 """Characters of an endpoint's own words that are kept."""
@@ -224,20 +225,11 @@ def redacted(text: str, *secrets: str) -> str:
         text: For example an endpoint's complaint about a key.
         *secrets: Strings that must not be in it, in whatever case; what looks like a key is taken out in any case.
     """
-    text = well_formed(text)
+    text = valid_text(text)
     for secret in secrets:
         if secret:
             text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE if len(secret) >= 8 else 0)
     return _SECRET.sub(lambda found: (found[1] or "") + "***", text)
-
-
-def well_formed(text: str) -> str:
-    """Return a text with U+FFFD in the place of each half of a character, which no file could hold.
-
-    Args:
-        text: For example what an endpoint cut in the middle of an emoji.
-    """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def draw() -> float:

@@ -1,5 +1,6 @@
 """Reward functions of users: what they must be, and what they may return."""
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -27,10 +28,12 @@ class NamedReward:
         """
         self.function = function
         self.name = name
+        with contextlib.suppress(ValueError, TypeError):  # built in, without a signature
+            self.__signature__ = inspect.signature(function)
 
-    def __call__(self, completion: str, question: Question, label: str | None) -> float:
+    def __call__(self, completion: str, question: Question, label: str | None, **ended: bool) -> float:
         """Grade one completion."""
-        return self.function(completion, question, label)
+        return self.function(completion, question, label, **ended)
 
 
 def usable(functions: Sequence[Any]) -> list[Any]:
@@ -91,9 +94,21 @@ def _about(function: Any, completion: str, question: Question, what: str) -> Rew
     return RewardError(f"reward function {function.name!r} {what} on question {question.id}, {_short(completion)}")
 
 
+def wants_ending(function: Any) -> bool:
+    """Tell whether a reward function has a parameter ``finished``: whether the completion came to its end.
+
+    Args:
+        function: The reward function.
+    """
+    try:
+        return "finished" in inspect.signature(function).parameters
+    except ValueError:
+        return False  # something built in, which has no signature to look at
+
+
 def _check_call(function: Any, shown: str) -> None:
     try:
-        inspect.signature(function).bind("", None, None)
+        inspect.signature(function).bind("", None, None, **({"finished": True} if wants_ending(function) else {}))
     except TypeError as error:
         raise RewardError(
             f"reward function {shown} must take (completion, question, label) in these places: {error}"

@@ -4,7 +4,6 @@ Any class with a ``name`` and ``__call__(completion, question, label)`` can be a
 not; so can a plain function, by its import path.
 """
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -15,10 +14,10 @@ from torch import Tensor
 from datamodules.batch import AudioQABatch
 from datamodules.records import Question
 from lightning_modules.answers import match_option
-from lightning_modules.reward_checks import graded
+from lightning_modules.reward_checks import graded, wants_ending
 
 _FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", re.DOTALL)
-_TAG = re.compile(r"<\s*/?\s*(?:think|answer)\s*>", re.IGNORECASE)
+_TAG = re.compile(r"<\s*(?:/\s*)?(?:think|answer)\s*>", re.IGNORECASE)
 
 
 class RewardFunction(Protocol):
@@ -112,5 +111,5 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
 
 def _ending(function: RewardFunction) -> Callable[[bool], tuple[bool, ...]]:
     """Return what turns the knowledge of a completion's end into a further argument, for functions that want it."""
-    wanted = "finished" in inspect.signature(function).parameters
+    wanted = wants_ending(function)
     return lambda finished: (finished,) if wanted else ()

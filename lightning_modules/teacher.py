@@ -96,7 +96,7 @@ class TeacherModule(EndpointStage):
         """Ask for the samples that remain."""
         question = item.question
         if item.error is not None:
-            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
             return
         if self.send == "video" and not self.timing and len(item.images) > _VLLM_FRAMES:
             rank_zero_warn(
@@ -177,9 +177,8 @@ def read_trace(choice: Choice, question: Question) -> tuple[str, str | None]:
     """
     parts = split_thought(choice.text)
     reasoning = without_tags(choice.reasoning) or parts.reasoning
-    cut_before_answer = choice.finish_reason == "length" and not parts.tagged
     said = parts.said if parts.said.strip() else choice.text
-    index = None if cut_before_answer else match_option(said, question.options)
+    index = match_option(said, question.options, choice.finish_reason != "length")
     return reasoning, None if index is None else question.options[index]
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from callbacks.vllm_environment import check_machine
 from callbacks.vllm_server import VLLMServer
 from mini.evaluation import BENCHMARKS, PROBES, STUDENTS, accuracies_file
 from mini.progress_file import ProgressFile
@@ -62,6 +63,7 @@ class Pipeline:
             UserError: A stage failed, or the run to be resumed had other settings.
         """
         started = time.monotonic()
+        check_machine()  # before minutes are spent on what comes before the server
         if resume:
             self.progress.read()
         else:
@@ -112,7 +114,7 @@ class Pipeline:
 
     def _sft(self, folder: str, ablation: str) -> None:
         overlay = ("--config", f"ablation/{ablation}.yaml", f"--trainer.default_root_dir={self.output / folder}")
-        train("sft", self.seed, *overlay, *self.scale.options.get("sft", ()), *RESUME)
+        train("sft", self.seed, *overlay, *self.scale.options.get("sft", ()), *RESUME, server=self.server)
 
     def _grpo(self) -> None:
         self.server.wait()

@@ -226,7 +226,7 @@ def _official(answer: Answer) -> bool:
     """Return whether MMAU's official rule accepts an answer."""
     if answer.prediction is None or answer.question.answer_text is None:
         return False
-    said = answer_in_words(answer.prediction.completion, answer.prediction.options)
+    said = answer_in_words(answer.prediction.completion, answer.prediction.options, answer.prediction.finished)
     return accepts(answer.question.answer_text, said, answer.question.options)
 
 

@@ -248,8 +248,10 @@ def test_an_endpoint_that_only_streams() -> None:
         assert stub.counts["requests"] == 3
         results += ask(stub.url, stream=True)
         assert stub.counts["requests"] == 4
+        many = ask(stub.url, 40, in_flight=40)  # those that were sent before the first one was refused are asked again
         results += ask(stub.url, extra_body={"stream": True, "stream_options": {"include_usage": True}})
     assert [isinstance(r, Reply) and (r.choices[0].text, r.prompt_tokens) for r in results] == 4 * [("a dog", 5)]
+    assert len(many) == 40 and all(isinstance(result, Reply) for result in many)
 
 
 def test_a_reply_that_never_ends_is_given_up() -> None:

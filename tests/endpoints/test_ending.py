@@ -80,9 +80,14 @@ class TermAt(Callback):
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.parametrize(
+    "validation",
+    ["limit_val_batches: 0", "{limit_val_batches: 2, val_check_interval: 4, num_sanity_val_steps: 0}"],
+    ids=["alone", "before_a_validation"],
+)
 @pytest.mark.parametrize(("times", "batches"), [(1, 4), (2, None)])
 def test_training_ends_after_the_batch_and_can_be_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, batches: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, batches: int | None, validation: str
 ) -> None:
     from train import main
 
@@ -96,7 +101,7 @@ trainer:
   max_steps: 8
   enable_progress_bar: false
   enable_model_summary: false
-  limit_val_batches: 0
+  {validation.strip("{}").replace(", ", chr(10) + "  ")}
   callbacks:
     - class_path: tests.endpoints.test_ending.TermAt
       init_args: {{batch: 3, times: {times}}}

@@ -1,14 +1,17 @@
 """Reasoning and answer out of what teachers write, whatever their tags."""
 
 import dataclasses
+import time
 
 import pytest
 
 from datamodules.reasoning_tags import split_thought, without_tags
 from datamodules.records import Question, Trace
 from datamodules.traces import TracedQuestion, sft_targets
+from lightning_modules.answers import match_option
 from lightning_modules.chat_endpoint import Choice
 from lightning_modules.remote_qa import completion_of
+from lightning_modules.rewards import AccuracyReward, FormatReward
 from lightning_modules.teacher import read_trace
 
 QUESTION = Question("x", "avqa", "x.mp4", "Q?", ("dog", "cat"), 0, "Which")
@@ -53,6 +56,30 @@ def test_a_thought_that_was_cut_is_no_answer() -> None:
     assert read_trace(Choice("dog? <answer>", "It barks.", "length"), QUESTION)[0] == "It barks."
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>It barks.</think><answer>dog", None),
+        ("<think>I will write <answer>dog", None),
+        ("<think>It barks.</think><answer>dog</answer> and", "dog"),
+    ],
+)
+def test_what_was_cut_before_its_answer_has_none_as_in_the_reward(text: str, answer: str | None) -> None:
+    cut = Choice(text=text, reasoning="", finish_reason="length", first_token=None)
+    assert read_trace(cut, QUESTION)[1] == answer
+    assert AccuracyReward()(text, QUESTION, "dog", finished=False) == float(answer is not None)
+
+
+def test_blanks_without_end_take_no_time() -> None:
+    begun = time.perf_counter()
+    without_tags("<" + 40_000 * " ")
+    split_thought("x" + 40_000 * " ")
+    FormatReward()("<think><" + 40_000 * " " + "</think><answer>dog</answer>", QUESTION, "dog")
+    match_option("<" + 40_000 * " ", QUESTION.options)
+    match_option(20_000 * "<b>" + "</", QUESTION.options)
+    assert time.perf_counter() - begun < 2
+
+
 def test_reasoning_of_the_server_goes_first_and_loses_its_tags() -> None:
     assert read_trace(Choice("<answer>dog</answer>", "<think>\nIt barks.</think>"), QUESTION) == ("It barks.", "dog")
     assert read_trace(Choice("It barks.<answer>dog</answer>", "<think></think>"), QUESTION) == ("It barks.", "dog")
@@ -68,6 +95,6 @@ def test_traces_of_older_files_make_targets_with_each_tag_once() -> None:
 
 
 def test_parts() -> None:
-    assert split_thought("a</think>b<answer>c") == ("a", "b<answer>c", True)
-    assert split_thought("") == ("", "", False)
+    assert split_thought("a</think>b<answer>c") == ("a", "b<answer>c")
+    assert split_thought("") == ("", "")
     assert without_tags("  </thought> a <think/>b ") == "a b"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.records import Question
-from lightning_modules.reward_checks import RewardError, graded, usable
+from lightning_modules.reward_checks import RewardError, graded, usable, wants_ending
 from lightning_modules.rewards import AccuracyReward
 
 QUESTION = Question("avqa/train/7", "avqa", "a.mp4", "What is heard?", ("dog", "cat"), 0, "Which")
@@ -38,6 +38,16 @@ class NeedsMore:
 
 def length(completion, question, label):
     return len(completion)
+
+
+def whole(completion, question, label, finished):
+    return float(finished)
+
+
+def test_a_plain_function_is_told_whether_the_completion_came_to_its_end() -> None:
+    (function,) = usable([whole])
+    assert wants_ending(function) and not wants_ending(usable([length])[0])
+    assert [graded(function, "x", QUESTION, None, ended) for ended in (True, False)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("value", [0, 1.5, True, torch.tensor(2.0)])

@@ -158,3 +158,10 @@ def test_the_build_decides_where_it_computes(folder: Path, monkeypatch, installe
     found = environment("none", folder, 1, 1)
     assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found) is cpu
     assert (found.get("TORCH_COMPILE_DISABLE") == "1") is cpu  # no compiler is needed
+
+
+def test_a_missing_system_library_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm_environment.check_numa()
+    monkeypatch.setattr(vllm_environment, "NUMA", "libnuma.so.999")
+    with pytest.raises(UserError, match=r"libnuma\.so\.999 .*apt-get install libnuma1"):
+        vllm_environment.check_numa()
