@@ -246,14 +246,6 @@ class AudioQADataModule(LightningDataModule):
         text = len(item.question.text) + sum(map(len, item.question.options)) + sum(map(len, item.targets))
         return 25 * self._clip_seconds.get(item.question.media, 0.0) + text / 4
 
-    def media_path(self, question: Question) -> Path:
-        """Return the path of a question's clip.
-
-        Raises:
-            MediaError: The path leads out of the dataset's folder.
-        """
-        return self.clips.path(question.media)
-
     def load(self, question: Question) -> np.ndarray:
         """Return a question's clip, mono float32 at 16 kHz.
 

@@ -160,11 +160,6 @@ class Student(nn.Module):
         """True when no weight of the audio path is trained."""
         return not any(p.requires_grad for part in self.audio_path.values() for p in part.parameters())
 
-    @property
-    def end_token_id(self) -> int:
-        """The token that ends a completion, ``<|im_end|>``."""
-        return int(self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"))
-
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
 

@@ -80,8 +80,7 @@ class Pipeline:
         finally:
             self.server.stop()
         accuracies = self.progress.done["benchmarks"]
-        self._show(accuracies)
-        write_report(self.output)
+        write_report(self.output, self._show(accuracies))
         say(f"this took {(time.monotonic() - started) / 60:.1f} minutes; results are in {self.output}")
         return accuracies
 
@@ -140,7 +139,8 @@ class Pipeline:
     def _weights(self, student: str) -> Path:
         return self.output / "student" if student == "untrained" else self.output / student / "best"
 
-    def _show(self, accuracies: dict[str, dict[str, float]]) -> None:
+    def _show(self, accuracies: dict[str, dict[str, float]]) -> Path:
+        """Print what was found, and return the metrics of GRPO's sittings, joined."""
         from mini.summary import accuracy_table, chance, merge_metrics, rewards
 
         probed = self.progress.done["can it hear?"]
@@ -150,8 +150,10 @@ class Pipeline:
             f"can it hear? {STUDENTS['grpo']} on {BENCHMARKS['avqa']}: {100 * accuracies['grpo']['avqa']:.1f}, "
             f"with its audio replaced {replaced}"
         )
-        first, last = rewards(merge_metrics(self.output / "grpo"))
+        metrics = merge_metrics(self.output / "grpo")
+        first, last = rewards(metrics)
         say(f"mean reward in GRPO (0 to 2): {first:.2f} in the first steps, {last:.2f} in the last")
+        return metrics
 
 
 @contextmanager
@@ -212,12 +214,15 @@ def train_py(
     run_stage(stage, arguments, server, environment)
 
 
-def write_report(output: Path) -> None:
-    """Write tables, plots and examples of all students below ``output``."""
-    from mini.summary import merge_metrics
+def write_report(output: Path, metrics: Path) -> None:
+    """Write tables, plots and examples of all students below ``output``.
+
+    Args:
+        output: The run's folder.
+        metrics: Metrics of GRPO.
+    """
     from scores.__main__ import main as scores_main
 
     runs = [f"{title}={output / 'benchmark' / student}" for student, title in STUDENTS.items()]
-    metrics = f"--metrics={STUDENTS['grpo']}={merge_metrics(output / 'grpo')}"
     where = ["--data", str(output / "corpus"), "--output", str(output / "report"), "--title", "The embedded world"]
-    scores_main(["report", *runs, metrics, *where])
+    scores_main(["report", *runs, f"--metrics={STUDENTS['grpo']}={metrics}", *where])
