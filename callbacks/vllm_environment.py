@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 
 from callbacks import vllm_short_audio
@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 PREFIX = "vllm-"
 
 NUMA = "libnuma.so.1"
+NUMA_WHEEL = "libucx-cu12"
+"""The package of the environment that has the library in it, under a name that only its own libraries know."""
+
 LONGEST_SOCKET = 107
 """Characters that the path of a Unix socket may have."""
 
@@ -67,15 +70,24 @@ def check_numa() -> None:
     """Make sure that the library is there without which the operations of vLLM's CPU build cannot be loaded.
 
     Raises:
-        UserError: It is not.
+        UserError: Neither the system nor the environment has it.
     """
-    try:
-        ctypes.CDLL(NUMA)
-    except OSError as error:
+    if not _loads(NUMA) and bundled_numa() is None:
         raise UserError(
-            f"vLLM's CPU build needs the system's library {NUMA} ({error}): on Debian and Ubuntu `apt-get install "
-            "libnuma1`, on Fedora `dnf install numactl-libs`"
-        ) from None
+            f"vLLM's CPU build needs the library {NUMA}, and neither the system nor the environment has one that can "
+            f"be loaded: `make env` installs one with {NUMA_WHEEL}; the system's is on Debian and Ubuntu `apt-get "
+            "install libnuma1`, on Fedora `dnf install numactl-libs`"
+        )
+
+
+def bundled_numa() -> Path | None:
+    """Return the library's file in the environment, or None where it has none that can be loaded."""
+    try:
+        found = files(NUMA_WHEEL) or []
+    except PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())) for file in found if file.name.startswith("libnuma"))
+    return next((path for path in paths if _loads(str(path))), None)
 
 
 def check_semaphores() -> None:
@@ -122,7 +134,7 @@ def environment(model: str, folder: Path, threads: int, kv_cache_gib: int) -> di
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        **(_on_cpu(inherited) if computes_on_cpu() else {}),
+        **({**_on_cpu(inherited), **_with_numa(inherited, folder)} if computes_on_cpu() else {}),
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUTF8": "1",
@@ -156,6 +168,25 @@ def _on_cpu(inherited: Mapping[str, str]) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "TORCH_COMPILE_DISABLE": inherited.get("TORCH_COMPILE_DISABLE", "1"),
     }
+
+
+def _with_numa(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Let the linker find the environment's library where the system has none."""
+    if _loads(NUMA) or (path := bundled_numa()) is None:
+        return {}
+    libraries = folder / "libraries"
+    libraries.mkdir(exist_ok=True)
+    (libraries / NUMA).symlink_to(path)
+    return {"LD_LIBRARY_PATH": os.pathsep.join([str(libraries), *filter(None, [inherited.get("LD_LIBRARY_PATH")])])}
+
+
+def _loads(library: str) -> bool:
+    """True when the linker can load a library, given by its path or by the name that it looks for."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _with_places(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
