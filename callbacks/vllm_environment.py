@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[1]
 PREFIX = "vllm-"
 
 NUMA = "libnuma.so.1"
+
 NUMA_WHEEL = "libucx-cu12"
-"""The package of the environment that has the library in it, under a name that only its own libraries know."""
+"""A package of the environment that carries the library along, under a name of its own."""
 
 LONGEST_SOCKET = 107
 """Characters that the path of a Unix socket may have."""
@@ -171,13 +172,14 @@ def _on_cpu(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _with_numa(inherited: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Let the linker find the environment's library where the system has none."""
+    """Let the server's linker find the environment's library where the system has none."""
     if _loads(NUMA) or (path := bundled_numa()) is None:
         return {}
-    libraries = folder / "libraries"
-    libraries.mkdir(exist_ok=True)
-    (libraries / NUMA).symlink_to(path)
-    return {"LD_LIBRARY_PATH": os.pathsep.join([str(libraries), *filter(None, [inherited.get("LD_LIBRARY_PATH")])])}
+    library = folder / "libraries" / NUMA
+    library.parent.mkdir(exist_ok=True)
+    library.unlink(missing_ok=True)
+    library.symlink_to(path)
+    return {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(library.parent), inherited.get("LD_LIBRARY_PATH")]))}
 
 
 def _loads(library: str) -> bool:

@@ -160,8 +160,36 @@ def test_the_build_decides_where_it_computes(folder: Path, monkeypatch, installe
     assert (found.get("TORCH_COMPILE_DISABLE") == "1") is cpu  # no compiler is needed
 
 
-def test_a_missing_system_library_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    vllm_environment.check_numa()
+@pytest.mark.skipif(not computes_on_cpu(), reason="vLLM's build for GPUs does not need the library")
+def test_the_environment_brings_the_library_that_a_bare_machine_lacks(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A name that no system has: the server's linker finds the environment's library under it, others' still follow."""
     monkeypatch.setattr(vllm_environment, "NUMA", "libnuma.so.999")
-    with pytest.raises(UserError, match=r"libnuma\.so\.999 .*apt-get install libnuma1"):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/somewhere/else")
+    vllm_environment.check_numa()
+    found = environment("none", folder, 1, 1)
+    assert found["LD_LIBRARY_PATH"] == f"{folder / 'libraries'}:/somewhere/else"
+    loads = "import ctypes; ctypes.CDLL('libnuma.so.999').numa_parse_nodestring"
+    subprocess.run([sys.executable, "-I", "-S", "-c", loads], env=found, check=True)
+
+
+@pytest.mark.parametrize(("cpu", "system"), [(True, True), (False, False)])
+def test_a_linker_that_needs_no_help_is_left_alone(folder: Path, monkeypatch, cpu: bool, system: bool):
+    monkeypatch.setattr(vllm_environment, "computes_on_cpu", lambda: cpu)
+    monkeypatch.setattr(vllm_environment, "NUMA", "libc.so.6" if system else "libnuma.so.999")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/somewhere/else")
+    assert environment("none", folder, 1, 1)["LD_LIBRARY_PATH"] == "/somewhere/else"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_missing_library_is_named_before_anything_starts(tmp_path: Path, monkeypatch, broken: bool):
+    (tmp_path / "libnuma-1234.so.1.0.0").write_text("not a library")
+    distribution = metadata.PathDistribution(tmp_path)
+    (tmp_path / "RECORD").write_text(f"{tmp_path.name}/libnuma-1234.so.1.0.0,,\n")
+    monkeypatch.setattr(vllm_environment, "NUMA", "libnuma.so.999")
+    monkeypatch.setattr(vllm_environment, "files", lambda name: distribution.files if broken else absent(name))
+    with pytest.raises(UserError, match=r"libnuma\.so\.999.*`make env`.*apt-get install libnuma1"):
         vllm_environment.check_numa()
+
+
+def absent(name: str) -> None:
+    raise metadata.PackageNotFoundError(name)
