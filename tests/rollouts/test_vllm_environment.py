@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -111,7 +112,7 @@ def test_sockets_fit_into_the_folder(tmp_path: Path, monkeypatch):
     made = make_private_folder()
     assert len(f"{made}/12345678-1234-1234-1234-123456789012") <= 107
     assert environment("none", made, 1, 1)["VLLM_RPC_BASE_PATH"] == str(made)
-    made.rmdir()
+    shutil.rmtree(made)
 
 
 def test_says_that_there_is_no_shared_memory(tmp_path: Path, monkeypatch):
