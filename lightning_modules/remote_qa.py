@@ -144,7 +144,7 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
         timed = self.send == "video" and self.timing and item.images
         extra = video_timing(item.rate) if timed else None
         asking = self.endpoint.chat(self.messages(item), work.tally, extra, **self.fields)
-        reply = await self._settle(question.id, None, asking, work)
+        reply = await self._settle(question.id, [None], asking, work)
         choice = Choice("") if reply is None else reply.choices[0]
         try:
             if reply is not None:
