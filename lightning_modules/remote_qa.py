@@ -138,7 +138,7 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
         """Ask one question; a failure gives an empty answer, and a spent budget none."""
         question = item.question
         if item.error is not None:
-            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
             work.records.append(self._answer(item, Choice("")))
             return
         timed = self.send == "video" and self.timing and item.images
