@@ -73,8 +73,8 @@ class ServerPool:
         for url in urls:
             if "@" in url:
                 raise UserError(
-                    f"server_urls must not carry credentials, found {without_credentials(url)!r}: logs and records name "
-                    "the addresses; reach the server through a tunnel or a private network"
+                    f"server_urls must not carry credentials, found {without_credentials(url)!r}: logs and "
+                    "configurations name the addresses; reach the server through a tunnel or a private network"
                 )
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
