@@ -1,3 +1,3 @@
 """Measurements, each with the command that repeats it."""
 
-import cli.matplotlib_folder as _  # noqa: F401
+import datamodules.matplotlib_folder as _  # noqa: F401

@@ -1,3 +1,3 @@
 """Side effects: rollouts, weight updates, logging, files."""
 
-import cli.matplotlib_folder as _  # noqa: F401
+import datamodules.matplotlib_folder as _  # noqa: F401

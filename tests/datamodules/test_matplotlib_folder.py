@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli.matplotlib_folder import find_room
+from datamodules.matplotlib_folder import find_room
 
 CODE = """
 import importlib, os, sys
 for package in ("cli", "callbacks", "scores", "mini", "benchmarks"):
-    sys.modules.pop("cli.matplotlib_folder", None)
+    sys.modules.pop("datamodules.matplotlib_folder", None)
     importlib.import_module(package)
-    assert "cli.matplotlib_folder" in sys.modules, package
+    assert "datamodules.matplotlib_folder" in sys.modules, package
 assert "matplotlib" not in sys.modules
 import matplotlib
 assert matplotlib.get_cachedir() == os.environ["MPLCONFIGDIR"]

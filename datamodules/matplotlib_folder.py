@@ -5,6 +5,7 @@ import this module before anything else.
 """
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
@@ -19,8 +20,9 @@ def find_room() -> None:
     ]
     if "MPLCONFIGDIR" in os.environ or all(map(can_write, usual)):
         return
-    os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="matplotlib-")
-    atexit.register(_remove, folder, os.getpid())
+    with contextlib.suppress(OSError):  # no folder at all can be written, of which others will speak
+        os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="matplotlib-")
+        atexit.register(_remove, folder, os.getpid())
 
 
 def can_write(folder: Path) -> bool:
