@@ -1,7 +1,7 @@
 """Predictions on disk, one JSON object a line, while they are made."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class PredictionWriter(Callback):
                 cut_torn_line(shard, Prediction)
             trainer.strategy.barrier("predictions")
             for shard in self._shards():
-                self._done |= {p.question_id: p for p in read_jsonl(shard, Prediction)}
+                take_over(self._done, read_jsonl(shard, Prediction))
             rank_zero_info(f"{self.path}: {len(self._done)} questions were answered before")
         elif trainer.is_global_zero:
             for shard in self._shards():
@@ -139,9 +139,7 @@ class PredictionWriter(Callback):
         trainer.strategy.barrier("predictions")
         if trainer.is_global_zero:
             found = dict(self._done)
-            for prediction in (p for shard in self._shards() for p in read_jsonl(shard, Prediction)):
-                if prediction.completion or prediction.question_id not in found:  # an answer goes before none
-                    found[prediction.question_id] = prediction
+            take_over(found, (p for shard in self._shards() for p in read_jsonl(shard, Prediction)))
             # a run that ends early (a spent budget) has not come by all that was answered and paid for before
             before = self._done if self.for_endpoints else ()
             kept = [found[question_id] for question_id in dict.fromkeys([*answered, *before])]
@@ -228,3 +226,15 @@ class PredictionWriter(Callback):
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._merge(trainer, pl_module)
+
+
+def take_over(found: dict[str, Prediction], others: Iterable[Prediction]) -> None:
+    """Add predictions to those that were found; the later one counts, but an answer goes before none.
+
+    Args:
+        found: Predictions by their question, changed in place.
+        others: Further ones.
+    """
+    for prediction in others:
+        if prediction.completion.strip() or prediction.question_id not in found:
+            found[prediction.question_id] = prediction

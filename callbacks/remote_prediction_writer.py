@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from callbacks.prediction_writer import PredictionWriter
+from callbacks.prediction_writer import PredictionWriter, take_over
 from callbacks.shards import Shards
 from callbacks.yields import spending
 from datamodules.records import Prediction, Record, read_jsonl
@@ -48,7 +48,9 @@ class RemotePredictionWriter(PredictionWriter):
             return
         super()._begin(trainer, pl_module)
         if self.resume and self.path.is_file():
-            self._done = {p.question_id: p for p in read_jsonl(self.path, Prediction)} | self._done
+            before = {p.question_id: p for p in read_jsonl(self.path, Prediction)}
+            take_over(before, self._done.values())
+            self._done = before
         self._done = {name: prediction for name, prediction in self._done.items() if prediction.completion.strip()}
         if trainer.is_global_zero:
             self._logs.repair(_FOLDERS)

@@ -13,6 +13,7 @@ from callbacks.sampling import Sampling
 from callbacks.vllm_client import Generation, ServerFailed, ServerRefused, ServerUnreachable, VLLMClient
 from callbacks.weight_keeper import WeightKeeper
 from datamodules.records import UserError
+from lightning_modules.endpoint_settings import without_credentials
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
@@ -70,6 +71,11 @@ class ServerPool:
         if not urls:
             raise UserError("server_urls is empty: name at least one rollout server, such as http://127.0.0.1:8000")
         for url in urls:
+            if "@" in url:
+                raise UserError(
+                    f"server_urls must not carry credentials, found {without_credentials(url)!r}: logs and "
+                    "configurations name the addresses; reach the server through a tunnel or a private network"
+                )
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise UserError(f"server_urls: {url!r} is no address, expected something like http://127.0.0.1:8000")

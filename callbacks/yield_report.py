@@ -21,17 +21,21 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("questions", "questions"),
     ("complete", "with traces"),
     ("traces", "traces"),
+    ("unreadable", "unreadable"),
+    ("thoughtless", "no thought"),
     ("unanimous", "unanimous"),
     ("accepted", "accepted"),
     ("rejected", "rejected"),
 )
+_ONLY_IF_ANY = ("unreadable", "thoughtless")
 
 
 class YieldReport(Callback):
     """Reports at the end of ``predict`` what is on disk now, earlier runs included.
 
-    Questions, traces, unanimous questions, accepted and rejected traces by question type, agreement with the right
-    answers where there are any, tokens, money, wall time and errors by kind. Written to ``<directory>/report.json`` and
+    Questions, traces, those whose answer cannot be read or that have no thought, unanimous questions, accepted and
+    rejected traces by question type, agreement with the right answers where there are any, tokens, money, wall time and
+    errors by kind. Written to ``<directory>/report.json`` and
     ``report.png`` of the RecordWriter, which must come before it in ``trainer.callbacks``.
     """
 
@@ -77,7 +81,8 @@ def terminal_table(table: Sequence[Yield]) -> Table:
     """Return the report as a table for the terminal."""
     shown = Table(title="yield by question type")
     shown.add_column("type")
-    columns = [(name, title) for name, title in COLUMNS if table[-1].as_dict()[name] is not None]
+    total = table[-1].as_dict()
+    columns = [(n, title) for n, title in COLUMNS if total[n] is not None and (total[n] or n not in _ONLY_IF_ANY)]
     for _, title in columns:
         shown.add_column(title, justify="right")
     shares = ("traces right", "unanimous right", "accepted right")

@@ -8,7 +8,7 @@ from typing import Any
 
 from datamodules.records import Question, Trace, Verdict
 from datamodules.request_records import RequestError, Usage
-from datamodules.traces import answered_option
+from datamodules.traces import answered_option, thought
 
 TOTAL = "all"
 
@@ -23,6 +23,7 @@ class Yield:
         complete: Questions with all their samples.
         traces: Traces of them.
         unreadable: Traces whose answer is none of the options.
+        thoughtless: Traces without a thought, of which SFT could learn no reasoning.
         unanimous: Questions whose traces all chose the same option.
         unanimous_traces: Traces of these.
         accepted: Traces that the checker accepted; None before it was asked.
@@ -38,6 +39,7 @@ class Yield:
     complete: int
     traces: int
     unreadable: int
+    thoughtless: int
     unanimous: int
     unanimous_traces: int
     accepted: int | None
@@ -129,6 +131,7 @@ def _yield(
         counts["complete"] += len(some) >= (samples or 1)
         counts["traces"] += len(some)
         counts["unreadable"] += sum(answer is None for answer in answers.values())
+        counts["thoughtless"] += sum(not thought(trace) for trace in some.values())
         counts["unanimous"] += unanimous
         counts["unanimous_traces"] += unanimous * len(some)
         for sample, answer in answers.items():
@@ -150,6 +153,7 @@ def _yield(
         complete=counts["complete"],
         traces=counts["traces"],
         unreadable=counts["unreadable"],
+        thoughtless=counts["thoughtless"],
         unanimous=counts["unanimous"],
         unanimous_traces=counts["unanimous_traces"],
         accepted=counts["accepted"] if checked else None,

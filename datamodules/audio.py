@@ -18,7 +18,7 @@ import soundfile
 
 from datamodules.media_files import MediaError as MediaError
 from datamodules.media_files import resolve_media as resolve_media
-from datamodules.media_files import undecodable
+from datamodules.media_files import undecodable, unreadable
 from datamodules.resampling import SAMPLE_RATE as SAMPLE_RATE
 from datamodules.resampling import resample
 from datamodules.sound_decoding import decode_sound
@@ -142,12 +142,12 @@ class WaveformCache:
         """Return where a clip's waveform is kept.
 
         Raises:
-            MediaError: The clip is missing.
+            MediaError: The clip is missing or cannot be read.
         """
         try:
             stat = os.stat(path)
-        except OSError:
-            raise MediaError(f"{path}: the file is missing") from None
+        except OSError as error:
+            raise unreadable(path, error) from None
         what = (_CACHE_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, max_seconds)
         key = hashlib.sha256(repr(what).encode()).hexdigest()
         return self.directory / key[:2] / f"{key[2:]}.npy"

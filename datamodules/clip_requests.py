@@ -7,6 +7,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datamodules.audio import MediaError, WavFormat, wav_base64
+from datamodules.media_files import MomentaryMediaError
 from datamodules.probes import Clips
 from datamodules.prompts import Modalities, Prompt
 from datamodules.records import Question
@@ -49,6 +50,7 @@ class ClipRequest:
         images: Frames of the clip in order, JPEG in base64.
         rate: How many of these frames there are in a second of the clip, or None when that cannot be said.
         error: Why the clip cannot be sent, or None.
+        lasting: Whether the same would be found later: False where the machine was at fault and not the file.
     """
 
     question: Question
@@ -57,6 +59,7 @@ class ClipRequest:
     images: tuple[str, ...] = ()
     rate: float | None = None
     error: str | None = None
+    lasting: bool = True
 
 
 @dataclass
@@ -132,5 +135,6 @@ class ClipRequestDataset(Dataset[ClipRequest]):
             if self.settings.hears:
                 wav = wav_base64(self.heard.load(question.media), self.settings.wav_format)
         except MediaError as error:
-            return ClipRequest(question, text, error=str(error))
+            lasting = not isinstance(error, MomentaryMediaError)
+            return ClipRequest(question, text, error=str(error), lasting=lasting)
         return ClipRequest(question, text, wav, images, rate)

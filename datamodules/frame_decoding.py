@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from datamodules.media_files import MediaError, check_media, undecodable
+from datamodules.media_files import MediaError, check_media, is_of_the_machine, undecodable
 
 Choose = Callable[[np.ndarray, float], tuple[list[int], list[float]]]
 """Chooses frames and says for which moments they stand, given when each frame of the clip begins, and how many frames a
@@ -140,8 +140,9 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
     for packet in container.demux(stream):
         try:
             yield from packet.decode()
-        except (av.FFmpegError, EOFError):
-            continue
+        except (av.FFmpegError, EOFError) as error:
+            if is_of_the_machine(error):
+                raise
 
 
 def _upright(frame: Any) -> np.ndarray:

@@ -2,12 +2,20 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from datamodules.records import UserError
 
 _HEAD = 512
-_OF_THE_MACHINE = frozenset({errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT})
+_OF_THE_MACHINE = frozenset(
+    {
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO),
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EREMOTEIO, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
+"""Memory or open files ran out, or a disk or the server of a network's file system does not answer."""
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _NO_MEDIA = (
     (b"version https://git-lfs", "a Git LFS pointer: fetch the file with `git lfs pull`"),
     (b"<!doctype html", "an HTML page, as a download that was refused leaves"),
@@ -28,7 +36,7 @@ class MediaError(UserError):
 
 
 class MomentaryMediaError(MediaError):
-    """A clip cannot be used now, which is the machine's fault and not the file's: memory or open files ran out."""
+    """A clip cannot be used now, which is the machine's fault and not the file's: memory, open files, disk, network."""
 
 
 def resolve_media(root: str | os.PathLike[str], relative: str, follow_links: bool = False) -> Path:
@@ -61,9 +69,11 @@ def check_media(path: Path) -> None:
     Raises:
         MediaError: The file is missing, is none, cannot be read, is empty, or is text or an archive.
     """
-    if not path.exists():
-        raise MediaError(f"{path}: the file is missing")
-    if not path.is_file():
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(mode):
         raise MediaError(f"{path}: this is not a file")
     head = _head(path)
     if not head:
@@ -93,10 +103,32 @@ def undecodable(path: Path, what: str, error: Exception) -> MediaError:
         what: What should have been decoded.
         error: What the decoder raised.
     """
-    short = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch says it in a RuntimeError
-    if short or getattr(error, "errno", None) in _OF_THE_MACHINE:
+    if is_of_the_machine(error):
         return MomentaryMediaError(f"{path}: the {what} cannot be decoded now ({reason(error)})")
     return MediaError(f"{path}: the {what} cannot be decoded ({looks_like(path) or reason(error)})")
+
+
+def unreadable(path: str | os.PathLike[str], error: OSError) -> MediaError:
+    """Return what to raise where the system does not let a file be read.
+
+    Args:
+        path: The file.
+        error: What the system says.
+    """
+    if error.errno in _NOT_THERE:
+        return MediaError(f"{path}: the file is missing")
+    kind = MomentaryMediaError if is_of_the_machine(error) else MediaError
+    return kind(f"{path}: the file cannot be read ({error.strerror})")
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Return whether an error tells of the machine and not of the file: the same file may be read another time.
+
+    Args:
+        error: What the system or a decoder raised.
+    """
+    short = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch says it in a RuntimeError
+    return short or getattr(error, "errno", None) in _OF_THE_MACHINE
 
 
 def reason(error: BaseException) -> str:
@@ -113,5 +145,4 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(_HEAD)
     except OSError as error:
-        kind = MomentaryMediaError if error.errno in _OF_THE_MACHINE else MediaError
-        raise kind(f"{path}: the file cannot be read ({error.strerror})") from None
+        raise unreadable(path, error) from None

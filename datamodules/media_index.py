@@ -1,5 +1,6 @@
 """Which clips can be decoded, and how long they are: found out once, remembered on disk."""
 
+import contextlib
 import json
 import os
 import time
@@ -12,7 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.audio import SAMPLE_RATE, MediaError
-from datamodules.media_files import MomentaryMediaError
+from datamodules.media_files import MomentaryMediaError, unreadable
 from datamodules.records import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -23,7 +24,7 @@ _VERSION = 2
 class MediaIndex:
     """Remembers for each clip, by path, size and time of change, whether it could be decoded.
 
-    What is the machine's fault (memory or open files ran out) is not remembered: the next run tries again.
+    What is the machine's fault (memory ran out, a disk does not answer) is not remembered: the next run tries again.
     """
 
     def __init__(
@@ -63,15 +64,22 @@ class MediaIndex:
         Raises:
             UserError: The index cannot be written.
         """
-        keys = {path: self._key(path) for path in paths}
+        keys, lost = {}, {}
+        for path in paths:
+            try:
+                keys[path] = self._key(path)
+            except OSError as error:  # it was there when the row was read
+                lost[path] = str(unreadable(path, error))
         unknown = [path for path, key in keys.items() if key not in self._known]
         if unknown:
             self._decode(unknown, keys)
-        return {path: self._known[key] for path, key in keys.items()}
+        return {path: self._known[key] for path, key in keys.items()} | lost
 
     def seconds(self, path: Path) -> float:
         """Return the length of a clip that was checked; 0 where it is unknown."""
-        return self._seconds.get(self._key(path), 0.0)
+        with contextlib.suppress(OSError):
+            return self._seconds.get(self._key(path), 0.0)
+        return 0.0
 
     def _decode(self, paths: list[Path], keys: dict[Path, tuple[str, int, int]]) -> None:
         try:

@@ -7,7 +7,7 @@ _NAMES = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
 _OPEN = re.compile(rf"<\s*{_NAMES}\s*>", re.IGNORECASE)
 _CLOSE = re.compile(rf"<\s*/\s*{_NAMES}\s*>", re.IGNORECASE)
 _ANSWER = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
-_TAG = re.compile(rf"(?<![ \t])[ \t]*<\s*(?:/\s*)?(?:{_NAMES}|answer)\s*(?:/\s*)?>[ \t]*", re.IGNORECASE)
+_TAGS = re.compile(rf"(?<![ \t])[ \t]*(?:<\s*(?:/\s*)?(?:{_NAMES}|answer)\s*(?:/\s*)?>[ \t]*)+", re.IGNORECASE)
 
 
 class Parts(NamedTuple):
@@ -28,7 +28,7 @@ def without_tags(text: str) -> str:
     Args:
         text: The reasoning.
     """
-    return _TAG.sub(" ", text).strip()
+    return _TAGS.sub(" ", text).strip()
 
 
 def split_thought(text: str) -> Parts:

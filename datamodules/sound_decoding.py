@@ -13,7 +13,7 @@ import av
 import numpy as np
 import soundfile
 
-from datamodules.media_files import MediaError, check_media, looks_like, undecodable
+from datamodules.media_files import MediaError, check_media, is_of_the_machine, looks_like, undecodable
 
 Piece = tuple[np.ndarray, int]
 """Mono float32 samples and their rate in Hz. A clip has one, or several where its rate changes on the way."""
@@ -78,6 +78,8 @@ def _uncompressed(path: Path, seconds: float | None) -> list[Piece]:
                 frames = -1 if seconds is None else int(seconds * sound.samplerate)
                 samples = sound.read(frames, dtype="float32", always_2d=True)
                 rate = int(sound.samplerate)
+                if len(samples) < (sound.frames if frames < 0 else min(frames, sound.frames)):
+                    return []  # reading broke off, of which it does not say why
         except _DECODING_ERRORS:
             return []
     return [(_mono(samples.T), rate)] if len(samples) else []
@@ -154,13 +156,17 @@ class _Track:
                 packet = next(packets)
             except StopIteration:
                 return
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                if is_of_the_machine(error):
+                    raise  # the rest may be there another time
                 self.damaged += 1
                 return
             self.packets += packet.size > 0
             try:
                 frames = packet.decode()
-            except (av.FFmpegError, EOFError):
+            except (av.FFmpegError, EOFError) as error:
+                if is_of_the_machine(error):
+                    raise
                 self.damaged += 1
                 continue
             self.sound += bool(frames)

@@ -161,7 +161,7 @@ class ChatEndpoint:
                 raw = await self._client.chat.completions.with_raw_response.create(
                     **{**request, "extra_body": beyond or None, "extra_headers": self._headers}
                 )
-            return parse_reply(raw.http_response.content)
+            return parse_reply(raw.http_response.content, self._key)
         except Exception as error:
             self.budget.give_back()
             failure = failure_of(error, self._key)

@@ -1,5 +1,6 @@
 """Reading what an endpoint answered: a chat completion in one piece or as a stream."""
 
+import dataclasses
 import json
 import math
 from collections import defaultdict
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datamodules.valid_text import valid_text
-from lightning_modules.retries import ErrorReply, MalformedReply
+from lightning_modules.retries import ErrorReply, Failure, MalformedReply, failure_of
 
 _STREAM_LINES = (b"data:", b"event:", b"id:", b"retry:", b":")
 _THOUGHTS = frozenset({"thinking", "reasoning", "thought", "reasoning_content", "summary_text", "reasoning_text"})
@@ -25,6 +26,7 @@ class Choice:
         first_token: The first token's candidates and their log-probabilities where they were asked for and given.
         refusal: Why nothing was said, in the model's words, where it says that separately.
         index: Which of the completions that were asked for.
+        failure: Why there is none in this place, where others of the same reply are as they should be.
     """
 
     text: str
@@ -33,6 +35,7 @@ class Choice:
     first_token: tuple[tuple[str, float], ...] = ()
     refusal: str = ""
     index: int = 0
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,17 @@ class Reply:
     completion_tokens: int | None
 
 
-def parse_reply(content: bytes) -> Reply:
+def parse_reply(content: bytes, *secrets: str) -> Reply:
     """Read an endpoint's answer.
+
+    Of several completions those that came are kept when others are errors: they are paid for.
 
     Args:
         content: The response's body: JSON, or the lines of a stream.
+        *secrets: Strings that must not be in what is said of a completion that failed.
 
     Raises:
-        ErrorReply: It is an error in the place of a chat completion.
+        ErrorReply: It is an error in the place of a chat completion, or all its completions are.
         MalformedReply: It is neither.
     """
     said = content.strip()
@@ -69,11 +75,20 @@ def parse_reply(content: bytes) -> Reply:
     try:
         if body.get("error") and not body.get("choices"):
             raise ErrorReply(body["error"])
-        choices = [_choice(choice, place) for place, choice in enumerate(body["choices"])]
-        if not choices:
+        found = [_choice_or_error(choice, place) for place, choice in enumerate(body["choices"])]
+        if not found:
             raise MalformedReply("the reply has no choices", said)
+        errors = [one for one in found if isinstance(one, Exception)]
+        if len(errors) == len(found):
+            raise errors[0]
+        choices = [
+            Choice("", index=_index(body["choices"][place], place), failure=_failure(one, secrets))
+            if isinstance(one, Exception)
+            else one
+            for place, one in enumerate(found)
+        ]
         if len({choice.index for choice in choices}) < len(choices):
-            choices = [_choice({**choice, "index": place}, place) for place, choice in enumerate(body["choices"])]
+            choices = [dataclasses.replace(choice, index=place) for place, choice in enumerate(choices)]
         usage = body.get("usage") or {}
         return Reply(
             tuple(sorted(choices, key=lambda choice: choice.index)),
@@ -93,6 +108,27 @@ def _count(value: Any) -> int | None:
     return int(value) if whole else None
 
 
+def _choice_or_error(choice: Any, place: int) -> Choice | Exception:
+    try:
+        return _choice(choice, place)
+    except (ErrorReply, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+        return error
+
+
+def _failure(error: Exception, secrets: tuple[str, ...]) -> Failure:
+    """Return why a completion failed, of which nobody but the endpoint knows whether it would fail again."""
+    failure = failure_of(error, *secrets) if isinstance(error, ErrorReply) else None
+    if failure is None:
+        return Failure("malformed reply", "retry", "one of the completions is none")
+    # what concerned all requests would not have spared the others of this one
+    return failure if failure.action == "record" else dataclasses.replace(failure, action="retry")
+
+
+def _index(choice: Any, place: int) -> int:
+    index = choice.get("index") if isinstance(choice, dict) else None
+    return index if isinstance(index, int) else place
+
+
 def _choice(choice: dict[str, Any], place: int) -> Choice:
     if choice.get("error") or choice.get("finish_reason") == "error":
         raise ErrorReply(choice.get("error") or "the completion ended with an error")
@@ -102,14 +138,13 @@ def _choice(choice: dict[str, Any], place: int) -> Choice:
     for name in ("reasoning_content", "reasoning"):
         if not thoughts:
             thoughts = [words for _, words in _parts(message.get(name))]
-    index = choice.get("index")
     return Choice(
         text=valid_text("".join(words for thinks, words in content if not thinks)),
         reasoning=valid_text("".join(thoughts)),
         finish_reason=valid_text(str(choice.get("finish_reason") or "stop")),
         first_token=_first_token(choice.get("logprobs")),
         refusal=valid_text(str(message.get("refusal") or "")),
-        index=index if isinstance(index, int) else place,
+        index=_index(choice, place),
     )
 
 

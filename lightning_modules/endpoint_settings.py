@@ -59,7 +59,7 @@ class EndpointSettings:
         except ValueError:
             usable = False
         if not usable:
-            shown = re.sub(r"[^/\s]*@", "***@", self.base_url.partition("?")[0])  # an address may carry a password
+            shown = without_credentials(self.base_url)
             raise UserError(f"endpoint.base_url must look like http://127.0.0.1:8000/v1, found {shown!r}")
         if parts.username or parts.password or any(_SECRET_FIELD.search(name) for name in self.query):
             raise UserError(
@@ -108,3 +108,14 @@ class EndpointSettings:
         if fault:
             raise UserError(f"the environment variable {self.api_key_env} {fault}: set it to the key alone")
         return key
+
+
+def without_credentials(address: str) -> str:
+    """Return an address for a message, also one that is none: without what may be a password or a key in it.
+
+    Args:
+        address: The address.
+    """
+    before, at, after = address.rpartition("@")
+    scheme, slashes, _ = before.partition("//")
+    return (scheme + slashes if slashes else "") + ("***@" if at else "") + after.partition("?")[0]

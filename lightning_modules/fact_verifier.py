@@ -94,7 +94,7 @@ class FactVerifierModule(EndpointStage):
 
         async def one(trace: Trace) -> None:
             asking = check(item, trace, work.tally)
-            if (verdict := await self._settle(question.id, trace.sample, asking, work)) is not None:
+            if (verdict := await self._settle(question.id, [trace.sample], asking, work)) is not None:
                 work.records.append(verdict)
 
         await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.settled])

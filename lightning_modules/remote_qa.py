@@ -138,13 +138,13 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
         """Ask one question; a failure gives an empty answer, and a spent budget none."""
         question = item.question
         if item.error is not None:
-            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
             work.records.append(self._answer(item, Choice("")))
             return
         timed = self.send == "video" and self.timing and item.images
         extra = video_timing(item.rate) if timed else None
         asking = self.endpoint.chat(self.messages(item), work.tally, extra, **self.fields)
-        reply = await self._settle(question.id, None, asking, work)
+        reply = await self._settle(question.id, [None], asking, work)
         choice = Choice("") if reply is None else reply.choices[0]
         try:
             if reply is not None:

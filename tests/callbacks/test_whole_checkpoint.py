@@ -1,15 +1,18 @@
 """A checkpoint of many files takes its place when it is complete, and never otherwise."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch import LightningModule
 from torch.distributed.checkpoint.api import CheckpointException
 
-from callbacks.checkpointing import LastCheckpoint
+from callbacks.checkpointing import BestCheckpoint, LastCheckpoint
 from callbacks.whole_checkpoint import PLAIN_VALUES
 from datamodules.records import UserError
+from lightning_modules import whole_folder
 from lightning_modules.whole_folder import partial_of
 
 
@@ -65,3 +68,55 @@ def test_it_takes_the_place_of_a_file_and_is_found(tmp_path: Path) -> None:
     write(trainer, target)
     assert target.is_dir() and not partial_of(target).exists()
     assert LastCheckpoint()._find_last_checkpoints(trainer) == {str(target.resolve())}  # type: ignore[arg-type]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def write_and_be_killed(trainer: Any, place: Path, renames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write where folders cannot be swapped, and end before another rename, or before anything is removed then."""
+    left = [renames]
+    rename = os.rename
+
+    def counted(source: Any, goal: Any) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        rename(source, goal)
+
+    def remove(folder: Any, **_: Any) -> None:
+        if left[0] == 0 and Path(folder).is_dir():
+            raise Killed
+
+    with monkeypatch.context() as killed:
+        killed.setattr(whole_folder, "_exchange", lambda one, other: False)
+        killed.setattr(whole_folder.os, "rename", counted)
+        killed.setattr(whole_folder.shutil, "rmtree", remove)
+        with pytest.raises(Killed):
+            write(trainer, place)
+    assert place.exists() == (renames != 1)
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_killed_between_the_renames_of_a_file_system_that_cannot_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    trainer: Any = OneRank(tmp_path)
+    last, best = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "checkpoints" / "best-step=3.ckpt"
+    for place in (last, best):
+        trainer.content = "first"
+        write(trainer, place)
+        trainer.content = "second"
+        write_and_be_killed(trainer, place, renames, monkeypatch)
+    found = LastCheckpoint()._find_last_checkpoints(trainer)  # Lightning asks before anything is set up
+    assert found == {str(last.resolve())}
+    expected = "second" if renames == 2 else "first"
+    assert (last / PLAIN_VALUES).read_text() == expected, "whole: the new one where it was in its place"
+    assert LastCheckpoint()._find_last_checkpoints(trainer) == found, "another rank asks too"
+    trainer.val_check_interval = None
+    trainer.strategy.broadcast = lambda value, src=0: value
+    trainer.loggers = []
+    BestCheckpoint(dirpath=str(last.parent)).setup(trainer, LightningModule(), "fit")
+    assert (best / PLAIN_VALUES).read_text() == expected
+    assert sorted(path.name for path in last.parent.iterdir()) == [best.name, "last.ckpt"], "nothing is left over"

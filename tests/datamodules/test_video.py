@@ -180,6 +180,11 @@ def _no_whole_frame(path: Path) -> None:
     path.write_bytes(content[:start] + bytes([255]) * size + content[start + size :])
 
 
+def _unknown_codec(path: Path) -> None:
+    write_video(path, "libx264", "mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+
+
 def _html(path: Path) -> None:
     path.write_text("<html><body>Too many requests</body></html>")
 
@@ -204,6 +209,7 @@ def _text(path: Path) -> None:
         (_cut, "the video cannot be decoded"),
         (_audio_only, "there is no video stream that can be decoded"),
         (_cover, "there is no video stream but a cover picture"),
+        (_unknown_codec, "there is no video stream that can be decoded .its codec is not known"),
         (_no_whole_frame, "the video cannot be decoded .it is coded as h264"),
     ],
 )

@@ -37,6 +37,8 @@ QUESTION = Question("x", "avqa", "x.mp4", "Q?", ("dog", "cat"), 0, "Which")
         ("<think><think>It barks.</think></think><answer>dog</answer>", "It barks.", "dog"),
         ("<think>It barks.<answer>dog</answer>", "It barks.", "dog"),
         ("It barks.<answer>dog</answer>", "It barks.", "dog"),
+        ("<think> </think>\n<answer>dog</answer>", "", "dog"),
+        ("<think> <think> </think> </think> It barks. <answer>dog</answer>", "It barks.", "dog"),
         ("Well. <think>It barks.</think><answer>dog</answer>", "It barks.", "dog"),
         ("<answer>dog</answer>", "", "dog"),
         ("1 < 2 and <b>bold</b> stay.</think>dog", "1 < 2 and <b>bold</b> stay.", "dog"),

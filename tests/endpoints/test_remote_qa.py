@@ -1,6 +1,7 @@
 """Questions for a model behind an endpoint: what is sent, what is counted, and what a restart asks again."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ import soundfile
 
 from benchmarks.stub_endpoint import StubEndpoint, text_of
 from datamodules.audio import load_waveform
+from datamodules.media_files import MomentaryMediaError
 from datamodules.prompts import AUDIO_VIDEO_DIRECT, DIRECT, TEACHER_DIRECT
 from datamodules.records import Prediction, Question, read_jsonl
 from datamodules.request_records import RequestError, Usage
@@ -199,6 +201,31 @@ def test_an_interrupted_run_goes_on(ask: Ask, tmp_path: Path) -> None:
         ask(stub.url, tmp_path, "--trainer.callbacks.resume=false", stage="predict")
         assert stub.counts["requests"] == 12
     assert read(tmp_path) == whole and not shard.exists()
+
+
+def test_answers_that_were_paid_for_are_kept_whatever_comes_later(ask: Ask, tmp_path: Path) -> None:
+    with StubEndpoint() as stub:
+        ask(stub.url, tmp_path, stage="predict")
+    whole = read(tmp_path)
+    # a run that was to ask all anew got no answers before it was killed, on one rank of two
+    empty = "".join(dataclasses.replace(p, completion="", choice=None).to_json() + "\n" for p in whole[:6])
+    (tmp_path / "predictions.jsonl.rank1").write_text(empty)
+    with StubEndpoint() as stub:
+        ask(stub.url, tmp_path, "--data.init_args.limit=2", stage="predict")  # comes by two of them
+        assert stub.counts["requests"] == 0, "all of it has an answer"
+    assert sorted(p.to_json() for p in read(tmp_path)) == sorted(p.to_json() for p in whole)
+
+
+def test_a_clip_that_cannot_be_read_now_is_no_lasting_error(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stall(path: Path, *_: Any) -> Any:
+        raise MomentaryMediaError(f"{path}: stale file handle")
+
+    with monkeypatch.context() as stalled, StubEndpoint() as stub:
+        stalled.setattr("datamodules.audio.load_waveform", stall)
+        ask(stub.url, tmp_path)
+    assert {e.permanent for e in records(tmp_path / "errors", RequestError)} == {False}
 
 
 @pytest.mark.parametrize(

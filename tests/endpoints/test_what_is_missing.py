@@ -141,22 +141,25 @@ def test_nothing_said_is_no_trace(run_teacher: Stage, tmp_path: Path) -> None:
 
 
 def test_fewer_samples_than_asked_for(run_teacher: Stage, tmp_path: Path) -> None:
-    """The last choice is missing: its number tells which sample it would have been."""
+    """A choice is missing: its number tells which sample it would have been; that one is asked for, then or later."""
 
     class Forgetful(StubEndpoint):
         def _reply(self, body: dict[str, Any]) -> dict[str, Any]:
             whole = super()._reply(body)
-            if number_of(body) == 5:
+            if number_of(body) == 5 and body.get("n"):
                 del whole["choices"][1]
             return whole
 
-    with Forgetful() as stub:
+    with Forgetful(keep=True) as stub:
         run_teacher(stub.url, tmp_path)
-    (lost,) = records(tmp_path / "errors", RequestError)
-    assert (lost.question_id, lost.sample, lost.kind, lost.permanent) == ("avqa/train/5", 1, "missing sample", False)
-    with StubEndpoint() as stub:
+    assert sorted(body.get("n", 1) for body in stub.bodies) == [1] + 12 * [3]
+    assert not records(tmp_path / "errors", RequestError)
+    shard = tmp_path / "traces" / "rank-00000.jsonl"
+    lines = shard.read_text().splitlines(keepends=True)
+    shard.write_text("".join(lines[:5] + lines[6:]))  # as if it had not come in this run
+    with StubEndpoint(keep=True) as stub:
         run_teacher(stub.url, tmp_path)
-        assert stub.counts["requests"] == 1
+        assert [body.get("n", 1) for body in stub.bodies] == [1]
         run_teacher(stub.url, tmp_path / "calm")
     made, calm = (
         {(t.question_id, t.sample): (t.reasoning, t.seed) for t in records(folder / "traces", Trace)}

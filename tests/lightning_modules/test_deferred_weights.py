@@ -168,3 +168,12 @@ def starts(weights: str, folder: Path, how: str) -> tuple[int, int, set[str]]:
         said.append(out.split())
     most, whole, frozen = zip(*said, strict=True)
     return max(map(int, most)), int(whole[0]), set(frozen)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_alone_is_given_whole_weights(weights: str, mesh, rank: int) -> None:
+    student = Student(weights)
+    shapes = student.hub_shapes()
+    student.shard(mesh(rank, 2))
+    given = {name: value.shape for name, value in student.hub_tensors()}
+    assert given == ({name: torch.Size(part.shape) for name, part in shapes.items()} if rank == 0 else {})
