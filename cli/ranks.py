@@ -56,10 +56,12 @@ class RankLauncher(_SubprocessScriptLauncher):
 
     def _watch(self) -> None:
         first = self.cluster_environment.node_rank() * self.num_processes + 1
-        while any(process.poll() is None for process in _launched):
-            for number, process in enumerate(_launched):
-                if process.returncode:
-                    self._lost(first + number, _exit_status(process.returncode))
+        codes: list[int | None] = [None]
+        while None in codes:
+            codes = [process.poll() for process in _launched]
+            for number, code in enumerate(codes):
+                if code:
+                    self._lost(first + number, _exit_status(code))
                     return
             time.sleep(0.2)
 
