@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
@@ -29,6 +30,7 @@ from cli import slurm
 from cli.config_files import ConfigError
 from cli.console import is_verbose, metrics_line
 from cli.ending import EndBySignal
+from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
 from lightning_modules.deferred_weights import weights_deferred
 from lightning_modules.weight_types import computes_in_bfloat16, frozen_in_bfloat16
@@ -174,7 +176,8 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
-        options["callbacks"] = [FellowRanks(), *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
+        fellows = FellowRanks()
+        options["callbacks"] = [fellows, *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -191,6 +194,8 @@ class SightSoundCLI(LightningCLI):
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         if isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
             slurm.check_tasks(trainer.num_devices, trainer.num_nodes, os.environ)
+        if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+            trainer.strategy._launcher = RankLauncher(launcher, fellows.lost)
         return trainer
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:

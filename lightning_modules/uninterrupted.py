@@ -5,6 +5,11 @@ import signal
 import threading
 from collections.abc import Iterator
 
+END_NOW: signal.Signals = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
+"""What a thread of this process sends the main thread to end the stage."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, END_NOW)
+
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
@@ -13,7 +18,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[signal.Signals] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: signal.getsignal(number) for number in _ENDING}
     try:
         for number in [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]:
             signal.signal(number, lambda number, frame: came.append(signal.Signals(number)))

@@ -31,6 +31,8 @@ class Waits(lightning.LightningModule):
             (self.folder / "failed").write_text(str(time.time()))
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "told":
+                raise SystemExit(128 + signal.SIGTERM)
             raise ValueError("a fault of this rank")
         else:
             # of a process that is gone gloo would say so at once; of one that hangs, as of NCCL, nothing is heard
@@ -41,13 +43,21 @@ class Waits(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Keeps(lightning.Callback):
+    """Writes what the rank has when it ends in order, which takes its time."""
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Waits, exception: BaseException) -> None:
+        time.sleep(0.5)
+        (pl_module.folder / f"kept-{trainer.global_rank}").write_text(str(getattr(exception, "code", 1)))
+
+
 def run(folder: Path, how: str, rank: int, watched: bool = True, **devices) -> None:
     trainer = lightning.Trainer(
         accelerator="cpu",
         strategy=DDPStrategy(process_group_backend="gloo"),
         max_epochs=1,
         logger=False,
-        callbacks=[FellowRanks()] if watched else [],
+        callbacks=[FellowRanks(), Keeps()] if watched else [],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
