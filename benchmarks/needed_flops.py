@@ -22,8 +22,8 @@ def forward_flops(shape: Shape, batch: AudioQABatch) -> tuple[float, float]:
     """Return the operations of one forward pass: language model (attention included) and head."""
     done = batch.completions
     assert done is not None
-    prompts = batch.prompt_lengths.double()
-    lengths = done.mask.sum(-1).double()  # [B, G]
+    prompts = batch.prompt_lengths.astype(float)
+    lengths = done.lengths.astype(float)  # [B, G]
     tokens = float(prompts.sum() + lengths.sum())
     pairs = float((prompts**2 / 2).sum() + (lengths * prompts[:, None] + lengths**2 / 2).sum())
     language = 2 * tokens * layer_weights(shape) * shape.layers + 4 * pairs * shape.width * shape.layers
@@ -33,7 +33,7 @@ def forward_flops(shape: Shape, batch: AudioQABatch) -> tuple[float, float]:
 def audio_flops(shape: Shape, batch: AudioQABatch) -> float:
     """Return the operations of hearing each clip once, as long as it is."""
     width = shape.audio_width
-    positions, tokens = (n.double() for n in audio_token_counts(batch.feature_lengths))
+    positions, tokens = (n.astype(float) for n in audio_token_counts(batch.feature_lengths))
     linear = float(positions.sum()) * 2 * 12 * width**2 * shape.audio_layers
     attention = float((positions**2).sum()) * 4 * width * shape.audio_layers
     convolutions = float(positions.sum()) * 2 * 3 * (2 * 128 * width + width**2)

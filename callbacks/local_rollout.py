@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
@@ -11,6 +12,7 @@ from callbacks.parity import evaluating
 from callbacks.rollout import RolloutCallback
 from callbacks.sampling import Sample, Sampling
 from datamodules.batch import AudioQABatch
+from datamodules.host_arrays import to_device
 from datamodules.records import UserError
 
 
@@ -126,7 +128,7 @@ def _left_padded_prompts(student: Any, batch: AudioQABatch) -> tuple[Tensor, Ten
     embedded = student.embed(batch.prompt_ids, batch, student.encode_audio(batch))
     width = embedded.shape[1]
     # row i of the result starts with the padding: position p comes from p - (width - length)
-    source = torch.arange(width, device=embedded.device) - (width - batch.prompt_lengths[:, None])
+    source = to_device(np.arange(width) - (width - batch.prompt_lengths[:, None]), embedded.device)
     mask = source >= 0
     index = source.clamp(min=0)[..., None].expand_as(embedded)
     return embedded.gather(1, index) * mask[..., None], mask.long()

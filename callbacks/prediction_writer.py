@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -84,7 +85,7 @@ class PredictionWriter(Callback):
             ids=torch.zeros(shape, dtype=torch.long),
             mask=torch.zeros(shape, dtype=torch.bool),
             texts=[[prediction.completion] for prediction in done],
-            finished=torch.tensor([[prediction.finished] for prediction in done]),
+            finished=np.array([[prediction.finished] for prediction in done]),
             weight_version=RECORDED,
         ).to(batch.prompt_ids.device)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -127,7 +128,7 @@ class RolloutCallback(Callback):
         assert done is not None
         metrics = {
             "time/rollout": done.seconds,
-            "rollout/tokens_per_s": int(done.mask.sum()) / max(done.seconds, 1e-9),
+            "rollout/tokens_per_s": int(done.lengths.sum()) / max(done.seconds, 1e-9),
             "rollout/weight_version": float(version),
         }
         pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=len(batch))
@@ -210,21 +211,22 @@ def to_completions(
     longest = max((len(s.token_ids) for group in samples for s in group), default=0)
     shape = (len(samples), len(samples[0]), max(longest, 1))
     ids = torch.full(shape, tokenizer.pad_token_id, dtype=torch.long)
-    mask = torch.zeros(shape, dtype=torch.bool)
     logprobs = torch.zeros(shape)
     for b, group in enumerate(samples):
         for g, sample in enumerate(group):
             length = len(sample.token_ids)
             ids[b, g, :length] = torch.tensor(sample.token_ids, dtype=torch.long)
             logprobs[b, g, :length] = torch.tensor(sample.logprobs)
-            mask[b, g, :length] = True
-    return Completions(
-        ids=ids.to(device),
-        mask=mask.to(device),
+    lengths = np.array([[len(s.token_ids) for s in group] for group in samples])
+    done = Completions(
+        ids=ids,
+        mask=torch.from_numpy(np.arange(shape[-1]) < lengths[..., None]),
         texts=[[completion_text(s.token_ids, tokenizer, end_tokens) for s in group] for group in samples],
-        finished=torch.tensor([[s.finished for s in group] for group in samples]).to(device),
-        logprobs=logprobs.to(device),
+        finished=np.array([[s.finished for s in group] for group in samples]),
+        logprobs=logprobs,
+        lengths=lengths,
     )
+    return (done.pin_memory() if torch.device(device).type == "cuda" else done).to(device)
 
 
 def completion_text(token_ids: Sequence[int], tokenizer: Any, end_tokens: Sequence[int]) -> str:

@@ -235,9 +235,9 @@ class VLLMRollout(RolloutCallback):
         ]
         answers = pool.generate(prompts)
         lengths = batch.prompt_lengths.tolist()
-        for row, answer in enumerate(answers):
-            expected = batch.prompt_ids[row, : lengths[row]].tolist()
-            check_prompt(pool.servers[0].client, batch.questions[row].id, expected, answer.prompt_token_ids)
+        for row, ids in enumerate(batch.prompt_ids.tolist()):  # one transfer, while the servers have worked
+            expected, found = ids[: lengths[row]], answers[row].prompt_token_ids
+            check_prompt(pool.servers[0].client, batch.questions[row].id, expected, found)
         return [answer.samples for answer in answers]
 
     def _look_ahead(self, trainer: Trainer, pl_module: Any, batch_idx: int) -> None:

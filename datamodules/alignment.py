@@ -45,7 +45,7 @@ class AlignmentBatch:
         questions: The question of each clip.
         traces: The traces.
         features: Log-mel features ``[K, M, F]``.
-        feature_lengths: Heard frames ``[K]``.
+        feature_lengths: Heard frames, in main memory ``[K]``.
         clip_of: Which clip a trace is about ``[B]``.
         ids: Tokens of the traces ``[B, T]``, padded with 0.
         mask: True where there is a token ``[B, T]``.
@@ -56,7 +56,7 @@ class AlignmentBatch:
     questions: list[Question]
     traces: list[Trace]
     features: Tensor
-    feature_lengths: Tensor
+    feature_lengths: np.ndarray
     clip_of: Tensor
     ids: Tensor
     mask: Tensor
@@ -65,7 +65,7 @@ class AlignmentBatch:
 
     def to(self, device: Any, non_blocking: bool = False) -> "AlignmentBatch":
         """Return the batch on a device."""
-        names = ("features", "feature_lengths", "clip_of", "ids", "mask", "labels")
+        names = ("features", "clip_of", "ids", "mask", "labels")
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
         return replace(self, **moved)
 
@@ -85,7 +85,8 @@ class AlignmentCollator:
         """Return items as a batch."""
         heard = [item for item in items if item.waveform is not None]
         waveforms = [item.waveform[: self.collator.max_samples] for item in heard if item.waveform is not None]
-        features, lengths = self.collator.features(waveforms) if waveforms else (torch.zeros(0, 0, 0), torch.zeros(0))
+        silence = torch.zeros(0, 0, 0), np.zeros(0, np.int64)
+        features, lengths = self.collator.features(waveforms) if waveforms else silence
         tokenizer = self.collator.processor.tokenizer
         rows, clip_of, labels = [], [], []
         for place, item in enumerate(heard):

@@ -116,7 +116,7 @@ class Collator:
             waveforms=waveforms,
             request_ids=request_ids,
             prompt_ids=_padded(prompts, self.pad_id),
-            prompt_lengths=torch.tensor([len(ids) for ids in prompts]),
+            prompt_lengths=np.array([len(ids) for ids in prompts]),
             features=features,
             feature_lengths=feature_lengths,
             labels=[e.label for e in examples],
@@ -148,7 +148,7 @@ class Collator:
         place = request_ids.index(self.audio_id)
         return request_ids[:place] + [self.audio_id] * num_audio_tokens(heard_frames) + request_ids[place + 1 :]
 
-    def features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, np.ndarray]:
         """Return log-mel features ``[B, M, F]`` and the heard frames ``[B]`` of clips that fit the chunk."""
         heard = -(-max(len(waveform) for waveform in waveforms) // self.hop)
         extracted = self.processor.feature_extractor(
@@ -159,7 +159,7 @@ class Collator:
             return_attention_mask=True,
             return_tensors="pt",
         )
-        lengths = extracted["attention_mask"].sum(-1).long()
+        lengths: np.ndarray = extracted["attention_mask"].sum(-1).long().numpy()
         return extracted["input_features"][..., : heard + _EDGE_FRAMES].contiguous(), lengths
 
     def completions(self, targets: Sequence[Sequence[str]]) -> Completions:
@@ -174,13 +174,14 @@ class Collator:
         ]
         flat = [row for rows in ids for row in rows]
         padded = _padded(flat, self.pad_id)
-        lengths = torch.tensor([len(row) for row in flat])
-        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        lengths = np.array([len(row) for row in flat])
+        mask = torch.from_numpy(np.arange(padded.shape[1]) < lengths[:, None])
         return Completions(
             ids=padded.view(len(targets), group, -1),
             mask=mask.view(len(targets), group, -1),
             texts=[[*texts, *[""] * (group - len(texts))] for texts in targets],
-            finished=torch.ones(len(targets), group, dtype=torch.bool),
+            finished=np.ones((len(targets), group), dtype=bool),
+            lengths=lengths.reshape(len(targets), group),
         )
 
     def _letters(self, text: str) -> list[int]:

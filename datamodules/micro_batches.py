@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 
 from datamodules.batch import AudioQABatch
 
@@ -57,17 +57,17 @@ def micro_batches(batch: AudioQABatch, size: int | None) -> list[AudioQABatch]:
     done = batch.completions
     if size is None or done is None:
         return [batch]
-    places = torch.arange(1, done.mask.shape[1] + 1, device=done.mask.device)
-    counts = (done.mask.any(-1) * places).amax(-1).tolist()
+    counts = ((done.lengths > 0) * np.arange(1, done.lengths.shape[1] + 1)).max(-1).tolist()
     found = []
     for part in parts(counts, size):
         some = batch[part.questions]
         assert some.completions is not None
-        mask = some.completions.mask[:, part.completions]
-        length = int(mask.sum(-1).max())
+        lengths = some.completions.lengths[:, part.completions]
+        length = int(lengths.max())
         rest: dict[str, Any] = {
             "ids": some.completions.ids[:, part.completions, :length],
-            "mask": mask[..., :length],
+            "mask": some.completions.mask[:, part.completions, :length],
+            "lengths": lengths,
             "texts": [texts[part.completions] for texts in some.completions.texts],
             "finished": some.completions.finished[:, part.completions],
         }

@@ -1,15 +1,17 @@
 """How many tokens a clip becomes; the encoders themselves are in ``qwen2_audio.py`` and ``qwen2_5_omni.py``."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.batch import AudioQABatch
 from datamodules.records import UserError
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 """Attentions that the audio tower may have."""
 
 
-def audio_token_counts(feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
+def audio_token_counts(feature_lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return how many encoder positions and how many audio tokens clips of ``feature_lengths`` mel frames have.
 
     Both families descend from Whisper's encoder: a convolution of stride 2 and a pooling of 2.
@@ -22,6 +24,32 @@ def audio_token_counts(feature_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """
     positions = (feature_lengths - 1) // 2 + 1
     return positions, (positions - 2) // 2 + 1
+
+
+def audio_places(batch: AudioQABatch, placeholder: int, starts: np.ndarray) -> np.ndarray:
+    """Return where the audio tokens of a batch belong among its prompts' tokens, clip after clip.
+
+    Args:
+        batch: The questions.
+        placeholder: Token id of the audio placeholder.
+        starts: Where each prompt begins ``[B]``.
+
+    Returns:
+        The places ``[sum of audio tokens]``.
+
+    Raises:
+        ValueError: The prompts have another number of placeholders than their clips have audio tokens.
+    """
+    expected = audio_token_counts(batch.feature_lengths)[1]
+    asked = np.array([len(ids) for ids in batch.request_ids])
+    named = np.array([ids.count(placeholder) for ids in batch.request_ids])  # one, which the prompt has as a run
+    found = batch.prompt_lengths - asked + named
+    if not np.array_equal(found, expected) or not (named == 1).all():
+        raise ValueError(
+            f"prompts have {found.tolist()} audio placeholders, their clips {expected.tolist()} audio tokens"
+        )
+    first = starts + np.array([ids.index(placeholder) for ids in batch.request_ids])
+    return np.concatenate([np.arange(n) + start for start, n in zip(first, expected, strict=True)])
 
 
 def attention_mask(seen: Tensor, attention: str, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from lightning_modules.qwen2_5_omni import Qwen25Omni
@@ -42,7 +43,7 @@ class Family(Protocol):
     def text_config(self, config: Any) -> Any:
         """Return the language model's part of a checkpoint's configuration."""
 
-    def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: Tensor) -> Tensor:
+    def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: np.ndarray) -> Tensor:
         """Return the embeddings of all clips' audio tokens ``[sum of tokens, H]``, given the audio path's parts."""
 
     def hub_name(self, name: str) -> str:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class FrozenHearing(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def hear(self, features: Tensor, feature_lengths: Tensor) -> list[Tensor]:
+    def hear(self, features: Tensor, feature_lengths: np.ndarray) -> list[Tensor]:
         """Return the audio tokens of each clip ``[tokens, width]``.
 
         Args:
@@ -79,7 +80,7 @@ class FrozenHearing(nn.Module):
         return list(flat.float().split(tokens))
 
     @torch.no_grad()
-    def windows(self, features: Tensor, feature_lengths: Tensor, hears: Hears) -> list[Tensor]:
+    def windows(self, features: Tensor, feature_lengths: np.ndarray, hears: Hears) -> list[Tensor]:
         """Return features of overlapping windows of each clip ``[windows, width]``, 0.64 s long and 0.16 s apart.
 
         Args:

@@ -1,6 +1,7 @@
 """Group-relative policy optimisation against the teacher's answers (paper, section 3.3, Eq. 2)."""
 
 import contextlib
+import math
 import time
 from collections import defaultdict
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from datamodules.batch import AudioQABatch
+from datamodules.host_arrays import to_device
 from datamodules.records import UserError
 from lightning_modules.advantages import group_relative_advantages, zero_variance_groups
 from lightning_modules.losses import grpo_loss, importance_weights
@@ -100,8 +102,7 @@ class GRPOModule(StudentTraining):
             self.reference.requires_grad_(False)
         self.last_rewards: dict[str, Tensor] = {}
         self.last_advantages: Tensor | None = None
-        self._grad_norm: Tensor | float = 0.0
-        self._overflowed = 0.0
+        self._grad_norm = torch.zeros(())
 
     def train(self, mode: bool = True) -> "GRPOModule":
         """Switch the policy; the reference always stays in evaluation mode."""
@@ -120,9 +121,10 @@ class GRPOModule(StudentTraining):
             )
         self.refuse_lost_scale()
         begun = time.perf_counter()
-        self.last_rewards = self.grade(batch)
+        self.last_rewards = self.grade(batch)  # in main memory, where they are logged from
         rewards = torch.stack(list(self.last_rewards.values())).sum(0)
-        self.last_advantages = advantages = group_relative_advantages(rewards)
+        self.last_advantages = group_relative_advantages(rewards)
+        advantages = to_device(self.last_advantages.numpy(), self.device)
         rows = self.micro_batch_size or len(batch)
         slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         micro_batches = [batch[s] for s in slices]
@@ -133,6 +135,8 @@ class GRPOModule(StudentTraining):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         lr = scheduler.get_last_lr()[0]
+        first_step = self.global_step
+        norms: list[Tensor] = []
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         for epoch in range(self.optimization_epochs):
             optimizer.zero_grad()
@@ -166,25 +170,23 @@ class GRPOModule(StudentTraining):
                 sums["train/importance_truncated"] += truncated * share
             optimizer.step()  # clips before: on_before_optimizer_step
             scheduler.step()
-            sums["train/grad_norm"] += self._grad_norm
-            if self.loss_scale is not None:
-                sums["train/overflow"] += self._overflowed
-        gap = (rollouts.logprobs - torch.cat(old)).abs()[rollouts.mask].mean()
+            norms.append(self._grad_norm)
         metrics = {name: value / self.optimization_epochs for name, value in sums.items()}
-        metrics |= {f"train/reward/{name}": value.mean() for name, value in self.last_rewards.items()}
-        metrics |= {
-            "train/reward": rewards.mean(),
-            "train/reward_std": rewards.std(-1, correction=0).mean(),
-            "train/zero_variance_groups": zero_variance_groups(rewards),
-            "train/completion_length": rollouts.mask.sum(-1).float().mean(),
-            "train/truncated": (~rollouts.finished).float().mean(),
-            "train/logprob_gap": gap,
-            "lr": torch.tensor(lr, device=self.device),
+        real = to_device(rollouts.places(), self.device)
+        metrics["train/logprob_gap"] = (rollouts.logprobs - torch.cat(old)).abs().flatten()[real].mean()
+        logged = self._read(metrics, norms, first_step)
+        logged |= {f"train/reward/{name}": float(value.mean()) for name, value in self.last_rewards.items()}
+        logged |= {
+            "train/reward": float(rewards.mean()),
+            "train/reward_std": float(rewards.std(-1, correction=0).mean()),
+            "train/zero_variance_groups": float(zero_variance_groups(rewards)),
+            "train/completion_length": float(torch.from_numpy(rollouts.lengths).float().mean()),
+            "train/truncated": float(torch.from_numpy(~rollouts.finished).float().mean()),
+            "lr": lr,
+            "time/learner": time.perf_counter() - begun,
         }
-        logged = {name: float(value) for name, value in metrics.items()}  # waits for the device
-        logged["time/learner"] = time.perf_counter() - begun
         self.log_dict(logged, sync_dist=True, batch_size=len(batch))
-        self.log("reward", rewards.mean(), prog_bar=True, logger=False, batch_size=len(batch))
+        self.log("reward", logged["train/reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return None
 
     def grade(self, batch: AudioQABatch) -> dict[str, Tensor]:
@@ -210,18 +212,37 @@ class GRPOModule(StudentTraining):
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Scale the gradients down to ``max_grad_norm``; by now float16's scaler has undone its scaling.
-
-        Raises:
-            FloatingPointError: The gradients are not finite, and not because float16 overflowed.
-        """
+        """Scale the gradients down to ``max_grad_norm``; by now float16's scaler has undone its scaling."""
         limit = self.max_grad_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.student.trainable_parameters()], limit)
-        norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
-        finite = bool(torch.isfinite(norm))
-        if not finite and self.loss_scale is None:
+        self._grad_norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
+
+    def _read(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
+        """Bring what a batch's steps have computed to main memory: the one time that the device is waited for.
+
+        So a gradient that is not finite is seen after the optimizer has taken it, and before anything else has:
+        the weights are in no checkpoint, on no server and in no other batch by now.
+
+        Args:
+            metrics: Scalars by name.
+            norms: Norm of the gradients at each optimizer step.
+            first_step: Number of the first of these steps.
+
+        Raises:
+            FloatingPointError: Gradients were not finite, and not because float16 overflowed.
+        """
+        values = torch.stack([*metrics.values(), *(norm.float() for norm in norms)]).tolist()
+        read = dict(zip(metrics, values, strict=False))
+        found = values[len(metrics) :]
+        bad = [at for at, norm in enumerate(found) if not math.isfinite(norm)]
+        if bad and self.loss_scale is None:
             raise FloatingPointError(
-                f"the gradient norm is {float(norm)} at step {self.global_step}: look at train/kl and train/logprob_gap"
+                f"the gradient norm is {found[bad[0]]} at step {first_step + bad[0]} (train/kl {read['train/kl']:g}, "
+                f"train/logprob_gap {read['train/logprob_gap']:g}): the weights of this step are in no checkpoint; "
+                "lower model.lr, and go on from the last one with --ckpt_path last"
             )
-        self._overflowed = float(not finite)  # the scaler leaves this step out and tries a smaller scale
-        self._grad_norm = norm if finite else torch.zeros_like(norm)
+        finite = [0.0 if at in bad else norm for at, norm in enumerate(found)]  # the scaler has left those steps out
+        read["train/grad_norm"] = float(torch.tensor(finite).sum() / len(found))
+        if self.loss_scale is not None:
+            read["train/overflow"] = len(bad) / len(found)
+        return read

@@ -8,14 +8,15 @@ blocks of two seconds by themselves, so clips need no padding at all.
 """
 
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
+from datamodules.host_arrays import to_device, to_device_together
 from lightning_modules.audio_encoding import audio_token_counts
 
 _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
@@ -54,7 +55,7 @@ class Qwen25Omni:
         """Return the language model's configuration."""
         return _thinker(config).text_config
 
-    def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: Tensor) -> Tensor:
+    def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: np.ndarray) -> Tensor:
         """Encode clips into the language model's embedding space, as long as they are heard.
 
         Args:
@@ -66,15 +67,30 @@ class Qwen25Omni:
             The embeddings of all clips' audio tokens, one clip after the other ``[sum of tokens, H]``.
         """
         tower = parts["audio_tower"]
-        heard = feature_lengths.cpu()
-        ends: dict[str, Any] = {}
-        if "flash" not in tower.config._attn_implementation:
-            # in main memory: every layer reads them, and a GPU would be waited for each time
-            positions = audio_token_counts(heard)[0].tolist()
-            blocks = [min(tower.n_window, n - start) for n in positions for start in range(0, n, tower.n_window)]
-            ends["cu_seqlens"] = torch.tensor([0, *accumulate(blocks)], dtype=torch.int32)
-        clips = torch.cat([clip[:, :frames] for clip, frames in zip(features, heard.tolist(), strict=True)], 1)
-        embeddings: Tensor = tower(clips, feature_lens=feature_lengths, **ends).last_hidden_state
+        positions, tokens = audio_token_counts(feature_lengths)
+        frames = _blocks(feature_lengths, 2 * tower.n_window)
+        heard = _blocks(positions, tower.n_window)
+        # all that the encoder would otherwise read from the device
+        grid = np.arange(heard.max()) < heard[:, None]
+        firsts = [2 * np.arange(n) + start for n, start in zip(tokens, np.cumsum(positions) - positions, strict=True)]
+        lengths, valid, pooled = to_device_together(
+            [frames, np.flatnonzero(grid), np.concatenate(firsts)], features.device
+        )
+        ends = np.append(0, np.cumsum(heard)).astype(np.int32)
+        flash = "flash" in tower.config._attn_implementation
+        clips = torch.cat(
+            [clip[:, :count] for clip, count in zip(features, feature_lengths.tolist(), strict=True)], 1
+        )
+        blocks = nn.utils.rnn.pad_sequence(list(clips.T.split(frames.tolist())), batch_first=True).transpose(1, 2)
+        embeddings: Tensor = tower(
+            padded_feature=blocks,
+            chunk_lengths=lengths,
+            valid_indices=valid,
+            pool_indices=pooled,
+            # flash attention reads it on the device; the others split by it in each layer, in main memory
+            cu_seqlens=to_device(ends, features.device) if flash else ends,
+            max_seqlen=int(heard.max()) if flash else None,
+        ).last_hidden_state
         return embeddings
 
     def hub_name(self, name: str) -> str:
@@ -103,3 +119,8 @@ class Qwen25Omni:
 def _thinker(config: Any) -> Any:
     """Return the thinker's part of a checkpoint's configuration, which may be the whole of it."""
     return getattr(config, "thinker_config", config)
+
+
+def _blocks(lengths: np.ndarray, size: int) -> np.ndarray:
+    """Cut lengths into blocks: all of ``size`` but the last of each."""
+    return np.array([min(size, n - start) for n in lengths.tolist() for start in range(0, n, size)])

@@ -9,11 +9,13 @@ are all that its convolutions can see from a heard position, so the rest need no
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 
+from datamodules.host_arrays import to_device
 from lightning_modules.audio_encoding import attention_mask, audio_token_counts
 
 EDGE_FRAMES = 2
@@ -67,7 +69,7 @@ class Qwen2Audio:
         """Return the language model's configuration."""
         return config.text_config
 
-    def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: Tensor) -> Tensor:
+    def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: np.ndarray) -> Tensor:
         """Encode clips into the language model's embedding space, as long as they are heard.
 
         Args:
@@ -90,18 +92,15 @@ class Qwen2Audio:
         hidden = nn.functional.gelu(tower.conv2(nn.functional.gelu(tower.conv1(features))))
         hidden = hidden.transpose(1, 2)[:, :longest] + tower.embed_positions.weight[:longest]
         hidden = nn.functional.dropout(hidden, p=tower.dropout, training=tower.training)
-        seen = torch.arange(longest, device=positions.device) < positions[:, None]
-        mask = (
-            attention_mask(seen, tower.config._attn_implementation, hidden.dtype)
-            if int(positions.min()) < longest
-            else None
-        )
+        mask = None
+        if positions.min() < longest:
+            seen = to_device(np.arange(longest) < positions[:, None], hidden.device)
+            mask = attention_mask(seen, tower.config._attn_implementation, hidden.dtype)
         for layer in tower.layers:
             hidden = layer(hidden, mask)
         pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
         embeddings = projector(tower.layer_norm(pooled))
-        heard_tokens: Tensor = embeddings[torch.arange(embeddings.shape[1], device=tokens.device) < tokens[:, None]]
-        return heard_tokens
+        return torch.cat([clip[:count] for clip, count in zip(embeddings, tokens.tolist(), strict=True)])
 
     def hub_name(self, name: str) -> str:
         """Translate an in-memory weight name of ``Qwen2AudioForConditionalGeneration`` to the Hub's.

@@ -82,7 +82,7 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
         functions: The reward functions; names must differ.
 
     Returns:
-        For each function the rewards ``[B, G]``, on the completions' device.
+        For each function the rewards ``[B, G]``, in main memory.
 
     Raises:
         ValueError: The batch has no completions, or two functions share a name.
@@ -92,7 +92,6 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
         raise ValueError("the batch has no completions to grade")
     if len({function.name for function in functions}) < len(functions):
         raise ValueError(f"reward functions need names of their own, found {[f.name for f in functions]}")
-    device = batch.completions.ids.device
     finished = batch.completions.finished.tolist()
     rows = list(zip(batch.completions.texts, finished, batch.questions, batch.labels, strict=True))
     return {
@@ -102,7 +101,6 @@ def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, T
                 for texts, ends, question, label in rows
             ],
             dtype=torch.float32,
-            device=device,
         )
         for function in functions
         for ending in [_ending(function)]

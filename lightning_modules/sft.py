@@ -44,7 +44,7 @@ class SFTModule(StudentTraining):
         targets = batch.completions
         if targets is None:
             raise UserError("the batch has no target traces: train SFT on datamodules.traces.TracesDataModule")
-        tokens = targets.mask.sum().float()
+        tokens = torch.full((), float(targets.lengths.sum()), device=self.device)
         # every rank divides by the same number, so that the mean over ranks is the mean over all tokens
         shared = self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
         divisor = self._gather(shared, batch_idx)
@@ -94,7 +94,7 @@ class SFTModule(StudentTraining):
             self._gathered = tokens
             return tokens
         behind, self._gathered = self._gathered, self._gathered + tokens
-        share = float(behind / self._gathered)
+        share = behind / self._gathered
         for _, parameter in self.student.trainable_parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(share)

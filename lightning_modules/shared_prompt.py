@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from datamodules.host_arrays import to_device_together
 
 ATTENTION = "shared_prompt"
 """Name under which the attention is registered with transformers."""
@@ -49,59 +52,77 @@ class PackedGroups:
     Attributes:
         ids: Token ids ``[1, N]``.
         positions: Position ids ``[1, N]``.
-        prompt_tokens: How many of them are of prompts; these come first.
-        predictors: For each completion token the row whose hidden state predicts it: the prompt's last token for the
-            first, the token before for the others ``[T]``, in the order of ``completion_mask``.
+        starts: Where each prompt begins, in main memory ``[B]``; the prompts come first.
+        targets: The completion tokens ``[T]``.
+        predictors: For each of them the row whose hidden state predicts it: the prompt's last token for the first, the
+            token before for the others ``[T]``.
+        scored: Where each of them is in the padded completions, flattened ``[T]``.
         layout: What the attention needs to know.
     """
 
     ids: Tensor
     positions: Tensor
-    prompt_tokens: int
+    starts: np.ndarray
+    targets: Tensor
     predictors: Tensor
+    scored: Tensor
     layout: SharedPromptLayout
 
 
 def pack_groups(
-    prompt_ids: Tensor, prompt_lengths: Tensor, completion_ids: Tensor, completion_mask: Tensor
+    prompt_ids: Tensor, prompt_lengths: np.ndarray, completion_ids: Tensor, completion_lengths: np.ndarray
 ) -> PackedGroups:
-    """Pack prompts and their completions.
+    """Pack prompts and their completions; where everything goes is decided in main memory.
 
     Args:
         prompt_ids: ``[B, P]``, right-padded.
         prompt_lengths: ``[B]``.
         completion_ids: ``[B, G, C]``, right-padded.
-        completion_mask: True on real tokens ``[B, G, C]``.
+        completion_lengths: ``[B, G]``.
 
     Returns:
         The packed batch.
     """
     device = prompt_ids.device
-    longest = max(int(completion_mask.sum(-1).max()), 1)
-    completion_ids, completion_mask = completion_ids[..., :longest], completion_mask[..., :longest]
-    (batch, prompt), (_, group, completion) = prompt_ids.shape, completion_ids.shape
-    steps = torch.arange(completion, device=device)
-    in_prompt = torch.arange(prompt, device=device) < prompt_lengths[:, None]
-    kept = torch.cat([in_prompt.flatten(), completion_mask.flatten()])
-    places = kept.nonzero()[:, 0]
-    rows = kept.cumsum(0) - 1  # packed row of each padded place that is kept
-    after = (prompt_lengths[:, None, None] + steps).expand(-1, group, -1)
-    positions = torch.cat([torch.arange(prompt, device=device).repeat(batch), after.flatten()])
-    ids = torch.cat([prompt_ids.flatten(), completion_ids.flatten()])
-    of_prompts = int(prompt_lengths.sum())
-    last = rows[torch.arange(batch, device=device) * prompt + prompt_lengths - 1]
-    own = rows[batch * prompt :].view(batch, group, completion)
-    predictors = torch.cat([last[:, None, None].expand(-1, group, 1), own[..., :-1]], -1)[completion_mask]
-    mask = torch.cat(
-        [
-            in_prompt[:, None, :].expand(-1, completion, -1),
-            (steps[:, None] >= steps).expand(batch, -1, -1),
-        ],
-        -1,
-    ).repeat_interleave(group, 0)[:, None]
-    dense = len(places) == len(kept)
-    layout = SharedPromptLayout(batch, prompt, group, completion, mask, None if dense else places)
-    return PackedGroups(ids[places][None], positions[places][None], of_prompts, predictors, layout)
+    completion = max(int(completion_lengths.max()), 1)
+    (batch, prompt), (_, group, width) = prompt_ids.shape, completion_ids.shape
+    steps = np.arange(width) < completion_lengths[..., None]
+    scored, in_completion = np.flatnonzero(steps), steps[..., :completion]
+    in_prompt = np.arange(prompt) < prompt_lengths[:, None]
+    kept = np.concatenate([in_prompt.ravel(), in_completion.ravel()])
+    rows = kept.cumsum() - 1  # packed row of each padded place that is kept
+    after = prompt_lengths[:, None, None] + np.arange(completion)
+    positions = np.concatenate(
+        [np.tile(np.arange(prompt), batch), np.broadcast_to(after, in_completion.shape).ravel()]
+    )
+    last = rows[np.arange(batch) * prompt + prompt_lengths - 1]
+    own = rows[batch * prompt :].reshape(in_completion.shape)
+    before = np.concatenate([np.broadcast_to(last[:, None, None], (batch, group, 1)), own[..., :-1]], -1)
+    places, at, predictors, scored_at, lengths = to_device_together(
+        [np.flatnonzero(kept), positions[kept], before[in_completion], scored, prompt_lengths], device
+    )
+    ids = torch.cat([prompt_ids.flatten(), completion_ids[..., :completion].flatten()])[places]
+    causal = torch.ones(completion, completion, dtype=torch.bool, device=device).tril()
+    seen = torch.arange(prompt, device=device) < lengths[:, None]
+    mask = torch.cat([seen[:, None, :].expand(-1, completion, -1), causal.expand(batch, -1, -1)], -1)
+    layout = SharedPromptLayout(
+        batch, prompt, group, completion, mask.repeat_interleave(group, 0)[:, None], None if kept.all() else places
+    )
+    starts = prompt_lengths.cumsum() - prompt_lengths
+    targets = ids[int(prompt_lengths.sum()) :]
+    return PackedGroups(ids[None], at[None], starts, targets, predictors, scored_at, layout)
+
+
+def spread(packed: Tensor, places: Tensor, size: int) -> Tensor:
+    """Put packed rows into as many as ``size`` padded ones, the others zero.
+
+    Args:
+        packed: ``[N, ...]``.
+        places: Where each goes ``[N]``.
+        size: How many there are.
+    """
+    padded: Tensor = _Spread.apply(packed, places, size)
+    return padded
 
 
 class _Spread(torch.autograd.Function):
@@ -177,7 +198,7 @@ def shared_prompt_attention(
     def parts(x: Tensor) -> tuple[Tensor, Tensor]:  # [1, h, N, d] -> [B, P, h, d] and [B, G, C, h, d]
         rows = x[0].transpose(0, 1)
         if layout.places is not None:
-            rows = _Spread.apply(rows, layout.places, sum(sizes))
+            rows = spread(rows, layout.places, sum(sizes))
         prompts, completions = rows.split(sizes)
         return (
             prompts.reshape(batch, prompt, -1, width),

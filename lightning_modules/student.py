@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from datamodules.batch import AudioQABatch
+from datamodules.host_arrays import to_device
 from lightning_modules.adapters import LoRASettings, with_adapters
-from lightning_modules.audio_encoding import ATTENTIONS, audio_token_counts, check_attention
+from lightning_modules.audio_encoding import ATTENTIONS, audio_places, check_attention
 from lightning_modules.checkpoint_folder import WeightsError, load_family, load_model, load_processor
 from lightning_modules.deferred_weights import (
     TensorPlace,
@@ -27,7 +29,7 @@ from lightning_modules.deferred_weights import (
 from lightning_modules.families import Family, family_of
 from lightning_modules.hub_files import write_hub_files
 from lightning_modules.hub_weights import HubTensor, HubTensors, HubType, hub_shapes, untied_by_adapters
-from lightning_modules.shared_prompt import ATTENTION, pack_groups
+from lightning_modules.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.token_logprobs import token_logprobs
 from lightning_modules.whole_folder import whole_folder
 
@@ -188,7 +190,7 @@ class Student(nn.Module):
 
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
         if batch.audio is not None:
-            return torch.cat([clip.to(batch.features.device) for clip in batch.audio])
+            return torch.cat([clip.to(batch.features.device, non_blocking=True) for clip in batch.audio])
         tower: Any = self.audio_path["audio_tower"]
         check_attention(tower.config._attn_implementation, tower.conv1.weight.dtype, batch.features.device.type)
         with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
@@ -224,9 +226,9 @@ class Student(nn.Module):
             raise ValueError("a student without adapters has no reference inside: keep a frozen copy")
         with self.model.disable_adapter() if reference else contextlib.nullcontext():
             audio = self._encode_audio(batch) if audio is None else audio
-            packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.mask)
+            packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.lengths)
             hidden = self.family.language_model(self.base)(
-                inputs_embeds=self.embed(packed.ids, batch, audio, packed.prompt_tokens),
+                inputs_embeds=self.embed(packed.ids, batch, audio, packed.starts),
                 position_ids=packed.positions,
                 attention_mask={"full_attention": None},
                 use_cache=False,
@@ -234,37 +236,33 @@ class Student(nn.Module):
             ).last_hidden_state
             logprobs, entropies = token_logprobs(
                 hidden[0][packed.predictors],
-                completions.ids[completions.mask],
+                packed.targets,
                 self._head_weight(reference),
                 temperature,
                 entropy,
             )
-        blank = torch.zeros(completions.mask.shape, dtype=torch.float32, device=logprobs.device)
+        shape = completions.ids.shape
         return CompletionScores(
-            blank.masked_scatter(completions.mask, logprobs), blank.masked_scatter(completions.mask, entropies)
+            *(spread(part, packed.scored, shape.numel()).view(shape) for part in (logprobs, entropies))
         )
 
-    def embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor, prompt_tokens: int | None = None) -> Tensor:
+    def embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor, starts: np.ndarray | None = None) -> Tensor:
         """Embed tokens and put the audio where the prompts have placeholders.
 
         Args:
             ids: Tokens with the batch's prompts in their order, ``[rows, n]``.
             batch: The questions.
             audio: Result of :meth:`encode_audio`.
-            prompt_tokens: Only so many columns are prompts; the rest are completions, in which the placeholder is a
-                word like any other.
+            starts: Where each prompt begins in ``ids.flatten()``; by default each has a row of its own. Elsewhere the
+                placeholder is a word like any other.
+
+        Raises:
+            ValueError: The prompts have another number of placeholders than their clips have audio tokens.
         """
-        placeholder = self.base.config.audio_token_id
-        found = (batch.prompt_ids == placeholder).sum(1)
-        expected = audio_token_counts(batch.feature_lengths)[1]
-        if not torch.equal(found, expected.to(found)):
-            raise ValueError(
-                f"prompts have {found.tolist()} audio placeholders, their clips {expected.tolist()} audio tokens"
-            )
-        places = ids == placeholder
-        places[:, ids.shape[1] if prompt_tokens is None else prompt_tokens :] = False
+        starts = np.arange(len(batch)) * ids.shape[1] if starts is None else starts
+        places = to_device(audio_places(batch, self.base.config.audio_token_id, starts), ids.device)
         embeddings = self.base.get_input_embeddings()(ids)
-        return embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
+        return embeddings.flatten(0, 1).index_copy(0, places, audio.to(embeddings.dtype)).view_as(embeddings)
 
     def _head_weight(self, reference: bool) -> Tensor:
         """Return what maps hidden states to logits, with the head's adapter where it has one."""

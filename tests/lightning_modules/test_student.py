@@ -262,7 +262,7 @@ def test_questions_with_fewer_traces_have_empty_ones(weights, processor) -> None
     full = student.completion_logprobs(batch).logprobs
     alone = make_batch(processor, [2.0, 0.87], [[5, 9, 3], [4, 0, 0]])[1:2]
     alone.completions.ids = alone.completions.ids[:, :1]
-    alone.completions.mask = alone.completions.mask[:, :1]
+    alone.completions.mask, alone.completions.lengths = alone.completions.mask[:, :1], alone.completions.lengths[:, :1]
     torch.testing.assert_close(full[1, :1], student.completion_logprobs(alone).logprobs[0], atol=1e-4, rtol=0)
     assert full[1, 1:].abs().sum() == 0
     full.sum().backward()
