@@ -3,8 +3,7 @@
 Each way takes the packed queries, keys and values ``[1, heads, N, d]`` and returns ``[1, N, heads, d]``.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,11 +93,11 @@ class Case:
         batch: AudioQABatch = new_batch(work, self.questions)
         done = batch.completions
         assert done is not None
-        self.segments = Segments.of(batch.prompt_lengths, done.mask).to(work.device)
+        self.segments = Segments.of(batch.prompt_lengths, done.lengths).to(work.device)
         moved = batch.to(work.device)
         assert moved.completions is not None
         self.packed: PackedGroups = pack_groups(
-            moved.prompt_ids, moved.prompt_lengths, moved.completions.ids, moved.completions.mask
+            moved.prompt_ids, moved.prompt_lengths, moved.completions.ids, moved.completions.lengths
         )
         self.length = self.packed.ids.shape[1]
         width = shape.width // shape.heads
@@ -173,11 +172,10 @@ class Case:
         heads = max(1, CHECKED_HEADS // shared) * shared
         counts = (heads, heads // shared, heads // shared)
         q, k, v = (x.detach()[:, :n].float().requires_grad_() for x, n in zip(self.inputs, counts, strict=True))
-        with _exact_float32():
-            scores = q @ k.repeat_interleave(shared, 1).transpose(-1, -2) * self.scale
-            scores = scores.masked_fill(~self.segments.dense(), float("-inf"))
-            out = (scores.softmax(-1) @ v.repeat_interleave(shared, 1)).transpose(1, 2)
-            given = torch.autograd.grad(out, (q, k, v), self.gradient[:, :, :heads].float())
+        scores = q @ k.repeat_interleave(shared, 1).transpose(-1, -2) * self.scale
+        scores = scores.masked_fill(~self.segments.dense(), float("-inf"))
+        out = (scores.softmax(-1) @ v.repeat_interleave(shared, 1)).transpose(1, 2)
+        given = torch.autograd.grad(out, (q, k, v), self.gradient[:, :, :heads].float())
         return [out.detach(), *given]
 
     def timed(self, device: Device, way: Attention, truth: list[Tensor]) -> dict[str, Any]:
@@ -213,14 +211,3 @@ def _time(
         "forward_backward_ms": found,
         "extra_gb": round(device.peak()["peak_gb"] - before, 3),
     }
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Keep matrix products of float32 in float32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,6 +1,7 @@
 """What the card can do: the ceilings that everything else is held against."""
 
 import platform
+import shutil
 import subprocess
 from typing import Any
 
@@ -25,6 +26,7 @@ def measure(work: Work, record: Record) -> None:
             multiprocessors=properties.multi_processor_count,
             cudnn=torch.backends.cudnn.version(),
             nvidia_smi=_nvidia_smi(),
+            compiler=shutil.which("gcc") or shutil.which("cc") or "none: nothing can be compiled by Triton",
         )
     small = work.geometry == "tiny"
     record.add(matmul=attempt(lambda: _matmul(device, work, *([256] * 3 if small else [8192] * 3))))

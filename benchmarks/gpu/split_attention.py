@@ -10,6 +10,7 @@ gives its part of the exact gradient.
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -66,10 +67,10 @@ class Segments:
     gathered: Tensor
 
     @classmethod
-    def of(cls, prompt_lengths: Tensor, mask: Tensor) -> "Segments":
-        """Lay out prompts of such lengths ``[B]`` and completions under such a mask ``[B, G, C]``; both on the CPU."""
+    def of(cls, prompt_lengths: np.ndarray, completion_lengths: np.ndarray) -> "Segments":
+        """Lay out prompts of such lengths ``[B]`` and their completions ``[B, G]``."""
         prompts: list[int] = prompt_lengths.tolist()
-        lengths: list[list[int]] = mask.sum(-1).tolist()
+        lengths: list[list[int]] = completion_lengths.tolist()
         flat = [n for row in lengths for n in row]
         rows = [*prompts, *flat]
         of_question = [*range(len(prompts)), *(b for b, row in enumerate(lengths) for _ in row)]

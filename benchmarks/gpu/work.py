@@ -157,13 +157,15 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
     frames = round(FRAME_RATE * work.seconds)
     extractor = stand_in_processor().feature_extractor
     features = extractor(waves, sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="pt")["input_features"]
-    heard = torch.full((questions,), frames)
+    heard = np.full(questions, frames)
     audio = torch.full((int(audio_token_counts(heard)[1][0]),), work.audio_token)
-    prompts = []
+    asked, prompts = [], []
     for _ in range(questions):
         text = work.text_tokens + rng.randint(-work.text_tokens // 6, work.text_tokens // 6)
         drawn = torch.randint(FIRST_WORD, words, (text,), generator=generator)
-        prompts.append(torch.cat([drawn[: text // 4], audio, drawn[text // 4 :]]))
+        before, after = drawn[: text // 4], drawn[text // 4 :]
+        asked.append([*before.tolist(), work.audio_token, *after.tolist()])
+        prompts.append(torch.cat([before, audio, after]))
     shape = (questions, group, work.tokens)
     texts = [f"<think>{'It sounds like that. ' * 30}</think><answer>{option}</answer>" for option in OPTIONS]
     return AudioQABatch(
@@ -171,9 +173,9 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
             Question(f"gpu/{b}", "gpu", f"{b}.wav", "Which sound?", OPTIONS, 0, "all") for b in range(questions)
         ],
         waveforms=waves,
-        request_ids=[[] for _ in range(questions)],
+        request_ids=asked,
         prompt_ids=torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=PAD),
-        prompt_lengths=torch.tensor([len(prompt) for prompt in prompts]),
+        prompt_lengths=np.array([len(prompt) for prompt in prompts]),
         features=features[..., : frames + 2],
         feature_lengths=heard,
         labels=[OPTIONS[0]] * questions,
@@ -181,7 +183,7 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
             ids=torch.randint(FIRST_WORD, words, shape, generator=generator),
             mask=torch.ones(shape, dtype=torch.bool),
             texts=[[texts[g % len(texts)] for g in range(group)] for _ in range(questions)],
-            finished=torch.ones(shape[:2], dtype=torch.bool),
+            finished=np.ones(shape[:2], dtype=bool),
             logprobs=torch.zeros(shape),
         ),
     )
