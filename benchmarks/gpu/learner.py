@@ -115,7 +115,7 @@ def measure_grpo(work: Work, record: Record) -> None:
     ladder(record, device, "grpo", _up_to(work, 1, 2, 4, 6, 8, 10), rows, checkpointing=False, way="ours")
     ladder(record, device, "grpo", _up_to(work, 2), mixed, checkpointing=False, way="ours, autocast")
     checkpoint(student)
-    ladder(record, device, "grpo", _up_to(work, 2, 8, 16), rows, checkpointing=True, way="ours")
+    ladder(record, device, "grpo", _up_to(work, 1, 2, 8, 16)[-3:], rows, checkpointing=True, way="ours")
 
 
 def measure_sft(work: Work, record: Record) -> None:
@@ -203,12 +203,12 @@ def measure_conventional(work: Work, record: Record) -> None:
     record.add(check=checked.get("first", checked))
     optimizer.zero_grad()
     device.free()
-    sizes = [size for size in (4, 8, 16, 24) if size <= work.largest * work.group]
+    sizes = [n * work.group // 2 for n in (1, 2, 4, 6) if n <= 2 * work.largest]
     ladder(record, device, "conventional", sizes, plain, checkpointing=False, way="conventional")
     ladder(record, device, "conventional", sizes, autocast, checkpointing=False, way="conventional, autocast")
     model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
-    sizes = [size for size in (8, 16, 32) if size <= work.largest * work.group]
+    sizes = [n * work.group for n in (1, 2, 4) if n <= work.largest]
     ladder(record, device, "conventional", sizes, plain, checkpointing=True, way="conventional")
 
 
