@@ -60,7 +60,7 @@ class Device:
         return {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3)}
 
     def seconds(
-        self, step: Callable[[], Any], most: int = 5, warm_up: int = 1, limit: float = 6.0, least: int = 2
+        self, step: Callable[[], Any], most: int = 5, warm_up: int = 1, limit: float = 4.0, least: int = 2
     ) -> list[float]:
         """Return wall times of a step, each from an idle device to an idle device.
 

@@ -34,8 +34,8 @@ class Part(NamedTuple):
 
 PARTS = {
     "facts": Part("facts", "measure", 90, "the card: matrix products, copies"),
-    "grpo": Part("learner", "measure_grpo", 90, "GRPO learner with adapters, larger and larger micro-batches"),
-    "conventional": Part("learner", "measure_conventional", 90, "the conventional learner beside it"),
+    "grpo": Part("learner", "measure_grpo", 100, "GRPO learner with adapters, larger and larger micro-batches"),
+    "conventional": Part("learner", "measure_conventional", 100, "the conventional learner beside it"),
     "attention": Part("attention", "measure", 45, "kernels for the shared-prompt attention"),
     "sft": Part("learner", "measure_sft", 45, "SFT learner with adapters, memory by phase"),
     "profile": Part(

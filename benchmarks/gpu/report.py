@@ -133,8 +133,9 @@ def _profile(found: Figures) -> list[str]:
         f"A step of {step['completions']} completions takes {_spread(step['seconds'])} s: {step['completions_per_s']} "
         f"completions/s, {step['needed_tflop_per_s']} needed TFLOP/s.",
         f"Waits for the device in one step: {found.get('synchronisations')}; in the trace {kernels.get('waits')}; "
-        f"{kernels.get('launches')} kernels and copies; idle share {kernels.get('idle_share')} of "
-        f"{kernels.get('span_ms')} ms (profiled step: {found.get('profiled_step_s')} s).",
+        f"{kernels.get('launches')} kernels and copies, busy for {kernels.get('busy_ms')} ms; idle share "
+        f"{kernels.get('idle_share_unprofiled')} of the step as timed, {kernels.get('idle_share')} of the "
+        f"{kernels.get('span_ms')} ms under the profiler.",
         "",
     ]
     lines += table(["waits at"], [[place] for place in found.get("synchronisation_places", [])])

@@ -57,7 +57,10 @@ def measure(work: Work, record: Record) -> None:
         record.add(synchronisations=sum(watch.places.values()))
         record.add(synchronisation_places=[f"{n} x {place}" for place, n in watch.places.most_common(40)])
         record.add(profiled_step_s=round(watch.seconds[-1], 4))
-        record.add(kernels=attempt(lambda: read_trace(watch.trace)))
+        kernels = attempt(lambda: read_trace(watch.trace))
+        if "busy_ms" in kernels:  # profiling slows the host, not the kernels
+            kernels["idle_share_unprofiled"] = round(1 - kernels["busy_ms"] / 1e3 / middle, 4)
+        record.add(kernels=kernels)
     record.add(operators=attempt(lambda: {"rows": costliest_operators(watch.profiler, device.cuda)}))
 
 
@@ -154,6 +157,7 @@ def read_trace(path: Path, rows: int = 10) -> dict[str, Any]:
     total = sum(cost.values())
     found |= {
         "span_ms": round((end - begin) / 1e3, 2),
+        "busy_ms": round(busy / 1e3, 2),
         "idle_share": round(1 - busy / (end - begin), 4),
         "costliest": [
             {"name": name[:110], "ms": round(us / 1e3, 2), "share": round(us / total, 4), "calls": number[name]}
