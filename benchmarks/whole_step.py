@@ -64,6 +64,7 @@ def ours(options: argparse.Namespace, shape: Shape, world: World, folder: str) -
                 str(weights),
                 num_completions=options.group,
                 lora=LoRASettings(rank=8, alpha=16),
+                dtype=options.dtype,
                 gradient_checkpointing=options.checkpointing,
             ),
             VLLMRollout([server.url], max_new_tokens=options.tokens, seed=0),

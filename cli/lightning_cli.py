@@ -31,6 +31,7 @@ from cli.console import is_verbose, metrics_line
 from cli.ending import EndBySignal
 from cli.wandb_folders import find_room
 from lightning_modules.deferred_weights import weights_deferred
+from lightning_modules.weight_types import computes_in_bfloat16, frozen_in_bfloat16
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -156,9 +157,14 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         wrapped = None
-        sharded = "ModelParallelStrategy" in str(self.config[self.subcommand]["trainer"].get("strategy"))
+        trainer = self.config[self.subcommand]["trainer"]
+        sharded = "ModelParallelStrategy" in str(trainer.get("strategy"))
+        low = computes_in_bfloat16(trainer.get("accelerator"), trainer.get("precision"))
         try:
-            with weights_deferred() if sharded else contextlib.nullcontext():  # each rank then reads its part alone
+            with (
+                weights_deferred() if sharded else contextlib.nullcontext(),  # each rank then reads its part alone
+                frozen_in_bfloat16(low),
+            ):
                 super().instantiate_classes()
         except ValueError as error:
             wrapped = error

@@ -1,8 +1,8 @@
 """What is known in main memory, on its way to a device that nobody waits for.
 
-Lengths decide shapes, so they must be known where the program runs. Read from a GPU, each of them would make the program
-wait until the GPU has done all it was given. So they stay in main memory, as arrays; what a device needs of them is
-computed there and sent.
+Lengths decide shapes, so they must be known where the program runs. Read from a GPU, each of them would make the
+program wait until the GPU has done all it was given. So they stay in main memory, as arrays; what a device needs of
+them is computed there and sent.
 """
 
 from collections.abc import Sequence

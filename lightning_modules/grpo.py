@@ -22,6 +22,7 @@ from lightning_modules.reward_checks import Reward, usable
 from lightning_modules.rewards import AccuracyReward, FormatReward, grade
 from lightning_modules.student import Student
 from lightning_modules.student_training import StudentTraining
+from lightning_modules.weight_types import AUTO, reference_type
 
 
 class GRPOModule(StudentTraining):
@@ -45,7 +46,7 @@ class GRPOModule(StudentTraining):
         micro_batch_size: int | None = None,
         max_grad_norm: float = 1.0,
         reward_functions: list[Reward] | None = None,
-        reference_dtype: str | None = None,
+        reference_dtype: str | None = AUTO,
         importance_limit: float = 2.0,
         **training: Any,
     ) -> None:
@@ -66,7 +67,9 @@ class GRPOModule(StudentTraining):
             max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
             reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given. Classes with
                 ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
-            reference_dtype: Type of the reference's weights, as the policy's unless given.
+            reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters:
+                float32, bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of
+                ``train.py`` on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
             importance_limit: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
                 callback), each token's part of the objective is weighted by its probability under the present policy
                 over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
@@ -96,8 +99,8 @@ class GRPOModule(StudentTraining):
         self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
         self.reference: Student | None = None
         if beta > 0 and self.student.lora is None:
-            settings = {name: training[name] for name in ("dtype", "attn_implementation") if name in training}
-            settings |= {"dtype": reference_dtype} if reference_dtype else {}
+            settings = {name: training[name] for name in ("attn_implementation",) if name in training}
+            settings["dtype"] = reference_type(reference_dtype, training.get("dtype", AUTO))
             self.reference = Student(weights, **settings).eval()
             self.reference.requires_grad_(False)
         self.last_rewards: dict[str, Tensor] = {}

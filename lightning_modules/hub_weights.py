@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor
 from lightning_modules.families import Family
 
 HubType = torch.dtype | Mapping[str, torch.dtype] | None
-"""Type that floating-point weights are wanted in: one for all, one by name on the Hub, or as they are in memory."""
+"""Type that floating-point weights are wanted in: one for all, one by name on the Hub, or as they are in memory,
+with those that an adapter changes in float32."""
 
 
 class HubTensor(NamedTuple):
@@ -62,7 +63,7 @@ def hub_shapes(base: Any, family: Family, dtype: HubType = None) -> dict[str, Hu
         dtype: As for :class:`HubTensors`.
     """
     return {
-        name: HubTensor(tuple(source.value.shape), _type_of(name, source.value, dtype))
+        name: HubTensor(tuple(source.value.shape), _type_of(name, source, dtype))
         for name, source in _sources(base, family).items()
     }
 
@@ -92,7 +93,7 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
     def __next__(self) -> tuple[str, Tensor]:
         """Compute the next weight."""
         for name, source in self._sources:
-            value = _whole(source, _type_of(name, source.value, self._dtype))
+            value = _whole(source, _type_of(name, source, self._dtype))
             if value is not None:
                 return name, value
         raise StopIteration
@@ -101,7 +102,7 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
         """Gather what is left, with the other ranks, and drop it."""
         for name, source in self._sources:
             if isinstance(source.value, DTensor):
-                _whole(source, _type_of(name, source.value, self._dtype))
+                _whole(source, _type_of(name, source, self._dtype))
 
 
 def _adapters(base: Any) -> dict[str, Any]:
@@ -121,10 +122,13 @@ def _sources(base: Any, family: Family) -> dict[str, _Source]:
     return sources
 
 
-def _type_of(name: str, value: Tensor, dtype: HubType) -> torch.dtype:
-    if dtype is None or not value.is_floating_point():
-        return value.dtype
-    return dtype if isinstance(dtype, torch.dtype) else dtype.get(name, value.dtype)
+def _type_of(name: str, source: _Source, dtype: HubType) -> torch.dtype:
+    own = source.value.dtype
+    if source.adapter is not None:  # low precision would round the adapter away: the base has no digits to spare
+        own = torch.promote_types(own, torch.float32)
+    if dtype is None or not own.is_floating_point:
+        return own
+    return dtype if isinstance(dtype, torch.dtype) else dtype.get(name, own)
 
 
 @torch.no_grad()

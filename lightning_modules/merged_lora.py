@@ -14,8 +14,9 @@ class MergedLoRALinear(Linear):
     peft computes ``x W' + s (x A') B'``, which costs several passes over the output. Folding first, ``x (W + s B A)'``,
     costs one product of the adapter's small matrices; in float32, and for more tokens than input features, that is
     the quickest. Weights of low precision would swallow the adapter, so there it is added to the output within one
-    matrix product, in the weights' type (peft computes it in float32 and casts the whole output twice). In both ways
-    gradients reach A and B without that of W ever being formed. Everything else is left to peft: dropout, autocast.
+    matrix product, in the weights' type (peft computes it in float32 and casts the whole output twice), also under
+    autocast to this type. In both ways gradients reach A and B without that of W ever being formed. Everything else is
+    left to peft: dropout, weights that autocast casts.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -23,6 +24,7 @@ class MergedLoRALinear(Linear):
         base = self.get_base_layer()
         active = self.active_adapters
         name = active[0] if active else ""
+        autocast = torch.is_autocast_enabled(x.device.type)
         if (
             self.disable_adapters
             or self.merged
@@ -32,7 +34,7 @@ class MergedLoRALinear(Linear):
             or not isinstance(self.lora_dropout[name], nn.Identity)
             or base.weight.requires_grad
             or base.weight.dtype != x.dtype
-            or torch.is_autocast_enabled(x.device.type)
+            or (autocast and torch.get_autocast_dtype(x.device.type) != x.dtype)
         ):
             return super().forward(x, *args, **kwargs)
         exact = x.dtype == torch.float32

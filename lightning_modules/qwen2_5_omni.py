@@ -78,9 +78,7 @@ class Qwen25Omni:
         )
         ends = np.append(0, np.cumsum(heard)).astype(np.int32)
         flash = "flash" in tower.config._attn_implementation
-        clips = torch.cat(
-            [clip[:, :count] for clip, count in zip(features, feature_lengths.tolist(), strict=True)], 1
-        )
+        clips = torch.cat([clip[:, :count] for clip, count in zip(features, feature_lengths.tolist(), strict=True)], 1)
         blocks = nn.utils.rnn.pad_sequence(list(clips.T.split(frames.tolist())), batch_first=True).transpose(1, 2)
         embeddings: Tensor = tower(
             padded_feature=blocks,

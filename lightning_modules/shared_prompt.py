@@ -92,9 +92,7 @@ def pack_groups(
     kept = np.concatenate([in_prompt.ravel(), in_completion.ravel()])
     rows = kept.cumsum() - 1  # packed row of each padded place that is kept
     after = prompt_lengths[:, None, None] + np.arange(completion)
-    positions = np.concatenate(
-        [np.tile(np.arange(prompt), batch), np.broadcast_to(after, in_completion.shape).ravel()]
-    )
+    positions = np.concatenate([np.tile(np.arange(prompt), batch), np.broadcast_to(after, in_completion.shape).ravel()])
     last = rows[np.arange(batch) * prompt + prompt_lengths - 1]
     own = rows[batch * prompt :].reshape(in_completion.shape)
     before = np.concatenate([np.broadcast_to(last[:, None, None], (batch, group, 1)), own[..., :-1]], -1)

@@ -31,11 +31,10 @@ from lightning_modules.hub_files import write_hub_files
 from lightning_modules.hub_weights import HubTensor, HubTensors, HubType, hub_shapes, untied_by_adapters
 from lightning_modules.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.token_logprobs import token_logprobs
+from lightning_modules.weight_types import AUTO, weight_type
 from lightning_modules.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class CompletionScores(NamedTuple):
@@ -57,7 +56,7 @@ class Student(nn.Module):
         self,
         weights: str,
         lora: LoRASettings | None = None,
-        dtype: str = "float32",
+        dtype: str = AUTO,
         attn_implementation: str = "sdpa",
         gradient_checkpointing: bool = False,
         freeze_audio_tower: bool = False,
@@ -68,7 +67,9 @@ class Student(nn.Module):
             weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; of the latter, the thinker is
                 loaded.
             lora: Train low-rank adapters instead of all weights.
-            dtype: Type of the weights in memory: float32, bfloat16 or float16. Adapters are float32 always.
+            dtype: Type of the weights in memory: float32, bfloat16, float16 or auto. With auto they are float32, but
+                the base of adapters is bfloat16 in a stage of ``train.py`` on a GPU with ``trainer.precision``
+                bf16-mixed. Adapters are float32 always.
             attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
                 always runs the shared-prompt attention, which is built on SDPA.
             gradient_checkpointing: Trade time for memory in the backward pass.
@@ -79,8 +80,7 @@ class Student(nn.Module):
             WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
         """
         super().__init__()
-        if dtype not in DTYPES:
-            raise WeightsError(f"dtype {dtype!r} is unknown: use one of {', '.join(DTYPES)}")
+        loaded_in = weight_type(dtype, trained=lora is None)
         if attn_implementation not in ATTENTIONS:
             raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
         processor = load_processor(weights)
@@ -88,9 +88,9 @@ class Student(nn.Module):
         found = find_tensors(weights) if are_deferred() else None
         places = None
         if found is None:
-            model = load_model(family, weights, DTYPES[dtype], attn_implementation)
+            model = load_model(family, weights, loaded_in, attn_implementation)
         else:
-            model, places = model_without_weights(family, weights, found, DTYPES[dtype], attn_implementation)
+            model, places = model_without_weights(family, weights, found, loaded_in, attn_implementation)
         self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
 
     @classmethod
@@ -287,7 +287,8 @@ class Student(nn.Module):
         nothing; a rank that may stop early must close it.
 
         Args:
-            dtype: Type of the floating-point weights: one for all, or one by name; by default as in memory.
+            dtype: Type of the floating-point weights: one for all, or one by name; by default as in
+                memory, those that an adapter changes in float32.
         """
         return HubTensors(self.base, self.family, dtype)
 

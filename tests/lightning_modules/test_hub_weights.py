@@ -84,7 +84,7 @@ def test_a_low_precision_matrix_is_rounded_once(weights: str) -> None:
     layer = student.base.model.language_model.layers[0].mlp.up_proj
     delta = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * layer.scaling["default"]
     expected = (layer.base_layer.weight.float() + delta).to(torch.bfloat16)
-    found = dict(student.hub_tensors())["language_model.model.layers.0.mlp.up_proj.weight"]
+    found = dict(student.hub_tensors(torch.bfloat16))["language_model.model.layers.0.mlp.up_proj.weight"]
     assert torch.equal(found, expected)
 
 

@@ -84,6 +84,16 @@ def test_low_precision_gradients_are_close_to_those_of_peft() -> None:
         assert (got - wanted).float().norm() / wanted.float().norm() < 2e-2
 
 
+def test_autocast_to_the_weights_type_changes_nothing() -> None:
+    """No detour over float32, which would be cast back at once."""
+    x = torch.randn(2, 30, 6).bfloat16()
+    expected = results(adapted(True, dtype=torch.bfloat16), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, gradients = results(adapted(True, dtype=torch.bfloat16), x)
+    assert torch.equal(out, expected[0])
+    assert all(torch.equal(got, wanted) for got, wanted in zip(gradients, expected[1], strict=True))
+
+
 def test_without_adapters_it_is_the_base_layer() -> None:
     model = adapted(True)
     x = torch.randn(50, 6)

@@ -4,8 +4,6 @@ What reads a value in the middle of a step (``item``, ``nonzero``, a boolean ind
 each other, and raises here.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
