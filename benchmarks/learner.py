@@ -29,17 +29,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import conventional, whole_step
 from benchmarks.laps import Laps
-from benchmarks.learner_world import (
-    SHAPES,
-    Shape,
-    World,
-    advantages_of,
-    build_model,
-    build_world,
-    give_adapters_something_to_say,
-)
+from benchmarks.learner_world import World, build_model, build_world
 from benchmarks.needed_flops import audio_flops, grpo_flops, peak_flops, sft_flops
 from benchmarks.run_record import RESULTS, run_record, spread
+from benchmarks.shapes import SHAPES, Shape, advantages_of, give_adapters_something_to_say
 from datamodules.batch import AudioQABatch
 from lightning_modules.losses import grpo_loss, sft_loss
 from lightning_modules.student import LoRASettings, Student

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from benchmarks.learner_world import Shape
+from benchmarks.shapes import Shape
 from datamodules.batch import AudioQABatch
 from lightning_modules.audio_encoding import audio_token_counts
 

@@ -10,8 +10,9 @@ from typing import Any
 import soundfile
 
 from benchmarks.learner import Measured, Ours, steps_of, tasks_of
-from benchmarks.learner_world import PROMPT, Shape, World, build_model
+from benchmarks.learner_world import PROMPT, World, build_model
 from benchmarks.run_record import spread
+from benchmarks.shapes import Shape
 from lightning_modules.student import Student
 
 HERE = Path(__file__).parent
