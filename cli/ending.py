@@ -70,6 +70,7 @@ class EndBySignal(Callback):
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
         self._wanted = False
+        self._told = False
 
     def _install(self, trainer: Trainer, on_sigterm: Any) -> None:
         if not _owner or not _in_main_thread():
@@ -94,6 +95,9 @@ class EndBySignal(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         agreed = trainer.strategy.reduce_boolean_decision(self._wanted, all=False)  # writing takes all ranks
+        if agreed and not self._wanted and not self._told and trainer.is_global_zero:
+            self._told = True
+            _say("train.py: SIGTERM has come to another rank: training ends after this batch\n")
         trainer._signal_connector.received_sigterm = agreed
 
     @override

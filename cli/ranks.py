@@ -119,6 +119,9 @@ def leave(status: int) -> None:
     Args:
         status: The exit status.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # one more does not wait for anything
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     for child in multiprocessing.active_children():
         child.kill()
     end_launched()
