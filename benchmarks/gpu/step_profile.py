@@ -41,6 +41,7 @@ def measure(work: Work, record: Record) -> None:
         trainer = Trainer(
             accelerator="gpu" if device.cuda else "cpu",
             devices=1,
+            precision="bf16-mixed" if work.dtype == "bfloat16" else "32-true",
             max_steps=WARM_UP + TIMED + 2,
             logger=False,
             enable_checkpointing=False,
