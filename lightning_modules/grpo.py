@@ -177,7 +177,7 @@ class GRPOModule(StudentTraining):
         metrics = {name: value / self.optimization_epochs for name, value in sums.items()}
         real = to_device(rollouts.places(), self.device)
         metrics["train/logprob_gap"] = (rollouts.logprobs - torch.cat(old)).abs().flatten()[real].mean()
-        logged = self._read(metrics, norms, first_step)
+        logged = self._fetch(metrics, norms, first_step)
         logged |= {f"train/reward/{name}": float(value.mean()) for name, value in self.last_rewards.items()}
         logged |= {
             "train/reward": float(rewards.mean()),
@@ -220,7 +220,7 @@ class GRPOModule(StudentTraining):
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.student.trainable_parameters()], limit)
         self._grad_norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
 
-    def _read(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
+    def _fetch(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
         """Bring what a batch's steps have computed to main memory: the one time that the device is waited for.
 
         So a gradient that is not finite is seen after the optimizer has taken it, and before anything else has:
