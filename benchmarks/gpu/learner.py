@@ -95,11 +95,11 @@ def measure_grpo(work: Work, record: Record) -> None:
     optimizer = optimizer_of(student)
     device.wait()
     record.add(loaded_gb=device.allocated(), parameters=sum(p.numel() for p in student.parameters()))
-    record.add(check=_check(grpo_step(student, *_given(work, 1))))
+    record.add(check=first_logprobs(grpo_step(student, *given(work, 1))))
     optimizer.zero_grad()
 
     def rows(questions: int, mixed: bool = True) -> dict[str, Any]:
-        batch, advantages = _given(work, questions)
+        batch, advantages = given(work, questions)
 
         def step() -> None:
             with work.autocast(mixed):
@@ -113,10 +113,10 @@ def measure_grpo(work: Work, record: Record) -> None:
     def plain(questions: int) -> dict[str, Any]:
         return rows(questions, mixed=False)
 
-    ladder(record, device, "grpo", _up_to(work, 1, 2, 4, 6, 8, 10), rows, checkpointing=False, way="ours")
-    ladder(record, device, "grpo", _up_to(work, 2, 4), plain, checkpointing=False, way="ours, without autocast")
+    ladder(record, device, "grpo", up_to(work, 1, 2, 4, 6, 8, 10), rows, checkpointing=False, way="ours")
+    ladder(record, device, "grpo", up_to(work, 2, 4), plain, checkpointing=False, way="ours, without autocast")
     checkpoint(student)
-    ladder(record, device, "grpo", _up_to(work, 1, 2, 8, 16)[-3:], rows, checkpointing=True, way="ours")
+    ladder(record, device, "grpo", up_to(work, 1, 2, 8, 16)[-3:], rows, checkpointing=True, way="ours")
 
 
 def measure_sft(work: Work, record: Record) -> None:
@@ -177,13 +177,13 @@ def measure_conventional(work: Work, record: Record) -> None:
     device.wait()
     record.add(loaded_gb=device.allocated())
 
-    def given(rows: int) -> tuple[AudioQABatch, conventional.Rows, Tensor]:
+    def rows_of(rows: int) -> tuple[AudioQABatch, conventional.Rows, Tensor]:
         batch = new_batch(work, max(1, rows // work.group), min(rows, work.group))
         made = conventional.rows_of(processor, batch).to(work.device)
         return batch, made, advantages_of(batch).to(work.device)
 
     def plain(rows: int, mixed: bool = False) -> dict[str, Any]:
-        batch, made, advantages = given(rows)
+        batch, made, advantages = rows_of(rows)
 
         def step() -> None:
             with work.autocast(mixed):
@@ -198,8 +198,8 @@ def measure_conventional(work: Work, record: Record) -> None:
         return plain(rows, mixed=True)
 
     def check() -> dict[str, Any]:
-        _, made, advantages = given(work.group)
-        return {"first": _check(conventional.grpo_step(model, made, advantages)[1])}
+        _, made, advantages = rows_of(work.group)
+        return {"first": first_logprobs(conventional.grpo_step(model, made, advantages)[1])}
 
     checked = attempt(check)
     record.add(check=checked.get("first", checked))
@@ -234,7 +234,7 @@ def full_phases(device: Device, work: Work, layers: int) -> dict[str, Any]:
     notes.end("policy")
     reference = new_student(work, lora=False, layers=layers).eval().requires_grad_(False)
     notes.end("reference")
-    batch, advantages = _given(work, 1)
+    batch, advantages = given(work, 1)
     optimizer = optimizer_of(student)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     for turn in ("first", "second"):  # the moments of AdamW are there from the second step on
@@ -261,16 +261,18 @@ class _Phases:
         self.device.begin_peak()
 
 
-def _given(work: Work, questions: int) -> tuple[AudioQABatch, Tensor]:
+def given(work: Work, questions: int) -> tuple[AudioQABatch, Tensor]:
+    """Return questions with completions, and advantages, on the device."""
     batch = new_batch(work, questions)
     return batch.to(work.device), advantages_of(batch).to(work.device)
 
 
-def _up_to(work: Work, *sizes: int) -> list[int]:
+def up_to(work: Work, *sizes: int) -> list[int]:
+    """Return the sizes that are to be tried."""
     return [size for size in sizes if size <= work.largest]
 
 
-def _check(logprobs: Tensor) -> list[float]:
+def first_logprobs(logprobs: Tensor) -> list[float]:
     """Return some log-probabilities by which two ways to the same are compared."""
     return [round(float(value), 5) for value in logprobs[0, :2, :8].flatten()]
 
