@@ -70,7 +70,7 @@ def ladder(
         device: The device.
         name: Of the rows.
         sizes: Rising.
-        measure: Takes a size; its figures have ``seconds`` and ``steps``, how many were taken.
+        measure: Takes a size and returns figures.
         **row: What else belongs in each row.
     """
     cost = 0.0
