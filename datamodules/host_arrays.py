@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+def to_device(array: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """Copy an array to a device and go on at once.
 
     Args:
-        array: The array.
+        array: The array, or a tensor in main memory.
         device: Where it goes; a GPU fetches it from pinned memory, when its turn comes.
     """
-    tensor = torch.from_numpy(array)
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(array)
     if device.type == "cuda" and torch.cuda.is_available():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

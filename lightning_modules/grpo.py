@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from datamodules.batch import AudioQABatch
+from datamodules.batch import AudioQABatch, Completions
 from datamodules.host_arrays import to_device
 from datamodules.records import UserError
 from lightning_modules.advantages import group_relative_advantages, zero_variance_groups
@@ -127,7 +127,7 @@ class GRPOModule(StudentTraining):
         self.last_rewards = self.grade(batch)  # in main memory, where they are logged from
         rewards = torch.stack(list(self.last_rewards.values())).sum(0)
         self.last_advantages = group_relative_advantages(rewards)
-        advantages = to_device(self.last_advantages.numpy(), self.device)
+        advantages = to_device(self.last_advantages, self.device)
         rows = self.micro_batch_size or len(batch)
         slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         micro_batches = [batch[s] for s in slices]
@@ -177,17 +177,9 @@ class GRPOModule(StudentTraining):
         metrics = {name: value / self.optimization_epochs for name, value in sums.items()}
         real = to_device(rollouts.places(), self.device)
         metrics["train/logprob_gap"] = (rollouts.logprobs - torch.cat(old)).abs().flatten()[real].mean()
-        logged = self._read(metrics, norms, first_step)
-        logged |= {f"train/reward/{name}": float(value.mean()) for name, value in self.last_rewards.items()}
-        logged |= {
-            "train/reward": float(rewards.mean()),
-            "train/reward_std": float(rewards.std(-1, correction=0).mean()),
-            "train/zero_variance_groups": float(zero_variance_groups(rewards)),
-            "train/completion_length": float(torch.from_numpy(rollouts.lengths).float().mean()),
-            "train/truncated": float(torch.from_numpy(~rollouts.finished).float().mean()),
-            "lr": lr,
-            "time/learner": time.perf_counter() - begun,
-        }
+        logged = self._fetch(metrics, norms, first_step)
+        logged |= self._rollout_metrics(rollouts, rewards)
+        logged |= {"lr": lr, "time/learner": time.perf_counter() - begun}
         self.log_dict(logged, sync_dist=True, batch_size=len(batch))
         self.log("reward", logged["train/reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return None
@@ -220,7 +212,19 @@ class GRPOModule(StudentTraining):
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.student.trainable_parameters()], limit)
         self._grad_norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
 
-    def _read(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
+    def _rollout_metrics(self, rollouts: Completions, rewards: Tensor) -> dict[str, float]:
+        """What is known of the rollouts in main memory."""
+        parts = {f"train/reward/{name}": value.mean() for name, value in self.last_rewards.items()}
+        whole = {
+            "train/reward": rewards.mean(),
+            "train/reward_std": rewards.std(-1, correction=0).mean(),
+            "train/zero_variance_groups": zero_variance_groups(rewards),
+            "train/completion_length": torch.from_numpy(rollouts.lengths).float().mean(),
+            "train/truncated": torch.from_numpy(~rollouts.finished).float().mean(),
+        }
+        return {name: float(value) for name, value in (parts | whole).items()}
+
+    def _fetch(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
         """Bring what a batch's steps have computed to main memory: the one time that the device is waited for.
 
         So a gradient that is not finite is seen after the optimizer has taken it, and before anything else has:

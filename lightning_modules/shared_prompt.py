@@ -111,30 +111,36 @@ def pack_groups(
     return PackedGroups(ids[None], at[None], starts, targets, predictors, scored_at, layout)
 
 
-def spread(packed: Tensor, places: Tensor, size: int) -> Tensor:
-    """Put packed rows into as many as ``size`` padded ones, the others zero.
+def spread(packed: Tensor, places: Tensor, *shape: int) -> Tensor:
+    """Put packed rows into padded ones, the others zero.
 
     Args:
         packed: ``[N, ...]``.
-        places: Where each goes ``[N]``.
-        size: How many there are.
+        places: Where each goes in the padded rows, flattened ``[N]``.
+        *shape: The shape of the padded rows.
+
+    Returns:
+        ``[*shape, ...]``.
     """
-    padded: Tensor = _Spread.apply(packed, places, size)
+    padded: Tensor = _Spread.apply(packed, places, shape)
     return padded
 
 
 class _Spread(torch.autograd.Function):
-    """Put N packed rows into M padded ones, the others zero; its gradient takes them out again."""
+    """Put N packed rows into padded ones; its gradient takes them out again."""
 
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, places: Tensor, size: int) -> Tensor:
+    def forward(ctx: Any, packed: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(places)
-        return packed.new_zeros(size, *packed.shape[1:]).index_copy_(0, places, packed)
+        ctx.dims = len(shape)
+        padded = packed.new_zeros(*shape, *packed.shape[1:])
+        padded.flatten(0, len(shape) - 1).index_copy_(0, places, packed)
+        return padded
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+        return gradient.flatten(0, ctx.dims - 1).index_select(0, ctx.saved_tensors[0]), None, None
 
 
 class _Collect(torch.autograd.Function):

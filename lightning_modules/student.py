@@ -242,9 +242,7 @@ class Student(nn.Module):
                 entropy,
             )
         shape = completions.ids.shape
-        return CompletionScores(
-            *(spread(part, packed.scored, shape.numel()).view(shape) for part in (logprobs, entropies))
-        )
+        return CompletionScores(*(spread(part, packed.scored, *shape) for part in (logprobs, entropies)))
 
     def embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor, starts: np.ndarray | None = None) -> Tensor:
         """Embed tokens and put the audio where the prompts have placeholders.

@@ -87,7 +87,8 @@ def run(options: argparse.Namespace, settings: dict[str, Any], report: dict[str,
             write(report, options.output)
     finally:
         for part in started:
-            part.end()
+            if part.process.poll() is None:
+                part.end()
 
 
 def write(report: dict[str, Any], folder: Path) -> None:
@@ -108,13 +109,14 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="all parts together (8)")
     parser.add_argument("--patience", type=float, default=1.0, help="multiplies the time limit of each part (1)")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="which ones (all)")
+    parser.add_argument("--commit", help="what is measured, where git cannot tell")
     parser.add_argument("--threads", type=int, default=0, help="threads of the CPU (torch's choice)")
     options = parser.parse_args(args)
     options.output.mkdir(parents=True, exist_ok=True)
     settings = {"geometry": options.geometry, "device": options.device, "dtype": options.dtype}
     settings |= SIZES[options.geometry]
     report = run_record(" ".join(["python -m benchmarks.gpu", *(sys.argv[1:] if args is None else args)]))
-    report |= {"settings": settings, "parts": {}}
+    report |= {"settings": settings, "parts": {}} | ({"commit": options.commit} if options.commit else {})
     begun = time.monotonic()
     run(options, settings | {"threads": options.threads}, report)
     report["seconds"] = round(time.monotonic() - begun, 1)

@@ -46,10 +46,11 @@ def grpo_step(student: Student, batch: AudioQABatch, advantages: Tensor, referen
     return logprobs.detach()
 
 
-def sft_step(student: Student, optimizer: AdamW, batch: AudioQABatch) -> None:
+def sft_step(student: Student, optimizer: AdamW, batch: AudioQABatch, mixed: torch.autocast) -> None:
     """Forward, backward, AdamW."""
     assert batch.completions is not None
-    sft_loss(student.completion_logprobs(batch).logprobs, batch.completions.mask).backward()
+    with mixed:
+        sft_loss(student.completion_logprobs(batch).logprobs, batch.completions.mask).backward()
     optimizer.step()
     optimizer.zero_grad()
 
@@ -69,7 +70,7 @@ def ladder(
         device: The device.
         name: Of the rows.
         sizes: Rising.
-        measure: Takes a size; its figures have ``seconds`` and ``steps``, how many were taken.
+        measure: Takes a size and returns figures.
         **row: What else belongs in each row.
     """
     cost = 0.0
@@ -94,14 +95,14 @@ def measure_grpo(work: Work, record: Record) -> None:
     optimizer = optimizer_of(student)
     device.wait()
     record.add(loaded_gb=device.allocated(), parameters=sum(p.numel() for p in student.parameters()))
-    record.add(check=_check(grpo_step(student, *_given(work, 1))))
+    record.add(check=first_logprobs(grpo_step(student, *given(work, 1))))
     optimizer.zero_grad()
 
-    def rows(questions: int, mixed: bool = False) -> dict[str, Any]:
-        batch, advantages = _given(work, questions)
+    def rows(questions: int, mixed: bool = True) -> dict[str, Any]:
+        batch, advantages = given(work, questions)
 
         def step() -> None:
-            with torch.autocast(work.device, torch.bfloat16, enabled=mixed):
+            with work.autocast(mixed):
                 grpo_step(student, batch, advantages)
             optimizer.step()
             optimizer.zero_grad()
@@ -109,13 +110,13 @@ def measure_grpo(work: Work, record: Record) -> None:
         found = device.seconds(step, work.repeats)
         return {"seconds": spread(found, 4), **throughput(work, batch, middle(found), "grpo")}
 
-    def mixed(questions: int) -> dict[str, Any]:
-        return rows(questions, mixed=True)
+    def plain(questions: int) -> dict[str, Any]:
+        return rows(questions, mixed=False)
 
-    ladder(record, device, "grpo", _up_to(work, 1, 2, 4, 6, 8, 10), rows, checkpointing=False, way="ours")
-    ladder(record, device, "grpo", _up_to(work, 2), mixed, checkpointing=False, way="ours, autocast")
+    ladder(record, device, "grpo", up_to(work, 1, 2, 4, 6, 8, 10), rows, checkpointing=False, way="ours")
+    ladder(record, device, "grpo", up_to(work, 2, 4), plain, checkpointing=False, way="ours, without autocast")
     checkpoint(student)
-    ladder(record, device, "grpo", _up_to(work, 1, 2, 8, 16)[-3:], rows, checkpointing=True, way="ours")
+    ladder(record, device, "grpo", up_to(work, 1, 2, 8, 16)[-3:], rows, checkpointing=True, way="ours")
 
 
 def measure_sft(work: Work, record: Record) -> None:
@@ -134,7 +135,7 @@ def measure_sft(work: Work, record: Record) -> None:
             batch = new_batch(work, questions, each).to(work.device)
 
             def steps(batch: AudioQABatch = batch) -> dict[str, Any]:
-                found = device.seconds(lambda: sft_step(student, optimizer, batch), work.repeats)
+                found = device.seconds(lambda: sft_step(student, optimizer, batch, work.autocast()), work.repeats)
                 return {"seconds": spread(found, 4), **throughput(work, batch, middle(found), "sft")}
 
             device.begin_peak()
@@ -143,17 +144,18 @@ def measure_sft(work: Work, record: Record) -> None:
             optimizer.zero_grad()
             device.free()
             if each == 1 and "error" not in found:
-                phases = attempt(lambda batch=batch: sft_phases(device, student, optimizer, batch))
+                phases = attempt(lambda batch=batch: sft_phases(device, work, student, optimizer, batch))
                 record.append("phases", {**row, **phases})
                 optimizer.zero_grad()
                 device.free()
 
 
-def sft_phases(device: Device, student: Student, optimizer: AdamW, batch: AudioQABatch) -> dict[str, Any]:
+def sft_phases(device: Device, work: Work, student: Student, optimizer: AdamW, batch: AudioQABatch) -> dict[str, Any]:
     """Return what is allocated after each phase of a step, and the highest mark within it."""
     assert batch.completions is not None
     notes = _Phases(device)
-    loss = sft_loss(student.completion_logprobs(batch).logprobs, batch.completions.mask)
+    with work.autocast():
+        loss = sft_loss(student.completion_logprobs(batch).logprobs, batch.completions.mask)
     notes.end("forward")
     loss.backward()
     del loss
@@ -175,16 +177,16 @@ def measure_conventional(work: Work, record: Record) -> None:
     device.wait()
     record.add(loaded_gb=device.allocated())
 
-    def given(rows: int) -> tuple[AudioQABatch, conventional.Rows, Tensor]:
+    def rows_of(rows: int) -> tuple[AudioQABatch, conventional.Rows, Tensor]:
         batch = new_batch(work, max(1, rows // work.group), min(rows, work.group))
         made = conventional.rows_of(processor, batch).to(work.device)
         return batch, made, advantages_of(batch).to(work.device)
 
     def plain(rows: int, mixed: bool = False) -> dict[str, Any]:
-        batch, made, advantages = given(rows)
+        batch, made, advantages = rows_of(rows)
 
         def step() -> None:
-            with torch.autocast(work.device, torch.bfloat16, enabled=mixed):
+            with work.autocast(mixed):
                 conventional.grpo_step(model, made, advantages)
             optimizer.step()
             optimizer.zero_grad()
@@ -196,8 +198,8 @@ def measure_conventional(work: Work, record: Record) -> None:
         return plain(rows, mixed=True)
 
     def check() -> dict[str, Any]:
-        _, made, advantages = given(work.group)
-        return {"first": _check(conventional.grpo_step(model, made, advantages)[1])}
+        _, made, advantages = rows_of(work.group)
+        return {"first": first_logprobs(conventional.grpo_step(model, made, advantages)[1])}
 
     checked = attempt(check)
     record.add(check=checked.get("first", checked))
@@ -213,7 +215,7 @@ def measure_conventional(work: Work, record: Record) -> None:
 
 
 def measure_full(work: Work, record: Record) -> None:
-    """Memory of GRPO on all weights, float32 under bfloat16 autocast, with few layers and a frozen reference."""
+    """Memory of GRPO on all weights, float32 under autocast, with few layers and a frozen reference in bfloat16."""
     device = Device(work.device)
     for layers in (1, 2, 4):
         if layers > work.shape.layers:
@@ -230,9 +232,9 @@ def full_phases(device: Device, work: Work, layers: int) -> dict[str, Any]:
     notes = _Phases(device)
     student = new_student(work, lora=False, dtype=torch.float32, layers=layers)
     notes.end("policy")
-    reference = new_student(work, lora=False, dtype=torch.float32, layers=layers).eval().requires_grad_(False)
+    reference = new_student(work, lora=False, layers=layers).eval().requires_grad_(False)
     notes.end("reference")
-    batch, advantages = _given(work, 1)
+    batch, advantages = given(work, 1)
     optimizer = optimizer_of(student)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     for turn in ("first", "second"):  # the moments of AdamW are there from the second step on
@@ -259,16 +261,18 @@ class _Phases:
         self.device.begin_peak()
 
 
-def _given(work: Work, questions: int) -> tuple[AudioQABatch, Tensor]:
+def given(work: Work, questions: int) -> tuple[AudioQABatch, Tensor]:
+    """Return questions with completions, and advantages, on the device."""
     batch = new_batch(work, questions)
     return batch.to(work.device), advantages_of(batch).to(work.device)
 
 
-def _up_to(work: Work, *sizes: int) -> list[int]:
+def up_to(work: Work, *sizes: int) -> list[int]:
+    """Return the sizes that are to be tried."""
     return [size for size in sizes if size <= work.largest]
 
 
-def _check(logprobs: Tensor) -> list[float]:
+def first_logprobs(logprobs: Tensor) -> list[float]:
     """Return some log-probabilities by which two ways to the same are compared."""
     return [round(float(value), 5) for value in logprobs[0, :2, :8].flatten()]
 

@@ -24,6 +24,7 @@ def markdown(report: Figures) -> str:
         "grpo": lambda found: _steps(found, "grpo", peak),
         "conventional": lambda found: _steps(found, "conventional", peak) + _compared(parts, found),
         "attention": _attention,
+        "split": lambda found: _steps(found, "split", peak) + _difference(parts, found),
         "sft": lambda found: _steps(found, "sft", peak) + _phases(found.get("phases", []), ("traces", "checkpointing")),
         "profile": _profile,
         "push": _push,
@@ -36,7 +37,7 @@ def markdown(report: Figures) -> str:
             lines += [f"Failed: {found['error']}", ""]
         try:
             lines += tables[name](found)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:  # a part that was cut short
+        except Exception as error:  # a part that was cut short; whatever is missing must not cost the others
             lines += [f"Not all figures are there ({type(error).__name__}: {error})."]
         lines += ["", f"{found.get('wall_s', 0)} s in all."]
     return "\n".join(lines) + "\n"
@@ -88,11 +89,15 @@ def _compared(parts: Figures, found: Figures) -> list[str]:
         return []
     ratio = ours["completions_per_s"] / theirs["completions_per_s"]
     lines = ["", f"Best of ours over the best conventional step: {ratio:.2f} times the completions per second."]
-    mine, other = parts["grpo"].get("check", []), found.get("check", [])
-    if isinstance(other, list) and len(mine) == len(other):
-        gap = max(abs(a - b) for a, b in zip(mine, other, strict=True))
-        lines += ["", f"Largest difference of log-probabilities between both: {gap:.4f} nats over {len(mine)} tokens."]
-    return lines
+    return lines + _difference(parts, found)
+
+
+def _difference(parts: Figures, found: Figures) -> list[str]:
+    mine, other = parts.get("grpo", {}).get("check", []), found.get("check", [])
+    if not isinstance(other, list) or len(mine) != len(other):
+        return ["", f"Scores could not be compared: {other}"]
+    gap = max(abs(a - b) for a, b in zip(mine, other, strict=True))
+    return ["", f"Largest difference of log-probabilities to ours: {gap:.4f} nats over {len(mine)} tokens."]
 
 
 def _attention(found: Figures) -> list[str]:

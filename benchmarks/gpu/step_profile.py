@@ -41,6 +41,7 @@ def measure(work: Work, record: Record) -> None:
         trainer = Trainer(
             accelerator="gpu" if device.cuda else "cpu",
             devices=1,
+            precision="bf16-mixed" if work.dtype == "bfloat16" else "32-true",
             max_steps=WARM_UP + TIMED + 2,
             logger=False,
             enable_checkpointing=False,
@@ -49,18 +50,21 @@ def measure(work: Work, record: Record) -> None:
             default_root_dir=folder,
             callbacks=[watch],
         )
-        trainer.fit(module, DataLoader([batch] * (WARM_UP + TIMED + 2), batch_size=None, collate_fn=_as_it_is))  # type: ignore[arg-type]
+        batches: Any = DataLoader([batch] * (WARM_UP + TIMED + 2), batch_size=None, collate_fn=_as_it_is)
+        failed = attempt(lambda: trainer.fit(module, batches) or {})
         seconds = watch.seconds[WARM_UP : WARM_UP + TIMED]
+        if not seconds:
+            record.add(**failed)
+            return
         row = {"questions": questions, "micro_batch_size": module.micro_batch_size}
         middle = sorted(seconds)[len(seconds) // 2]
         record.add(step={**row, "seconds": spread(seconds, 4), **throughput(work, batch, middle, "grpo")})
         record.add(synchronisations=sum(watch.places.values()))
         record.add(synchronisation_places=[f"{n} x {place}" for place, n in watch.places.most_common(40)])
-        record.add(profiled_step_s=round(watch.seconds[-1], 4))
         kernels = attempt(lambda: read_trace(watch.trace))
         if "busy_ms" in kernels:  # profiling slows the host, not the kernels
             kernels["idle_share_unprofiled"] = round(1 - kernels["busy_ms"] / 1e3 / middle, 4)
-        record.add(kernels=kernels)
+        record.add(profiled_step_s=round(watch.seconds[-1], 4), kernels=kernels, **failed)
     record.add(operators=attempt(lambda: {"rows": costliest_operators(watch.profiler, device.cuda)}))
 
 

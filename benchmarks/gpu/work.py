@@ -67,6 +67,10 @@ class Work:
         found: torch.dtype = getattr(torch, self.dtype)
         return found
 
+    def autocast(self, wanted: bool = True) -> torch.autocast:
+        """Compute as ``trainer.precision`` bf16-mixed does; with frozen weights of float32, as 32-true does."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=wanted and self.dtype == "bfloat16")
+
     @property
     def audio_token(self) -> int:
         """The placeholder's id."""

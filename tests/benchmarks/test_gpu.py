@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import learner
+from benchmarks.gpu import learner, split_student
 from benchmarks.gpu.device import Device, attempt, out_of_memory
 from benchmarks.gpu.part import PARTS, SIZES
 from benchmarks.gpu.report import best
@@ -74,6 +74,8 @@ def test_both_learners_score_alike(tmp_path: Path):
     learner.measure_conventional(none, theirs)
     found = json.loads((tmp_path / "ours.json").read_text())
     assert len(found["check"]) == 16 and found["check"] == pytest.approx(theirs.figures["check"], abs=1e-4)
+    split_student.measure(none, theirs)
+    assert theirs.figures["check"] == pytest.approx(found["check"], abs=1e-4)
 
 
 def test_sizes_rise_until_memory_does_not_suffice(tmp_path: Path):

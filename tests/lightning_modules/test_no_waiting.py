@@ -4,6 +4,9 @@ What reads a value in the middle of a step (``item``, ``nonzero``, a boolean ind
 each other, and raises here.
 """
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
 from datamodules.batch import AudioQABatch
+from lightning_modules.grpo import GRPOModule
 from lightning_modules.losses import grpo_loss, importance_weights, sft_loss
+from lightning_modules.sft import SFTModule
 from lightning_modules.student import LoRASettings, Student
 from tests.lightning_modules.conftest import FAMILIES, make_batch
 
@@ -80,6 +85,51 @@ def test_nothing_of_a_step_is_left_in_main_memory(weights, batch, unread) -> Non
         loss = grpo(student, moved)
         embedded = student.embed(moved.prompt_ids, moved, student.encode_audio(moved))
     assert loss.device.type == embedded.device.type == "cuda"
+
+
+@pytest.mark.parametrize("make", [SFTModule, GRPOModule])
+def test_a_training_step_reads_its_metrics_at_once_and_nothing_else(weights, batch, unread, monkeypatch, make) -> None:
+    """Two micro-batches, and for GRPO two optimizer steps; the second batch of SFT that gathers gradients."""
+    reads: list[int] = []
+    logged: dict[str, object] = {}
+    module = make(weights, micro_batch_size=2, **({"optimization_epochs": 2} if make is GRPOModule else {}))
+    for student in (module.student, getattr(module, "reference", None)):
+        if student is not None:
+            without_values(student, unread)
+
+    def fetched(_: Any, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
+        reads.append(len(norms))
+        assert {t.shape for t in (*metrics.values(), *norms)} == {()}
+        return dict.fromkeys(metrics, 0.0)
+
+    optimizer = SimpleNamespace(
+        step=lambda: module.on_before_optimizer_step(optimizer), zero_grad=lambda: None, param_groups=[{"lr": 1e-6}]
+    )
+    strategy = SimpleNamespace(
+        reduce=lambda tensor, reduce_op: tensor, backward=lambda loss, _: loss.backward(), root_device="cpu"
+    )
+    trainer = SimpleNamespace(
+        strategy=strategy, accumulate_grad_batches=2, precision_plugin=SimpleNamespace(scaler=None)
+    )
+    monkeypatch.setattr(make, "trainer", trainer)
+    monkeypatch.setattr(make, "global_step", 0)
+    monkeypatch.setattr(make, "optimizers", lambda self, use_pl_optimizer=True: optimizer)
+    monkeypatch.setattr(
+        make, "lr_schedulers", lambda self: SimpleNamespace(get_last_lr=lambda: [1e-6], step=lambda: None)
+    )
+    monkeypatch.setattr(make, "manual_backward", lambda self, loss: loss.backward())
+    monkeypatch.setattr(make, "log_dict", lambda self, metrics, **_: logged.update(metrics))
+    monkeypatch.setattr(make, "log", lambda self, name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(GRPOModule, "_fetch", fetched)
+    monkeypatch.setattr(GRPOModule, "_rollout_metrics", lambda *_: {"train/reward": 0.0})  # of tensors in main memory
+    with unread:
+        for number in range(2):
+            loss = module.training_step(batch, number)
+            if loss is not None:
+                loss.backward()
+    assert reads == ([2, 2] if make is GRPOModule else [])
+    assert {"train/loss", "train/entropy", "lr"} < set(logged)
+    assert all(p.grad is not None for _, p in module.student.trainable_parameters())
 
 
 def released_model() -> Qwen2AudioForConditionalGeneration:

@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file, save_file
@@ -142,6 +143,27 @@ def test_groups_without_variance_do_not_move_the_policy(weights, batch, tmp_path
     rows = fit(module, [on_policy(module, batch)], tmp_path)
     assert rows[0]["train/zero_variance_groups"] == 1
     assert torch.equal(weights_of(module), before)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_anything_is_kept(weights, batch, tmp_path: Path) -> None:
+    module = GRPOModule(weights, optimization_epochs=2)
+    second = copy.copy(on_policy(module, batch))
+    second.features = batch.features * float("nan")
+    keeper = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)
+    recorder = Recorder()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        callbacks=[recorder, keeper],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with pytest.raises(FloatingPointError, match=r"norm is nan at step 2 \(train/kl nan.*--ckpt_path last"):
+        trainer.fit(module, DataLoader([batch, second], batch_size=None))
+    assert len(recorder.rows) == 1
+    (kept,) = tmp_path.glob("*.ckpt")
+    assert all(value.isfinite().all() for value in torch.load(kept, weights_only=False)["state_dict"].values())
 
 
 def test_several_epochs_keep_the_old_policy(weights, batch, tmp_path: Path) -> None:
