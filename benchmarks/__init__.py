@@ -1,3 +1,3 @@
 """Measurements, each with the command that repeats it."""
 
-import datamodules.matplotlib_folder as _  # noqa: F401
+import runtime.matplotlib_folder as _  # noqa: F401

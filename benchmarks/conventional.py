@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2AudioForConditionalGeneration
 
-from datamodules.batch import AudioQABatch
-from lightning_modules.losses import grpo_loss
-from lightning_modules.qwen2_audio import LANGUAGE_MODEL_LINEARS
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.architectures.qwen2_audio import LANGUAGE_MODEL_LINEARS
+from lightning_modules.objectives.losses import grpo_loss
 
 IGNORED = -100
 

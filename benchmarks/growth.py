@@ -22,7 +22,7 @@ from benchmarks.learner import Conventional, Ours
 from benchmarks.learner_world import World, build_world
 from benchmarks.run_record import RESULTS, run_record
 from benchmarks.shapes import Shape, advantages_of
-from datamodules.batch import AudioQABatch
+from datamodules.batching.batch import AudioQABatch
 
 SMALL = Shape(width=256, mlp=704, layers=2, heads=4, key_heads=2, audio_width=128, audio_layers=2, audio_heads=2)
 TOKENS = 64

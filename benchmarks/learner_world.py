@@ -8,12 +8,12 @@ import torch
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from benchmarks.shapes import Shape, random_model
-from datamodules.audio import SAMPLE_RATE
-from datamodules.batch import AudioQABatch, Completions
-from datamodules.collate import Collator, Example
-from datamodules.prompts import Prompt
-from datamodules.records import Question
-from mini.student import CHAT_TEMPLATE, train_tokenizer
+from datamodules.batching.batch import AudioQABatch, Completions
+from datamodules.batching.collate import Collator, Example
+from datamodules.media.audio import SAMPLE_RATE
+from datamodules.prompts.questions import Prompt
+from mini.world.student import CHAT_TEMPLATE, train_tokenizer
+from records.records import Question
 
 PROMPT = Prompt("bench", "{question} Choose one of these options: {options}", separator=" ")
 SOUNDS = ("dog barking", "rain falling", "engine running", "bell ringing", "wind blowing", "drum beating")

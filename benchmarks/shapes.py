@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
-from datamodules.batch import AudioQABatch
+from datamodules.batching.batch import AudioQABatch
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,3 @@
 """Side effects: rollouts, weight updates, logging, files."""
 
-import datamodules.matplotlib_folder as _  # noqa: F401
+import runtime.matplotlib_folder as _  # noqa: F401

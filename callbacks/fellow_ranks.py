@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from lightning_modules.uninterrupted import END_NOW
+from runtime.uninterrupted import END_NOW
 
 GRACE = 3.0
 """Seconds in which a rank may end by itself, with a message of its own, after another one has."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
-from datamodules.records import UserError
+from records.records import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 

@@ -21,19 +21,19 @@ from omegaconf import OmegaConf
 from typing_extensions import override
 from wandb.errors.term import termsetup
 
-from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
+from callbacks.checkpoints.checkpointing import WRITTEN_BY, AtomicCheckpointIO
+from callbacks.checkpoints.whole_checkpoint import PLAIN_VALUES
 from callbacks.fellow_ranks import FellowRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
-from callbacks.whole_checkpoint import PLAIN_VALUES
 from cli import slurm
 from cli.config_files import ConfigError
 from cli.console import is_verbose, metrics_line
 from cli.ending import EndBySignal
 from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
-from lightning_modules.deferred_weights import weights_deferred
-from lightning_modules.weight_types import computes_in_bfloat16, frozen_in_bfloat16
+from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)

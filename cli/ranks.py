@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
 
-from datamodules.parent_death import end_with_parent
+from runtime.parent_death import end_with_parent
 
 LAUNCHER = "SIGHTSOUND_LAUNCHER"
 """Names the process that launched the other ranks of this machine."""

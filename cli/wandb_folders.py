@@ -7,7 +7,7 @@ from pathlib import Path
 import wandb.env
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.matplotlib_folder import can_write
+from runtime.matplotlib_folder import can_write
 
 _FOLDERS: dict[str, Callable[[], str | os.PathLike[str]]] = {
     wandb.env.DATA_DIR: wandb.env.get_data_dir,

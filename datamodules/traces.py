@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.annotations import without_control_tokens
 from datamodules.avqa import AVQADataModule
-from datamodules.question_dataset import Item
-from datamodules.reasoning_tags import without_tags
-from datamodules.record_files import record_files
-from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
+from datamodules.batching.question_dataset import Item
+from datamodules.reading.annotations import without_control_tokens
+from records.reasoning_tags import without_tags
+from records.record_files import record_files
+from records.records import Question, Trace, UserError, Verdict, read_jsonl
 
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
 Label = Literal["teacher", "ground_truth"]
@@ -60,7 +60,7 @@ class TracedQuestion:
 class TracesDataModule(AVQADataModule):
     """AVQA whose training questions are those with traces of the teacher; validation and test are plain AVQA.
 
-    Reads traces and verdicts as JSON lines (``datamodules.records.Trace``, ``Verdict``), and AVQA as AVQADataModule
+    Reads traces and verdicts as JSON lines (``records.records.Trace``, ``Verdict``), and AVQA as AVQADataModule
     describes. For SFT one item is one question with its traces as targets.
     """
 

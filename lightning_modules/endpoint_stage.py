@@ -13,13 +13,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.records import Record
-from datamodules.request_records import Outcome, RequestError, Usage
-from lightning_modules.budget import Budget, BudgetSettings, BudgetSpent
-from lightning_modules.chat_endpoint import ChatEndpoint, Choice, EndpointSettings, RequestFailed, Tally
-from lightning_modules.endpoint_client import open_client
-from lightning_modules.in_flight import InFlight, LastResult
-from lightning_modules.retries import EndpointError, Failure
+from inference.chat_api.budget import Budget, BudgetSettings, BudgetSpent
+from inference.chat_api.chat_endpoint import ChatEndpoint, Choice, EndpointSettings, RequestFailed, Tally
+from inference.chat_api.endpoint_client import open_client
+from inference.chat_api.in_flight import InFlight, LastResult
+from inference.chat_api.retries import EndpointError, Failure
+from records.records import Record
+from records.request_records import Outcome, RequestError, Usage
 
 T = TypeVar("T")
 

@@ -4,14 +4,14 @@ import math
 import re
 from typing import Any, Literal
 
-from datamodules.audio import audio_part
-from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
-from datamodules.records import Question, Trace, UserError, Verdict
-from datamodules.request_records import RequestError
+from datamodules.media.audio import audio_part
+from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.trace_clips import TracedClip
-from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
+from inference.chat_api.budget import BudgetSettings
+from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
+from records.records import Question, Trace, UserError, Verdict
+from records.request_records import RequestError
 
 _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")

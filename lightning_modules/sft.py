@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from datamodules.batch import AudioQABatch
-from datamodules.micro_batches import micro_batches
-from datamodules.records import UserError
-from lightning_modules.losses import sft_loss
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.micro_batches import micro_batches
+from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.student_training import StudentTraining
+from records.records import UserError
 
 
 class SFTModule(StudentTraining):

@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.prompts import TEACHER_PROMPTS, Prompt, TeacherPromptName
-from datamodules.reasoning_tags import split_thought, without_tags
-from datamodules.records import Question, Trace, UserError
-from datamodules.request_records import RequestError
-from datamodules.video import SilentClip, image_parts, video_parts, video_timing
-from lightning_modules.answers import match_option
-from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
+from answers.answers import match_option
+from datamodules.media.video import SilentClip, image_parts, video_parts, video_timing
+from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
+from inference.chat_api.budget import BudgetSettings
+from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
+from inference.chat_api.retries import EndpointError, Failure
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
-from lightning_modules.retries import EndpointError, Failure
+from records.reasoning_tags import split_thought, without_tags
+from records.records import Question, Trace, UserError
+from records.request_records import RequestError
 
 _VLLM_FRAMES = 32
 
@@ -45,7 +45,7 @@ class TeacherModule(EndpointStage):
         Args:
             endpoint: The OpenAI-compatible server of the teacher.
             samples: Traces of each question, n in the paper.
-            prompt: Name of a prompt of ``datamodules.prompts``, or a prompt's own name and template.
+            prompt: Name of a prompt of ``datamodules.prompts.questions``, or a prompt's own name and template.
             send: ``images`` sends the frames as a list of images, ``video`` as one video (``video_url`` with JPEG
                 frames, as vLLM reads it).
             timing: For ``video``: tell vLLM how far the frames are apart, which it takes to be a second otherwise, and

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from callbacks.vllm_server import VLLMServer
-from datamodules.parent_death import end_with_parent
-from datamodules.records import UserError
+from inference.vllm_server import VLLMServer
+from records.records import UserError
+from runtime.parent_death import end_with_parent
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 10.0

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.vllm_client import VLLMClient
-from callbacks.vllm_server import VLLMServer
-from callbacks.weight_sync import push
+from inference.vllm.client import VLLMClient
+from inference.vllm_server import VLLMServer
+from inference.weight_transfer.weight_sync import push
 from tests.rollouts.tiny_model import build
 
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from mini.corpus import CorpusConfig, build_corpus
-from mini.student import StudentConfig, build_student
+from mini.world.corpus import CorpusConfig, build_corpus
+from mini.world.student import StudentConfig, build_student
 
 SMALLEST = StudentConfig(vocabulary=320, mel_bins=16, audio_width=16, audio_layers=1, width=16, layers=1, heads=2)
 

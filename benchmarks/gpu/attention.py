@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu.device import Device, attempt
 from benchmarks.gpu.split_attention import Segments, repeated_keys_attention, split_attention
 from benchmarks.gpu.work import Record, Work, new_batch
-from datamodules.batch import AudioQABatch
-from lightning_modules.shared_prompt import PackedGroups, pack_groups, shared_prompt_attention
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.shared_prompt import PackedGroups, pack_groups, shared_prompt_attention
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 KERNELS = {

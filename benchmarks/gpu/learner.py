@@ -12,9 +12,9 @@ from benchmarks.gpu.device import Device, attempt, out_of_memory
 from benchmarks.gpu.work import PAD, Record, Work, new_batch, new_student, stand_in_processor, throughput
 from benchmarks.run_record import spread
 from benchmarks.shapes import advantages_of, give_adapters_something_to_say, random_model
-from datamodules.batch import AudioQABatch
-from lightning_modules.losses import grpo_loss, sft_loss
-from lightning_modules.student import Student
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.student import Student
+from lightning_modules.objectives.losses import grpo_loss, sft_loss
 
 SHARE = 0.9
 """Of a part's time that may be spent before a size is left out."""

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.parent_death import end_with_parent
+from runtime.parent_death import end_with_parent
 
 
 class Part(NamedTuple):

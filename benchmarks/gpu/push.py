@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.gpu.device import Device, attempt
 from benchmarks.gpu.work import Record, Work, new_student
-from lightning_modules.student import Student
+from lightning_modules.models.student import Student
 
 COMPARED = 8
 """Adapted weights that both ways must give alike."""

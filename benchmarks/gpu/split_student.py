@@ -13,8 +13,8 @@ from benchmarks.gpu.learner import first_logprobs, given, grpo_step, ladder, mid
 from benchmarks.gpu.split_attention import Segments, split_attention
 from benchmarks.gpu.work import Record, Work, new_student, throughput
 from benchmarks.run_record import spread
-from datamodules.batch import AudioQABatch
-from lightning_modules.student import Student
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.student import Student
 
 NAME = "split_prompt"
 _present: list[Segments] = []

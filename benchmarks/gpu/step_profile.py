@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from benchmarks.gpu.device import Device, attempt
 from benchmarks.gpu.work import Record, Work, new_batch, new_student, throughput
 from benchmarks.run_record import spread
-from datamodules.batch import AudioQABatch
+from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from transformers import WhisperFeatureExtractor
 
 from benchmarks.needed_flops import grpo_flops, sft_flops
 from benchmarks.shapes import SHAPES, Shape, give_adapters_something_to_say, random_model
-from datamodules.batch import AudioQABatch, Completions
-from datamodules.records import Question
-from lightning_modules.audio_encoding import audio_token_counts
-from lightning_modules.student import LoRASettings, Student
+from datamodules.batching.batch import AudioQABatch, Completions
+from lightning_modules.models.architectures.audio_encoding import audio_token_counts
+from lightning_modules.models.student import LoRASettings, Student
+from records.records import Question
 
 SAMPLE_RATE, FRAME_RATE = 16_000, 100
 PAD, FIRST_WORD = 0, 6

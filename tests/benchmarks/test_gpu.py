@@ -20,7 +20,7 @@ from benchmarks.gpu.report import best
 from benchmarks.gpu.split_attention import Segments, repeated_keys_attention, split_attention
 from benchmarks.gpu.step_profile import Watch, read_trace
 from benchmarks.gpu.work import Record, Work, new_batch
-from lightning_modules.shared_prompt import pack_groups, shared_prompt_attention
+from lightning_modules.models.shared_prompt import pack_groups, shared_prompt_attention
 
 TINY = Work("tiny", device="cpu", dtype="float32", **SIZES["tiny"])
 

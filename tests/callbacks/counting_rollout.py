@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from callbacks.local_rollout import LocalRollout
+from callbacks.rollout.local_rollout import LocalRollout
 
 
 class Interrupted(Exception):

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.audio_cache import AudioCache, fingerprint
-from datamodules.records import UserError
+from lightning_modules.models.student import LoRASettings
 from lightning_modules.sft import SFTModule
-from lightning_modules.student import LoRASettings
+from records.records import UserError
 from tests.lightning_modules.conftest import make_batch
 
 

@@ -29,14 +29,14 @@ def fit(world: Path, root: Path, logger: Any, *more: str) -> Any:
             "enable_progress_bar": False,
             "logger": logger,
             "callbacks": [
-                {"class_path": "callbacks.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}},
-                {"class_path": "callbacks.reward_logger.RewardLogger", "init_args": {"every_n_batches": 2}},
-                {"class_path": "callbacks.accuracy_logger.AccuracyLogger"},
+                {"class_path": "callbacks.rollout.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}},
+                {"class_path": "callbacks.tracking.reward_logger.RewardLogger", "init_args": {"every_n_batches": 2}},
+                {"class_path": "callbacks.tracking.accuracy_logger.AccuracyLogger"},
                 {
-                    "class_path": "callbacks.completion_table.CompletionTable",
+                    "class_path": "callbacks.tracking.completion_table.CompletionTable",
                     "init_args": {"every_n_batches": 2, "max_rows": 3},
                 },
-                {"class_path": "callbacks.checkpointing.LastCheckpoint"},
+                {"class_path": "callbacks.checkpoints.checkpointing.LastCheckpoint"},
             ],
         },
         "model": {
@@ -177,7 +177,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(world: Path, tmp_path: Path
 
 
 def test_histogram_of_equal_values() -> None:
-    from callbacks.reward_logger import histogram
+    from callbacks.tracking.reward_logger import histogram
 
     assert histogram([1.0, 1.0, 1.0]).histogram == [3]
 

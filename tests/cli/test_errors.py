@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 
 from cli.sentences import user_sentence
-from datamodules.records import RecordError, UserError
+from records.records import RecordError, UserError
 from train import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ trainer:
   default_root_dir: {tmp_path}/run
   accelerator: cpu
   callbacks:
-    - class_path: callbacks.local_rollout.LocalRollout
+    - class_path: callbacks.rollout.local_rollout.LocalRollout
       init_args: {{max_new_tokens: 2}}
 model:
   class_path: lightning_modules.audio_qa.AudioQAModule
@@ -101,7 +101,7 @@ FILES = [
     ("no_environment", MODEL + "trainer: {default_root_dir: '${oc.env:SIGHTSOUND_NOT_SET}'}\n", r"SIGHTSOUND_NOT_SET"),
     (
         "callback_key",
-        "trainer: {callbacks: [{class_path: callbacks.accuracy_logger.AccuracyLogger, init_args: {a: 1}}]}\n",
+        "trainer: {callbacks: [{class_path: callbacks.tracking.accuracy_logger.AccuracyLogger, init_args: {a: 1}}]}\n",
         r"option 'a' is not accepted.*--trainer\.callbacks\.help",
     ),
     (
@@ -155,18 +155,18 @@ RUNS = [
     (["--trainer.default_root_dir=/proc/none"], "trainer.default_root_dir /proc/none cannot be made"),
     (["--data.init_args.eval_batch_size=0"], "data.eval_batch_size must be 1 or more, found 0"),
     (["--data.init_args.prompt=essay"], "essay"),
-    (["--trainer.callbacks=callbacks.accuracy_logger.AccuracyLogger"], "nobody generated completions"),
+    (["--trainer.callbacks=callbacks.tracking.accuracy_logger.AccuracyLogger"], "nobody generated completions"),
     (["--trainer.callbacks.max_new_tokens=0"], "max_new_tokens is 0"),
     (
         [
-            "--trainer.callbacks=callbacks.vllm_rollout.VLLMRollout",
+            "--trainer.callbacks=callbacks.rollout.vllm_rollout.VLLMRollout",
             "--trainer.callbacks.server_urls=[http://127.0.0.1:9]",
             "--trainer.callbacks.wait_seconds=1",
         ],
         "http://127.0.0.1:9",
     ),
     (
-        ["--trainer.callbacks+=callbacks.prediction_writer.PredictionWriter", "--trainer.callbacks.path=/proc/none/x"],
+        ["--trainer.callbacks+=callbacks.writers.prediction_writer.PredictionWriter", "--trainer.callbacks.path=/proc/none/x"],
         "predictions cannot be written to /proc/none/x",
     ),
     (["--trainer.callbacks+=tests.cli.test_errors.Fails", "--trainer.callbacks.kind=UserError"], "what went wrong"),

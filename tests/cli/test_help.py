@@ -20,7 +20,7 @@ def configurable_classes() -> Iterator[type]:
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
             for _, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
                 bases = (Callback, LightningDataModule, LightningModule)
-                reward = hasattr(found, "name") and found.__module__ == "lightning_modules.rewards"
+                reward = hasattr(found, "name") and found.__module__ == "lightning_modules.objectives.rewards"
                 own = found.__module__ == module.name and not getattr(found, "_is_protocol", False)
                 if own and (issubclass(found, bases) or reward):
                     yield found

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.records import Prediction, read_jsonl
+from records.records import Prediction, read_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ def test_fit_and_test(world: Path, tmp_path: Path) -> None:
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
     }
-    rollout = {"class_path": "callbacks.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}}
+    rollout = {"class_path": "callbacks.rollout.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}}
     run(
         "fit",
         {
@@ -63,12 +63,21 @@ def test_fit_and_test(world: Path, tmp_path: Path) -> None:
                 },
                 "callbacks": [
                     rollout,
-                    {"class_path": "callbacks.reward_logger.RewardLogger", "init_args": {"every_n_batches": 1}},
-                    {"class_path": "callbacks.accuracy_logger.AccuracyLogger"},
-                    {"class_path": "callbacks.completion_table.CompletionTable", "init_args": {"every_n_batches": 1}},
-                    {"class_path": "callbacks.weights_export.WeightsExport"},
-                    {"class_path": "callbacks.checkpointing.BestCheckpoint"},
-                    {"class_path": "callbacks.checkpointing.LastCheckpoint", "init_args": {"every_n_batches": 1}},
+                    {
+                        "class_path": "callbacks.tracking.reward_logger.RewardLogger",
+                        "init_args": {"every_n_batches": 1},
+                    },
+                    {"class_path": "callbacks.tracking.accuracy_logger.AccuracyLogger"},
+                    {
+                        "class_path": "callbacks.tracking.completion_table.CompletionTable",
+                        "init_args": {"every_n_batches": 1},
+                    },
+                    {"class_path": "callbacks.checkpoints.weights_export.WeightsExport"},
+                    {"class_path": "callbacks.checkpoints.checkpointing.BestCheckpoint"},
+                    {
+                        "class_path": "callbacks.checkpoints.checkpointing.LastCheckpoint",
+                        "init_args": {"every_n_batches": 1},
+                    },
                 ],
             },
             "model": {
@@ -105,7 +114,7 @@ def test_fit_and_test(world: Path, tmp_path: Path) -> None:
                 "default_root_dir": str(evaluation),
                 "callbacks": [
                     {
-                        "class_path": "callbacks.prediction_writer.PredictionWriter",
+                        "class_path": "callbacks.writers.prediction_writer.PredictionWriter",
                         "init_args": {"path": f"{evaluation}/predictions.jsonl"},
                     },
                     rollout,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from datamodules.batch import AudioQABatch
+from datamodules.batching.batch import AudioQABatch
 
 
 class Recorder(LightningModule):

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from datamodules.record_files import record_files
-from datamodules.records import Question, RecordError, Trace, UserError, Verdict, write_jsonl
 from datamodules.traces import TraceFilter, TracesDataModule, select_traces
+from records.record_files import record_files
+from records.records import Question, RecordError, Trace, UserError, Verdict, write_jsonl
 from tests.datamodules.dataset_files import avqa_row
 
 OPTIONS = ("a dog", "a cat", "a violin", "rain")

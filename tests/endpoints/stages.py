@@ -7,7 +7,7 @@ from typing import Any
 import av
 import numpy as np
 
-from datamodules.records import read_jsonl
+from records.records import read_jsonl
 
 CATEGORIES = ("Which", "Happening")
 OPTIONS = ["a dog", "a cat", "a violin", "rain"]

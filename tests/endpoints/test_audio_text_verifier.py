@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from datamodules.alignment import AlignmentDataModule, HeardTraces, split_by_clip
-from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl, write_jsonl
-from lightning_modules.alignment_head import AlignmentHead
-from lightning_modules.calibration import fit_temperature
-from mini.corpus import CorpusConfig, build_corpus
-from mini.student import build_student
+from lightning_modules.models.alignment_head import AlignmentHead
+from lightning_modules.objectives.calibration import fit_temperature
+from mini.world.corpus import CorpusConfig, build_corpus
+from mini.world.student import build_student
+from records.records import Question, Trace, UserError, Verdict, read_jsonl, write_jsonl
 from tests.endpoints.stages import records
 from tests.host_tensors import HostTensors, watch_logged
 from train import main

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint, text_of
-from datamodules.records import UserError
-from lightning_modules.budget import Budget, BudgetSettings
-from lightning_modules.chat_endpoint import ChatEndpoint, Reply, RequestFailed, Tally
-from lightning_modules.endpoint_settings import EndpointSettings
-from lightning_modules.retries import EndpointError, RetryPolicy, redacted, retry_after
+from inference.chat_api.budget import Budget, BudgetSettings
+from inference.chat_api.chat_endpoint import ChatEndpoint, Reply, RequestFailed, Tally
+from inference.chat_api.endpoint_settings import EndpointSettings
+from inference.chat_api.retries import EndpointError, RetryPolicy, redacted, retry_after
+from records.records import UserError
 
 QUICK = RetryPolicy(attempts=4, first_delay=0.01, max_delay=0.05)
 Rule = Callable[[dict[str, Any], dict[str, str]], Canned | None]
@@ -181,7 +181,7 @@ def test_a_wait_that_is_none_is_the_usual_pause(value: str) -> None:
 def test_a_long_wait_is_said_once_and_holds_all_requests_back(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_modules.chat_endpoint._LONG", 0.2)
+    monkeypatch.setattr("inference.chat_api.chat_endpoint._LONG", 0.2)
     times = []
 
     def first(body: dict[str, Any], headers: dict[str, str]) -> Canned | None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.chat_reply import Choice, parse_reply
-from lightning_modules.retries import ErrorReply, MalformedReply
+from inference.chat_api.chat_reply import Choice, parse_reply
+from inference.chat_api.retries import ErrorReply, MalformedReply
 
 
 def body(message: dict[str, Any], **more: Any) -> bytes:

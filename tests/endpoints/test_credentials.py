@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from callbacks.server_pool import ServerPool
-from datamodules.records import UserError
-from lightning_modules.endpoint_settings import EndpointSettings, without_credentials
+from inference.chat_api.endpoint_settings import EndpointSettings, without_credentials
+from inference.server_pool import ServerPool
+from records.records import UserError
 from tests.endpoints.stages import Stage
 
 SECRET = "hunter2pass"

@@ -14,8 +14,8 @@ from lightning.pytorch import Callback, Trainer
 
 from benchmarks.stub_endpoint import StubEndpoint
 from cli.ending import ended_by_signals
-from datamodules.records import Trace, Verdict, write_jsonl
-from lightning_modules.uninterrupted import uninterrupted
+from records.records import Trace, Verdict, write_jsonl
+from runtime.uninterrupted import uninterrupted
 from tests.endpoints.stages import OPTIONS, Stage, records, stage_args
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ trainer:
   callbacks:
     - class_path: tests.endpoints.test_ending.TermAt
       init_args: {{batch: 3, times: {times}}}
-    - class_path: callbacks.checkpointing.LastCheckpoint
+    - class_path: callbacks.checkpoints.checkpointing.LastCheckpoint
 model:
   class_path: lightning.pytorch.demos.boring_classes.BoringModel
 data:

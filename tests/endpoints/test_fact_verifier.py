@@ -12,11 +12,11 @@ import pytest
 import soundfile
 
 from benchmarks.stub_endpoint import StubEndpoint, text_of
-from datamodules.audio import load_waveform
-from datamodules.records import Trace, Verdict, write_jsonl
-from datamodules.request_records import RequestError
-from lightning_modules.chat_endpoint import Choice
+from datamodules.media.audio import load_waveform
+from inference.chat_api.chat_endpoint import Choice
 from lightning_modules.fact_verifier import read_claims, yes_probability
+from records.records import Trace, Verdict, write_jsonl
+from records.request_records import RequestError
 from tests.endpoints.stages import OPTIONS, Stage, records
 
 

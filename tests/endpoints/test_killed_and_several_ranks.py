@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.stub_endpoint import FAULTS, StubEndpoint
-from datamodules.records import Trace, Verdict, write_jsonl
-from datamodules.request_records import RequestError, Usage
+from records.records import Trace, Verdict, write_jsonl
+from records.request_records import RequestError, Usage
 from tests.endpoints.stages import OPTIONS, Stage, records, stage_args
 from tests.endpoints.stub_process import OUTLASTING, StubProcess, free_port
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import requests
 
-from datamodules.audio import audio_part, load_waveform, wav_base64
-from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE
-from datamodules.prompts import AUDIO_VIDEO_DIRECT, TEACHER_AUDIO_COT
-from datamodules.records import Question, Trace, Verdict
-from datamodules.video import FrameSampling, image_parts, jpeg_base64, load_frames, video_parts
+from datamodules.media.audio import audio_part, load_waveform, wav_base64
+from datamodules.media.video import FrameSampling, image_parts, jpeg_base64, load_frames, video_parts
+from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE
+from datamodules.prompts.questions import AUDIO_VIDEO_DIRECT, TEACHER_AUDIO_COT
 from lightning_modules.fact_verifier import listen
-from mini.claims import mentioned, read_question
-from mini.corpus import CorpusConfig, build_corpus
-from mini.endpoints import CHECKER, OMNI, TEACHER, MiniEndpoints
+from mini.world.claims import mentioned, read_question
+from mini.world.corpus import CorpusConfig, build_corpus
+from mini.world.endpoints import CHECKER, OMNI, TEACHER, MiniEndpoints
+from records.records import Question, Trace, Verdict
 from tests.endpoints.stages import records, stage_args
 from train import main
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.stub_endpoint import StubEndpoint
-from datamodules.records import Trace
+from records.records import Trace
 from tests.endpoints.stages import Stage, records
 
 

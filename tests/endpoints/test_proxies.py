@@ -7,11 +7,11 @@ import openai
 import pytest
 
 from benchmarks.stub_endpoint import StubEndpoint
-from datamodules.records import UserError
-from lightning_modules.chat_endpoint import Reply
-from lightning_modules.endpoint_client import is_this_machine, open_client, proxy_for
-from lightning_modules.endpoint_settings import EndpointSettings
-from lightning_modules.retries import EndpointError, RetryPolicy, failure_of
+from inference.chat_api.chat_endpoint import Reply
+from inference.chat_api.endpoint_client import is_this_machine, open_client, proxy_for
+from inference.chat_api.endpoint_settings import EndpointSettings
+from inference.chat_api.retries import EndpointError, RetryPolicy, failure_of
+from records.records import UserError
 from tests.endpoints.test_chat_endpoint import ask
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from datamodules.reasoning_tags import split_thought, without_tags
-from datamodules.records import Question, Trace
+from answers.answers import match_option
 from datamodules.traces import TracedQuestion, sft_targets
-from lightning_modules.answers import match_option
-from lightning_modules.chat_endpoint import Choice
+from inference.chat_api.chat_endpoint import Choice
+from lightning_modules.objectives.rewards import AccuracyReward, FormatReward
 from lightning_modules.remote_qa import completion_of
-from lightning_modules.rewards import AccuracyReward, FormatReward
 from lightning_modules.teacher import read_trace
+from records.reasoning_tags import split_thought, without_tags
+from records.records import Question, Trace
 
 QUESTION = Question("x", "avqa", "x.mp4", "Q?", ("dog", "cat"), 0, "Which")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from callbacks.vllm_server import VLLMServer
-from datamodules.records import Trace, Verdict, write_jsonl
-from datamodules.request_records import RequestError, Usage
+from inference.vllm_server import VLLMServer
+from records.records import Trace, Verdict, write_jsonl
+from records.request_records import RequestError, Usage
 from tests.endpoints.stages import OPTIONS, Stage, records
 
 pytestmark = pytest.mark.server

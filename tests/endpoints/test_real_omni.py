@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.vllm_server import VLLMServer
-from datamodules.records import Prediction, read_jsonl
+from inference.vllm_server import VLLMServer
+from records.records import Prediction, read_jsonl
 from tests.rollouts.tiny_omni import CHAT, build
 from train import main
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from callbacks.vllm_server import VLLMServer
-from datamodules.records import Prediction, read_jsonl
+from inference.vllm_server import VLLMServer
+from records.records import Prediction, read_jsonl
 from train import main
 
 pytestmark = pytest.mark.server

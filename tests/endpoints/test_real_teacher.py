@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import requests
 
-from callbacks.vllm_server import VLLMServer
-from datamodules.records import Prediction, Question, Trace, read_jsonl
-from datamodules.request_records import RequestError, Usage
-from datamodules.video import SilentClip, image_parts, jpeg_base64, video_parts, video_timing
-from lightning_modules.chat_endpoint import EndpointSettings, Tally
+from datamodules.media.video import SilentClip, image_parts, jpeg_base64, video_parts, video_timing
+from inference.chat_api.chat_endpoint import EndpointSettings, Tally
+from inference.vllm_server import VLLMServer
 from lightning_modules.endpoint_stage import Work
 from lightning_modules.teacher import TeacherModule, request_seed
-from mini.corpus import CorpusConfig, build_corpus
+from mini.world.corpus import CorpusConfig, build_corpus
+from records.records import Prediction, Question, Trace, read_jsonl
+from records.request_records import RequestError, Usage
 from tests.endpoints.stages import records, stage_args
 from tests.endpoints.tiny_vision_model import build
 from train import main

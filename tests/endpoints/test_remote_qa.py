@@ -14,13 +14,13 @@ import pytest
 import soundfile
 
 from benchmarks.stub_endpoint import StubEndpoint, text_of
-from datamodules.audio import load_waveform
-from datamodules.media_files import MomentaryMediaError
-from datamodules.prompts import AUDIO_VIDEO_DIRECT, DIRECT, TEACHER_DIRECT
-from datamodules.records import Prediction, Question, read_jsonl
-from datamodules.request_records import RequestError, Usage
-from lightning_modules.chat_endpoint import Choice
+from datamodules.media.audio import load_waveform
+from datamodules.media.media_files import MomentaryMediaError
+from datamodules.prompts.questions import AUDIO_VIDEO_DIRECT, DIRECT, TEACHER_DIRECT
+from inference.chat_api.chat_endpoint import Choice
 from lightning_modules.remote_qa import completion_of
+from records.records import Prediction, Question, read_jsonl
+from records.request_records import RequestError, Usage
 from tests.endpoints.stages import OPTIONS, records, stage_args, write_video
 from tests.endpoints.stub_process import free_port
 from tests.endpoints.test_killed_and_several_ranks import start
@@ -223,7 +223,7 @@ def test_a_clip_that_cannot_be_read_now_is_no_lasting_error(
         raise MomentaryMediaError(f"{path}: stale file handle")
 
     with monkeypatch.context() as stalled, StubEndpoint() as stub:
-        stalled.setattr("datamodules.audio.load_waveform", stall)
+        stalled.setattr("datamodules.media.audio.load_waveform", stall)
         ask(stub.url, tmp_path)
     assert {e.permanent for e in records(tmp_path / "errors", RequestError)} == {False}
 
@@ -300,7 +300,7 @@ def test_probes_and_orders_reach_the_endpoint(ask: Ask, tmp_path: Path) -> None:
         (["--data.init_args.requests=null"], "RemoteQAModule asks an endpoint: say in data.requests"),
         (
             [
-                "--trainer.callbacks=callbacks.prediction_writer.PredictionWriter",
+                "--trainer.callbacks=callbacks.writers.prediction_writer.PredictionWriter",
                 "--trainer.callbacks.path=predictions.jsonl",
             ],
             "PredictionWriter does not fit RemoteQAModule",

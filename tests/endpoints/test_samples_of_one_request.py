@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint
-from datamodules.records import Question
-from datamodules.video import SilentClip
-from lightning_modules.chat_endpoint import EndpointSettings
-from lightning_modules.chat_reply import parse_reply
+from datamodules.media.video import SilentClip
+from inference.chat_api.chat_endpoint import EndpointSettings
+from inference.chat_api.chat_reply import parse_reply
+from inference.chat_api.retries import EndpointError, RetryPolicy
 from lightning_modules.endpoint_stage import Work
-from lightning_modules.retries import EndpointError, RetryPolicy
 from lightning_modules.teacher import TeacherModule, consecutive, request_seed
+from records.records import Question
 
 QUESTION = Question("avqa/train/7", "avqa", "clip.mp4", "What is heard?", ("dog", "cat"), 0, "Which")
 FIRST = request_seed(0, QUESTION.id)

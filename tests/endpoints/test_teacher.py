@@ -11,8 +11,8 @@ import av
 import pytest
 
 from benchmarks.stub_endpoint import StubEndpoint, text_of
-from datamodules.records import Trace
-from datamodules.request_records import RequestError, Usage
+from records.records import Trace
+from records.request_records import RequestError, Usage
 from tests.endpoints.stages import OPTIONS, Stage, records
 
 

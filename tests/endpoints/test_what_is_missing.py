@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint, text_of
-from datamodules.records import Trace, Verdict, write_jsonl
-from datamodules.request_records import RequestError, Usage
+from records.records import Trace, Verdict, write_jsonl
+from records.request_records import RequestError, Usage
 from tests.endpoints.stages import OPTIONS, Stage, records, write_video
 
 ONE_BY_ONE = ["--model.init_args.n_in_one_request=false", "--model.init_args.endpoint.in_flight=1"]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from datamodules.batch import AudioQABatch, Completions
-from datamodules.records import Question
+from datamodules.batching.batch import AudioQABatch, Completions
+from records.records import Question
 from tests.rollouts import tiny_model, tiny_omni
 
 SECONDS = 2

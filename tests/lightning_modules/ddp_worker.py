@@ -11,10 +11,10 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
-from datamodules.batch import AudioQABatch
+from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.models.student import LoRASettings
 from lightning_modules.sft import SFTModule
-from lightning_modules.student import LoRASettings
 from tests.lightning_modules.conftest import make_batch
 
 GLOBAL_BATCHES = 3

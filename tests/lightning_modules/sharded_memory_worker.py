@@ -11,8 +11,8 @@ import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
-from lightning_modules.deferred_weights import weights_deferred
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 
 
 def anonymous() -> int:

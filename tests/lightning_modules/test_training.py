@@ -17,13 +17,13 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from datamodules.batch import AudioQABatch
-from datamodules.records import UserError
-from lightning_modules.deferred_weights import weights_deferred
+from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.losses import sft_loss
+from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.student import LoRASettings
+from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
-from lightning_modules.student import LoRASettings
+from records.records import UserError
 from tests.lightning_modules.conftest import make_batch
 
 REPOSITORY = Path(__file__).parents[2]

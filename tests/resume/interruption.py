@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.vllm_rollout import VLLMRollout
-from datamodules.records import Question
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from records.records import Question
 
 
 class Recorder(Callback):

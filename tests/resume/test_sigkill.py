@@ -40,13 +40,16 @@ def config(stage: str, world: Path, root: Path, optimization_epochs: int = 1) ->
             "enable_model_summary": False,
             "callbacks": [
                 {
-                    "class_path": "callbacks.local_rollout.LocalRollout",
+                    "class_path": "callbacks.rollout.local_rollout.LocalRollout",
                     "init_args": {"max_new_tokens": 6, "eval_max_new_tokens": 3},
                 },
                 {"class_path": "tests.resume.interruption.Recorder", "init_args": {"path": f"{root}/steps.jsonl"}},
-                {"class_path": "callbacks.weights_export.WeightsExport"},
-                {"class_path": "callbacks.checkpointing.BestCheckpoint"},
-                {"class_path": "callbacks.checkpointing.LastCheckpoint", "init_args": {"every_n_batches": 2}},
+                {"class_path": "callbacks.checkpoints.weights_export.WeightsExport"},
+                {"class_path": "callbacks.checkpoints.checkpointing.BestCheckpoint"},
+                {
+                    "class_path": "callbacks.checkpoints.checkpointing.LastCheckpoint",
+                    "init_args": {"every_n_batches": 2},
+                },
             ],
         },
         "model": {"class_path": f"lightning_modules.{module[0]}", "init_args": common | module[1]},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.vllm_server import VLLMServer
+from inference.vllm_server import VLLMServer
 from tests.resume.test_sigkill import STEPS, config, fit, killed
 
 pytestmark = pytest.mark.server

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from callbacks.local_rollout import generate
-from callbacks.rollout import end_token_ids
-from callbacks.sampling import Sampling
-from callbacks.vllm_client import VLLMClient, audio_url
-from datamodules.batch import AudioQABatch
-from lightning_modules.student import Student
+from callbacks.rollout.local_rollout import generate
+from callbacks.rollout.rollout_callback import end_token_ids
+from datamodules.batching.batch import AudioQABatch
+from inference.vllm.client import VLLMClient, audio_url
+from inference.vllm.sampling import Sampling
+from lightning_modules.models.student import Student
 
 
 def assert_local_rollouts_are_the_servers(client: VLLMClient, student: Student, batch: AudioQABatch) -> None:

@@ -8,9 +8,9 @@ import lightning
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.utils.data import DataLoader
 
-from callbacks.vllm_rollout import VLLMRollout
-from datamodules.batch import AudioQABatch
-from datamodules.sampler import ResumableLoader
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.sampler import ResumableLoader
 from tests.rollouts.questions import Learner, Questions
 
 GLOBAL_BATCH = 4

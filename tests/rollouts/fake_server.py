@@ -17,8 +17,8 @@ from typing import Any
 import soundfile
 import torch
 
-from callbacks.weight_sync import read_specs
-from datamodules.collate import num_audio_tokens
+from datamodules.batching.collate import num_audio_tokens
+from inference.weight_transfer.weight_sync import read_specs
 
 AUDIO_TOKEN, END_TOKEN = 3, 2
 HOP = 160

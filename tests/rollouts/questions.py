@@ -7,11 +7,11 @@ import torch
 from lightning import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader
 
-from datamodules.batch import AudioQABatch
-from datamodules.collate import Collator, Example
-from datamodules.prompts import THINK_SHORT
-from datamodules.records import Question
-from lightning_modules.student import LoRASettings, Student
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.collate import Collator, Example
+from datamodules.prompts.questions import THINK_SHORT
+from lightning_modules.models.student import LoRASettings, Student
+from records.records import Question
 
 
 def clip(seconds: float, frequency: float = 440.0) -> np.ndarray:

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.parity import measure_parity
-from callbacks.rollout import end_token_ids
-from callbacks.sampling import Sampling
-from callbacks.vllm_client import VLLMClient, audio_url
-from callbacks.vllm_server import VLLMServer
-from callbacks.weight_sync import push
-from datamodules.collate import Collator
-from datamodules.prompts import THINK_SHORT
-from lightning_modules.student import LoRASettings, Student
+from callbacks.rollout.parity import measure_parity
+from callbacks.rollout.rollout_callback import end_token_ids
+from datamodules.batching.collate import Collator
+from datamodules.prompts.questions import THINK_SHORT
+from inference.vllm.client import VLLMClient, audio_url
+from inference.vllm.sampling import Sampling
+from inference.vllm_server import VLLMServer
+from inference.weight_transfer.weight_sync import push
+from lightning_modules.models.student import LoRASettings, Student
 from tests.rollouts.questions import example
 
 pytestmark = pytest.mark.server

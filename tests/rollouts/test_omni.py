@@ -12,25 +12,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from callbacks.local_rollout import LocalRollout
-from callbacks.parity import judge_parity, measure_parity
-from callbacks.rollout import end_token_ids
-from callbacks.sampling import Sampling
-from callbacks.vllm_client import VLLMClient, audio_url
-from callbacks.vllm_rollout import VLLMRollout
-from callbacks.vllm_server import VLLMServer
-from callbacks.weights_export import WeightsExport
-from datamodules.batch import AudioQABatch
-from datamodules.collate import Collator, Example
-from datamodules.prompts import THINK_SHORT
-from datamodules.records import Question
+from callbacks.checkpoints.weights_export import WeightsExport
+from callbacks.rollout.local_rollout import LocalRollout
+from callbacks.rollout.parity import judge_parity, measure_parity
+from callbacks.rollout.rollout_callback import end_token_ids
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.collate import Collator, Example
+from datamodules.prompts.questions import THINK_SHORT
+from inference.vllm.client import VLLMClient, audio_url
+from inference.vllm.sampling import Sampling
+from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.models.student import LoRASettings, Student
 from lightning_modules.sft import SFTModule
-from lightning_modules.student import LoRASettings, Student
+from records.records import Question
+from tests.callbacks.rollout.test_vllm_rollout import trainer
 from tests.rollouts.agreement import assert_local_rollouts_are_the_servers
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions, example
-from tests.rollouts.test_vllm_rollout import trainer
 from tests.rollouts.tiny_omni import build
 
 

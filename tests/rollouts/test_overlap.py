@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from callbacks.vllm_rollout import VLLMRollout
-from datamodules.batch import AudioQABatch
-from datamodules.records import UserError
-from datamodules.sampler import ResumableLoader
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.sampler import ResumableLoader
 from lightning_modules.grpo import GRPOModule
+from records.records import UserError
+from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions
-from tests.rollouts.test_vllm_rollout import rollouts, trainer
 
 
 class QuestionsAhead(Questions):

@@ -13,29 +13,29 @@ import pytest
 import soundfile
 import torch
 
-from callbacks import parity
-from callbacks.local_rollout import LocalRollout
-from callbacks.parity import ParityError, judge_parity, measure_parity
-from callbacks.rollout import end_token_ids
-from callbacks.sampling import Sampling
-from callbacks.server_info import ServerInfo, ask
-from callbacks.server_pool import ServerPool
-from callbacks.vllm_client import ServerRefused, VLLMClient, audio_url
-from callbacks.vllm_rollout import VLLMRollout
-from callbacks.vllm_server import VLLMServer
-from callbacks.weight_directory import WeightDirectory
-from callbacks.weight_sync import WeightSyncError, can_read, push
-from datamodules.audio import load_waveform
-from datamodules.batch import AudioQABatch
-from datamodules.collate import Collator
-from datamodules.prompts import THINK_SHORT
+from callbacks.rollout import parity
+from callbacks.rollout.local_rollout import LocalRollout
+from callbacks.rollout.parity import ParityError, judge_parity, measure_parity
+from callbacks.rollout.rollout_callback import end_token_ids
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.collate import Collator
+from datamodules.media.audio import load_waveform
+from datamodules.prompts.questions import THINK_SHORT
+from inference.server_pool import ServerPool
+from inference.vllm.client import ServerRefused, VLLMClient, audio_url
+from inference.vllm.sampling import Sampling
+from inference.vllm.server_info import ServerInfo, ask
+from inference.vllm_server import VLLMServer
+from inference.weight_transfer.weight_directory import WeightDirectory
+from inference.weight_transfer.weight_sync import WeightSyncError, can_read, push
 from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.models.student import LoRASettings, Student
 from lightning_modules.served_qa import ServedQAModule
-from lightning_modules.student import LoRASettings, Student
+from tests.callbacks.rollout.test_vllm_rollout import trainer
 from tests.datamodules.dataset_files import write_mp4
 from tests.rollouts.agreement import assert_local_rollouts_are_the_servers
 from tests.rollouts.questions import Learner, Questions, clip, example
-from tests.rollouts.test_vllm_rollout import trainer
 from tests.rollouts.tiny_model import build
 
 pytestmark = pytest.mark.server

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamodules.records import UserError
+from lightning_modules.models.student import Student
 from lightning_modules.served_qa import ServedQAModule
-from lightning_modules.student import Student
+from records.records import UserError
+from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.cli.test_configs import printed
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Questions
-from tests.rollouts.test_vllm_rollout import rollouts, trainer
 from tests.rollouts.tiny_model import build
 
 BENCHMARKS = ("avqa", "mmau", "music_avqa")

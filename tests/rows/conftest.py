@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mini.endpoints import MiniEndpoints
+from mini.world.endpoints import MiniEndpoints
 from tests.embedded import build_world
 
 

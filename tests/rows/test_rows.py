@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from cli.config_files import CONFIG_FOLDER
-from datamodules.prompts import PROMPTS, TEACHER_PROMPTS
-from datamodules.records import Prediction, read_jsonl
-from mini.endpoints import OMNI, TEACHER, MiniEndpoints
-from scores.__main__ import main as scores
-from scores.benchmarks import is_visual, read_questions
-from scores.tables import read_paper
+from datamodules.prompts.questions import PROMPTS, TEACHER_PROMPTS
+from evaluation.__main__ import main as scores
+from evaluation.benchmarks import is_visual, read_questions
+from evaluation.tables import read_paper
+from mini.world.endpoints import OMNI, TEACHER, MiniEndpoints
+from records.records import Prediction, read_jsonl
 from tests.cli.test_configs import launch
 from train import main
 

@@ -1,3 +1,0 @@
-"""Scores of predictions: tables with intervals, comparisons, probes, the leakage audit and the report."""
-
-import datamodules.matplotlib_folder as _  # noqa: F401
