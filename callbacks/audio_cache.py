@@ -21,7 +21,7 @@ from datamodules.batching.batch import AudioQABatch
 from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import trained_parts
-from records.records import UserError
+from runtime.errors import UserError
 
 _PARTIAL = ".partial"
 

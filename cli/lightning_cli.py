@@ -226,7 +226,8 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
         written_by = checkpoint.get(WRITTEN_BY)
     except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
-    if written_by is not None and written_by != class_path:
+    # classes are compared, not where their files are
+    if written_by is not None and written_by.rpartition(".")[2] != class_path.rpartition(".")[2]:
         raise ConfigError(
             f"checkpoint {path} was written by {written_by}, the configuration names {class_path}: checkpoints are for "
             "resuming the same stage, the next stage reads the exported weights (--model.init_args.weights DIR)"

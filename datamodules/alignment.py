@@ -15,7 +15,8 @@ from datamodules.batching.collate import Collator
 from datamodules.media.audio import ClipFolder, MediaError
 from datamodules.trace_clips import TraceClipsDataModule
 from records.record_files import record_files
-from records.records import Question, Trace, UserError, Verdict, read_jsonl
+from records.records import Question, Trace, Verdict, read_jsonl
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)

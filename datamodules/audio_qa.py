@@ -27,7 +27,8 @@ from datamodules.reading.annotations import AnnotatedQuestion
 from datamodules.reading.hints import read_hints, with_hint
 from datamodules.reading.question_reader import QuestionReader
 from datamodules.reading.record_report import BadRecordPolicy, RecordReport
-from records.records import Question, RecordError, UserError
+from records.records import Question, RecordError
+from runtime.errors import UserError
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -105,7 +106,7 @@ class AudioQADataModule(LightningDataModule):
                 place for it, as ``cot-distill`` has: a file of traces, a folder of such files, or a list of both. Of
                 each question the first trace counts; how many questions have none is said.
             requests: In validation, test and prediction, prepare questions for a model behind an endpoint
-                (``lightning_modules.remote_qa.RemoteQAModule``) and say what is sent of each clip; null makes batches
+                (``lightning_modules.RemoteQAModule``) and say what is sent of each clip; null makes batches
                 for a model that is loaded here. ``validate_media`` looks at the sound only: with it set to false, clips
                 that cannot be decoded become questions without an answer.
         """

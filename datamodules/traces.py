@@ -15,7 +15,8 @@ from datamodules.batching.question_dataset import Item
 from datamodules.reading.annotations import without_control_tokens
 from records.reasoning_tags import without_tags
 from records.record_files import record_files
-from records.records import Question, Trace, UserError, Verdict, read_jsonl
+from records.records import Question, Trace, Verdict, read_jsonl
+from runtime.errors import UserError
 
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
 Label = Literal["teacher", "ground_truth"]

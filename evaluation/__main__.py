@@ -1,6 +1,6 @@
 """``python -m evaluation``: tables, comparisons, MMAU's official file, the leakage audit and the report.
 
-Reads what ``callbacks.writers.prediction_writer.PredictionWriter`` writes; needs no model and no GPU.
+Reads what ``callbacks.PredictionWriter`` writes; needs no model and no GPU.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from evaluation.plots import all_plots
 from evaluation.report import pick_examples, write_report
 from evaluation.runs import Run, read_file, read_run
 from evaluation.tables import PAPER, Scores, all_tables, leakage_table, p_text, percent, read_paper
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 AUDITED = ("avqa:val", "mmau", "music_avqa")
 

@@ -11,7 +11,8 @@ from datamodules.audio_qa import AudioQADataModule
 from datamodules.avqa import AVQADataModule
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from datamodules.media.audio import AUDIO_SUFFIXES, ClipFolder, MediaError
 from evaluation.benchmarks import BENCHMARKS, data_module
 from evaluation.fingerprint import Fingerprint, FingerprintIndex, fingerprint
-from records.records import UserError
+from runtime.errors import UserError
 
 CLIP_SECONDS = 10.0
 """Length of the clips of VGG-Sound and AudioSet: clips of one video that begin less than this apart overlap."""

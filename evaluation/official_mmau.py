@@ -16,7 +16,8 @@ from answers.answers import answer_in_words
 from datamodules.mmau import label_of, row_id
 from datamodules.prompts.questions import LETTERS
 from datamodules.reading.annotations import RowError, check_options, read_rows, same_text, take
-from records.records import Prediction, UserError, write_whole
+from records.records import Prediction, write_whole
+from runtime.errors import UserError
 
 _WORD = re.compile(r"\b\w+\b")
 

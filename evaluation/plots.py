@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from evaluation.accuracy import AVERAGE, BenchmarkScore, Score
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.tables import Scores
-from records.records import UserError
+from runtime.errors import UserError
 
 _REWARDS = ("train/reward", "train/reward/accuracy", "train/reward/format")
 _ACCURACY = "val/accuracy"

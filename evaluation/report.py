@@ -13,7 +13,7 @@ from evaluation.benchmarks import BENCHMARKS
 from evaluation.examples import Example, make_example, pick
 from evaluation.plots import Plot
 from evaluation.tables import Scores, Table
-from records.records import UserError
+from runtime.errors import UserError
 
 TEMPLATES = Path(__file__).parent
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from records.records import Prediction, Question, UserError, read_jsonl
+from records.records import Prediction, Question, read_jsonl
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import yaml
 from evaluation.accuracy import ALL_QUESTIONS, AVERAGE, OFFICIAL, BenchmarkScore, Score, compare_answers
 from evaluation.benchmarks import BENCHMARKS
 from evaluation.intervals import Comparison
-from records.records import UserError
+from runtime.errors import UserError
 
 PAPER = Path(__file__).parent / "paper.yaml"
 DASH = "–"

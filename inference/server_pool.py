@@ -13,7 +13,7 @@ from inference.vllm.client import Generation, ServerFailed, ServerRefused, Serve
 from inference.vllm.pooled_server import PooledServer, ServersLost, StaleWeights
 from inference.vllm.sampling import Sampling
 from inference.weight_transfer.weight_keeper import WeightKeeper
-from records.records import UserError
+from runtime.errors import UserError
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 

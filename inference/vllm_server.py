@@ -22,7 +22,7 @@ import requests
 from inference.server_process import guard
 from inference.server_process.environment import check_machine, computes_on_cpu, environment, make_private_folder
 from inference.server_process.server_log import ServerLog
-from records.records import UserError
+from runtime.errors import UserError
 
 PROGRESS_SECONDS = 10.0
 

@@ -10,8 +10,9 @@ from datamodules.trace_clips import TracedClip
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
-from records.records import Question, Trace, UserError, Verdict
+from records.records import Question, Trace, Verdict
 from records.request_records import RequestError
+from runtime.errors import UserError
 
 _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")

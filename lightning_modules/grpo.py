@@ -22,7 +22,7 @@ from lightning_modules.objectives.losses import grpo_loss, importance_weights
 from lightning_modules.objectives.reward_checks import Reward, usable
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, grade
 from lightning_modules.student_training import StudentTraining
-from records.records import UserError
+from runtime.errors import UserError
 
 
 class GRPOModule(StudentTraining):
@@ -119,8 +119,7 @@ class GRPOModule(StudentTraining):
         rollouts = batch.completions
         if rollouts is None or rollouts.logprobs is None:
             raise UserError(
-                "the batch has no rollouts: add callbacks.rollout.vllm_rollout.VLLMRollout or "
-                "callbacks.rollout.local_rollout.LocalRollout to trainer.callbacks"
+                "the batch has no rollouts: add callbacks.VLLMRollout or callbacks.LocalRollout to trainer.callbacks"
             )
         self.refuse_lost_scale()
         begun = time.perf_counter()

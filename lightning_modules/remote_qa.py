@@ -12,8 +12,9 @@ from inference.chat_api.chat_endpoint import Choice, EndpointSettings, RequestFa
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
 from lightning_modules.scored_answers import ScoredAnswers
 from records.reasoning_tags import without_tags
-from records.records import Prediction, Question, UserError
+from records.records import Prediction, Question
 from records.request_records import Outcome, RequestError, Usage
+from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
 
@@ -22,7 +23,7 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
 
     The DataModule prepares what is sent (``data.requests``): the sound, silent frames, or both. Many questions are
     under way at once. A question that is refused for good, whose clip cannot be decoded or whose request fails too
-    often is counted as unanswered. ``callbacks.writers.remote_prediction_writer.RemotePredictionWriter`` writes answers and
+    often is counted as unanswered. ``callbacks.RemotePredictionWriter`` writes answers and
     failures while they are made, and tells which questions were answered before.
 
     Attributes:

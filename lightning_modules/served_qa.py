@@ -35,7 +35,7 @@ class ServedQAModule(AudioQAModule):
     """A student that answers audio questions through rollout servers, which read its weights from where they are.
 
     Nothing is computed here, so that it needs no GPU and no memory; ``test``, ``validate`` and ``predict`` only, with
-    ``callbacks.rollout.vllm_rollout.VLLMRollout``. Where a server cannot read the weights, ``AudioQAModule`` sends them.
+    ``callbacks.VLLMRollout``. Where a server cannot read the weights, ``AudioQAModule`` sends them.
     """
 
     def __init__(self, weights: str) -> None:

@@ -11,7 +11,7 @@ from transformers import get_scheduler
 from lightning_modules.audio_qa import AudioQAModule
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts
-from records.records import UserError
+from runtime.errors import UserError
 
 
 class StudentTraining(AudioQAModule):

@@ -15,8 +15,9 @@ from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, Re
 from inference.chat_api.retries import EndpointError, Failure
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
 from records.reasoning_tags import split_thought, without_tags
-from records.records import Question, Trace, UserError
+from records.records import Question, Trace
 from records.request_records import RequestError
+from runtime.errors import UserError
 
 _VLLM_FRAMES = 32
 

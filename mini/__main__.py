@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mini.pipeline import Pipeline
 from mini.world.scale import SCALES
-from records.records import UserError
+from runtime.errors import UserError
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:

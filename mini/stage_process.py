@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from inference.vllm_server import VLLMServer
-from records.records import UserError
+from runtime.errors import UserError
 from runtime.parent_death import end_with_parent
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
 from mini.evaluation import BENCHMARKS, STUDENTS
 from mini.world.sounds import INSTRUMENTS
-from records.records import UserError
+from runtime.errors import UserError
 
 
 def chance(corpus: Path) -> dict[str, float]:

@@ -16,15 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from records.valid_text import valid_text, valid_texts
+from runtime.errors import UserError
 
 R = TypeVar("R", bound="Record")
-
-
-class UserError(Exception):
-    """Something that the user can put right: the message is one clear sentence with the way out.
-
-    ``train.py`` prints only the message of such an error, without a traceback.
-    """
 
 
 class RecordError(UserError, ValueError):

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from records.records import Record, RecordError, UserError, read_jsonl
+from records.records import Record, RecordError, read_jsonl
+from runtime.errors import UserError
 
 _SECONDS_BETWEEN_SYNCS = 1.0
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from lightning.pytorch import Trainer
 
-from records.records import UserError
+from runtime.errors import UserError
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from records.records import UserError
+from runtime.errors import UserError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

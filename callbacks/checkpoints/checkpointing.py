@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from callbacks.checkpoints.whole_checkpoint import WholeCheckpoint
-from records.records import UserError
+from runtime.errors import UserError
 from runtime.whole_folder import sync_folder
 
 PARTIAL = ".partial"

@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from records.records import UserError
+from runtime.errors import UserError
 from runtime.whole_folder import recover_folder
 
 

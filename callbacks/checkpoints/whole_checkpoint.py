@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from typing_extensions import override
 
-from records.records import UserError
+from runtime.errors import UserError
 from runtime.whole_folder import partial_of, recover_folder, replace_folder
 
 PLAIN_VALUES = "meta.pt"

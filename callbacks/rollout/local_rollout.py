@@ -13,7 +13,7 @@ from callbacks.rollout.rollout_callback import RolloutCallback
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.host_arrays import to_device
 from inference.vllm.sampling import Sample, Sampling
-from records.records import UserError
+from runtime.errors import UserError
 
 
 class SeededSampling(LogitsProcessor):
@@ -78,7 +78,7 @@ def _refuse_sharded(module: Any) -> None:
     if module.student.sharded:
         raise UserError(
             "LocalRollout needs the whole weights on each device, these are spread over them (ModelParallelStrategy): "
-            "answer through a server with callbacks.rollout.vllm_rollout.VLLMRollout, or set trainer.limit_val_batches to 0 "
+            "answer through a server with callbacks.VLLMRollout, or set trainer.limit_val_batches to 0 "
             "and validate the exported weights on one device"
         )
 

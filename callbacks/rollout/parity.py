@@ -18,7 +18,7 @@ from callbacks.rollout.rollout_callback import end_token_ids, to_completions
 from datamodules.batching.batch import AudioQABatch
 from inference.vllm.client import VLLMClient, audio_url
 from inference.vllm.sampling import Sample, Sampling
-from records.records import UserError
+from runtime.errors import UserError
 
 QUESTIONS = 2
 TOKENS = 32

@@ -10,7 +10,8 @@ from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.collate import Collator, num_audio_tokens
 from datamodules.media.audio import SAMPLE_RATE, MediaError
 from inference.vllm.pooled_server import PooledServer
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 _ROUNDED = 0.005
 """Seconds by which a remembered length may be wrong."""

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from datamodules.batching.batch import AudioQABatch, Completions
 from inference.vllm.sampling import Sample, Sampling
-from records.records import UserError
+from runtime.errors import UserError
 
 RECORDED = "recorded"
 """``weight_version`` of completions read back from an interrupted evaluation: these are not asked for again."""

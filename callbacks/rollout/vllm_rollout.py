@@ -18,7 +18,7 @@ from datamodules.batching.batch import AudioQABatch
 from inference.server_pool import Prompt, ServerPool
 from inference.vllm.client import audio_url
 from inference.vllm.sampling import Sample, Sampling
-from records.records import UserError
+from runtime.errors import UserError
 
 
 class VLLMRollout(RolloutCallback):
@@ -137,7 +137,8 @@ class VLLMRollout(RolloutCallback):
                 if not hasattr(loader, "look_ahead"):
                     raise UserError(
                         "max_staleness 1 needs a loader that knows the next batch, such as "
-                        "datamodules.batching.sampler.ResumableLoader: use a DataModule of this project, or max_staleness 0"
+                        "datamodules.batching.sampler.ResumableLoader: use a DataModule of this project, or "
+                        "max_staleness 0"
                     )
                 loader.look_ahead = True
             self._sync(trainer, pl_module)

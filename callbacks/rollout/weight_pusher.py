@@ -24,8 +24,8 @@ from inference.weight_transfer.weight_sync import (
     read_specs,
     sent_types,
 )
-from lightning_modules.models.checkpoints.hub_weights import HubTensor
 from lightning_modules.served_qa import ServedStudent
+from records.hub_files import HubTensor
 from runtime.all_ranks import of_rank_zero
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen

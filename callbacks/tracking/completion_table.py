@@ -10,7 +10,7 @@ from typing_extensions import override
 from answers.answers import extract_answer
 from callbacks.tracking.wandb_logging import log_to_wandb, logger_step, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
-from records.records import UserError
+from runtime.errors import UserError
 
 SAMPLE_RATE = 16000
 

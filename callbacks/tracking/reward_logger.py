@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
-from records.records import UserError
 from runtime.all_ranks import of_all_ranks
+from runtime.errors import UserError
 
 
 class RewardLogger(Callback):

@@ -14,9 +14,10 @@ from typing_extensions import override
 
 from callbacks.rollout.rollout_callback import RECORDED
 from datamodules.batching.batch import AudioQABatch, Completions
-from records.records import Prediction, Question, UserError, read_jsonl, write_jsonl
+from records.records import Prediction, Question, read_jsonl, write_jsonl
 from records.shards import cut_torn_line
 from runtime.all_ranks import of_all_ranks
+from runtime.errors import UserError
 
 
 class PredictionWriter(Callback):

@@ -11,9 +11,10 @@ from typing_extensions import override
 
 from datamodules.media.audio import MediaError
 from lightning_modules.endpoint_stage import EndpointStage
-from records.records import Record, Trace, UserError, Verdict
+from records.records import Record, Trace, Verdict
 from records.request_records import Outcome, RequestError, Usage, spent
 from records.shards import Shards
+from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
 Sample = tuple[str, int | None]

@@ -14,8 +14,9 @@ from typing_extensions import override
 from callbacks.tracking.wandb_logging import wandb_loggers
 from callbacks.writers.record_writer import RecordWriter, still_missing
 from callbacks.writers.yields import Spending, Yield, spending, yields
-from records.records import Question, Trace, UserError, Verdict
+from records.records import Question, Trace, Verdict
 from records.request_records import RequestError, Usage
+from runtime.errors import UserError
 
 COLUMNS: tuple[tuple[str, str], ...] = (
     ("questions", "questions"),

@@ -11,7 +11,8 @@ from torch import Tensor
 from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.media.audio import SAMPLE_RATE
 from datamodules.prompts.questions import Prompt
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 _FRAMES_OF_SILENCE = 4
 """Frames computed beyond the heard ones, so that the end of the shortened signal cannot be seen in those that are kept:

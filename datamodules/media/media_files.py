@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from records.records import UserError
+from runtime.errors import UserError
 
 _HEAD = 512
 _OF_THE_MACHINE = frozenset(

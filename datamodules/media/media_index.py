@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.media.audio import SAMPLE_RATE, MediaError
 from datamodules.media.media_files import MomentaryMediaError, unreadable
-from records.records import UserError
+from runtime.errors import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
 _VERSION = 2

@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from datamodules.media.audio import ClipFolder
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 ProbeName = Literal["silence", "swap", "noise"]
 

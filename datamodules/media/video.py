@@ -15,7 +15,8 @@ from torchvision.io import encode_jpeg
 
 from datamodules.media.audio import ClipFolder
 from datamodules.media.frame_decoding import decode_frames
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 _EVEN = 1.75
 """Frames last equally long where the longest does not last so many times as long as the shortest: containers that count

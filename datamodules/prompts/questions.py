@@ -4,7 +4,8 @@ import string
 from dataclasses import dataclass
 from typing import Literal
 
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 LETTERS = string.ascii_uppercase
 

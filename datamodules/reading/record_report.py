@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from records.records import RecordError, UserError, write_whole
+from records.records import RecordError, write_whole
 from records.valid_text import valid_text
+from runtime.errors import UserError
 
 BadRecordPolicy = Literal["skip", "raise"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from records.records import UserError
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)

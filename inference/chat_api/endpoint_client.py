@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 import openai
 
 from inference.chat_api.endpoint_settings import EndpointSettings
-from records.records import UserError
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)

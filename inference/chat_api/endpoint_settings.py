@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from inference.chat_api.retries import RetryPolicy
-from records.records import UserError
+from runtime.errors import UserError
 
 Scalar = int | float | None | str | bool
 BodyField = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar] | dict[str, Any]]

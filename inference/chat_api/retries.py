@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import openai
 
-from records.records import UserError
 from records.valid_text import valid_text
+from runtime.errors import UserError
 
 _LONGEST = 300
 """Characters of an endpoint's own words that are kept."""

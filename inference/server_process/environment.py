@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 
 from inference.server_process import short_audio as vllm_short_audio
-from records.records import UserError
+from runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "vllm-"

@@ -10,7 +10,7 @@ import requests
 
 from datamodules.media.audio import wav_bytes
 from inference.vllm.sampling import Sample, Sampling
-from records.records import UserError
+from runtime.errors import UserError
 
 NOT_A_NUMBER = -9999.0
 """What vLLM sends in place of NaN and minus infinity."""

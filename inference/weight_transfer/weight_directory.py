@@ -18,8 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inference.weight_transfer.weight_sync import WeightSyncError, read_specs
-from lightning_modules.models.checkpoints.hub_files import write_hub_files
-from lightning_modules.models.checkpoints.hub_weights import HubTensor
+from records.hub_files import HubTensor, write_hub_files
 from runtime.file_lock import LockTimeout, locked, try_flock
 
 log = logging.getLogger("lightning.pytorch.rollout")

@@ -195,7 +195,7 @@ class WeightKeeper:
             if self._directory.probe is None:
                 raise WeightSyncError(
                     f"{error}. The server must see {self._directory.root} under that path; if it does not, "
-                    "--model lightning_modules.audio_qa.AudioQAModule --model.init_args.weights "
+                    "--model lightning_modules.AudioQAModule --model.init_args.weights "
                     f"{self._directory.root} loads the weights here and sends them"
                 ) from None
             if answer := can_read(server.client, self._directory.probe, seconds):

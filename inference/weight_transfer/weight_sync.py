@@ -16,8 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from inference.vllm.client import ServerFailed, ServerRefused, VLLMClient
-from lightning_modules.models.checkpoints.hub_weights import HubTensor
-from records.records import UserError
+from records.hub_files import HubTensor
+from runtime.errors import UserError
 
 PUSH_SECONDS = 600.0
 LOADS = 3

@@ -27,17 +27,11 @@ from lightning_modules.models.checkpoints.deferred_weights import (
     model_without_weights,
     read_weights,
 )
-from lightning_modules.models.checkpoints.hub_files import write_hub_files
-from lightning_modules.models.checkpoints.hub_weights import (
-    HubTensor,
-    HubTensors,
-    HubType,
-    hub_shapes,
-    untied_by_adapters,
-)
+from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, hub_shapes, untied_by_adapters
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.models.token_logprobs import token_logprobs
 from lightning_modules.models.weight_types import AUTO, weight_type
+from records.hub_files import HubTensor, write_hub_files
 from runtime.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
@@ -111,7 +105,7 @@ class Student(nn.Module):
         """Make a student of a model that is in memory already; the arguments are those of the class.
 
         Args:
-            model: The model, of a class of :mod:`lightning_modules.models.architectures.families`; it becomes the student's own.
+            model: The model, of a class of :mod:`.architectures.families`; it becomes the student's own.
             processor: Its processor.
             lora: Train low-rank adapters instead of all weights.
             gradient_checkpointing: Trade time for memory in the backward pass.
@@ -171,7 +165,7 @@ class Student(nn.Module):
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
 
-        Weights that were deferred (:mod:`lightning_modules.models.checkpoints.deferred_weights`) are read now, each rank its own rows.
+        Weights that were deferred (:mod:`.checkpoints.deferred_weights`) are read now, each rank its own rows.
 
         Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_tensors` are collective: all ranks
         call them together.

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 Reward = Callable[[str, Question, str | None], float]
 """Grades a completion, given its question and the text of the option that is to be rewarded (or None)."""

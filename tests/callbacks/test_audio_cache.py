@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from callbacks.audio_cache import AudioCache, fingerprint
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.sft import SFTModule
-from records.records import UserError
+from runtime.errors import UserError
 from tests.lightning_modules.conftest import make_batch
 
 

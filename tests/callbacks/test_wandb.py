@@ -29,18 +29,18 @@ def fit(world: Path, root: Path, logger: Any, *more: str) -> Any:
             "enable_progress_bar": False,
             "logger": logger,
             "callbacks": [
-                {"class_path": "callbacks.rollout.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}},
-                {"class_path": "callbacks.tracking.reward_logger.RewardLogger", "init_args": {"every_n_batches": 2}},
-                {"class_path": "callbacks.tracking.accuracy_logger.AccuracyLogger"},
+                {"class_path": "callbacks.LocalRollout", "init_args": {"max_new_tokens": 4}},
+                {"class_path": "callbacks.RewardLogger", "init_args": {"every_n_batches": 2}},
+                {"class_path": "callbacks.AccuracyLogger"},
                 {
-                    "class_path": "callbacks.tracking.completion_table.CompletionTable",
+                    "class_path": "callbacks.CompletionTable",
                     "init_args": {"every_n_batches": 2, "max_rows": 3},
                 },
-                {"class_path": "callbacks.checkpoints.checkpointing.LastCheckpoint"},
+                {"class_path": "callbacks.LastCheckpoint"},
             ],
         },
         "model": {
-            "class_path": "lightning_modules.grpo.GRPOModule",
+            "class_path": "lightning_modules.GRPOModule",
             "init_args": {
                 "weights": f"{world}/student",
                 "num_completions": 2,
@@ -49,7 +49,7 @@ def fit(world: Path, root: Path, logger: Any, *more: str) -> Any:
             },
         },
         "data": {
-            "class_path": "datamodules.traces.TracesDataModule",
+            "class_path": "datamodules.TracesDataModule",
             "init_args": {
                 "root": f"{world}/corpus/avqa",
                 "traces": f"{world}/corpus/traces.jsonl",

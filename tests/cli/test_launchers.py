@@ -41,7 +41,7 @@ def test_what_comes_to_one_rank_ends_all(tmp_path: Path, launcher: str, number: 
         f"--trainer.default_root_dir={tmp_path}",
         "--trainer.limit_val_batches=0",
         "--trainer.enable_progress_bar=false",
-        "--trainer.callbacks=callbacks.checkpoints.checkpointing.LastCheckpoint",
+        "--trainer.callbacks=callbacks.LastCheckpoint",
         "--trainer.callbacks.every_n_batches=2",
     ]
     several = [*stage, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=1000"]

@@ -46,7 +46,7 @@ def test_fit_and_test(world: Path, tmp_path: Path) -> None:
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
     }
-    rollout = {"class_path": "callbacks.rollout.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}}
+    rollout = {"class_path": "callbacks.LocalRollout", "init_args": {"max_new_tokens": 4}}
     run(
         "fit",
         {
@@ -64,24 +64,24 @@ def test_fit_and_test(world: Path, tmp_path: Path) -> None:
                 "callbacks": [
                     rollout,
                     {
-                        "class_path": "callbacks.tracking.reward_logger.RewardLogger",
+                        "class_path": "callbacks.RewardLogger",
                         "init_args": {"every_n_batches": 1},
                     },
-                    {"class_path": "callbacks.tracking.accuracy_logger.AccuracyLogger"},
+                    {"class_path": "callbacks.AccuracyLogger"},
                     {
-                        "class_path": "callbacks.tracking.completion_table.CompletionTable",
+                        "class_path": "callbacks.CompletionTable",
                         "init_args": {"every_n_batches": 1},
                     },
-                    {"class_path": "callbacks.checkpoints.weights_export.WeightsExport"},
-                    {"class_path": "callbacks.checkpoints.checkpointing.BestCheckpoint"},
+                    {"class_path": "callbacks.WeightsExport"},
+                    {"class_path": "callbacks.BestCheckpoint"},
                     {
-                        "class_path": "callbacks.checkpoints.checkpointing.LastCheckpoint",
+                        "class_path": "callbacks.LastCheckpoint",
                         "init_args": {"every_n_batches": 1},
                     },
                 ],
             },
             "model": {
-                "class_path": "lightning_modules.grpo.GRPOModule",
+                "class_path": "lightning_modules.GRPOModule",
                 "init_args": {
                     "weights": f"{world}/student",
                     "num_completions": 2,
@@ -89,7 +89,7 @@ def test_fit_and_test(world: Path, tmp_path: Path) -> None:
                 },
             },
             "data": {
-                "class_path": "datamodules.traces.TracesDataModule",
+                "class_path": "datamodules.TracesDataModule",
                 "init_args": data
                 | {
                     "traces": f"{world}/corpus/traces.jsonl",
@@ -114,17 +114,17 @@ def test_fit_and_test(world: Path, tmp_path: Path) -> None:
                 "default_root_dir": str(evaluation),
                 "callbacks": [
                     {
-                        "class_path": "callbacks.writers.prediction_writer.PredictionWriter",
+                        "class_path": "callbacks.PredictionWriter",
                         "init_args": {"path": f"{evaluation}/predictions.jsonl"},
                     },
                     rollout,
                 ],
             },
             "model": {
-                "class_path": "lightning_modules.audio_qa.AudioQAModule",
+                "class_path": "lightning_modules.AudioQAModule",
                 "init_args": {"weights": f"{root}/best"},
             },
-            "data": {"class_path": "datamodules.avqa.AVQADataModule", "init_args": data | {"eval_batch_size": 4}},
+            "data": {"class_path": "datamodules.AVQADataModule", "init_args": data | {"eval_batch_size": 4}},
         },
         evaluation,
     )

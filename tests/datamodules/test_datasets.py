@@ -22,7 +22,7 @@ from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import INSTRUMENTS, NUMBERS, MusicAVQADataModule, answers_of, fill_template
 from datamodules.prompts.questions import Prompt
 from datamodules.traces import TracesDataModule
-from records.records import UserError
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
 
 
@@ -249,7 +249,7 @@ def test_a_prompt_can_be_given_by_name_or_in_full(tmp_path: Path) -> None:
             subclass_mode_data=True,
             run=False,
             args=[
-                "--data=datamodules.mmau.MMAUDataModule",
+                "--data=datamodules.MMAUDataModule",
                 f"--data.root={tmp_path}",
                 f"--data.prompt={prompt}",
                 "--trainer.logger=false",

@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.avqa import AVQADataModule
-from records.records import UserError
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import avqa_row
 from tests.datamodules.recorder import Recorder
 

@@ -13,7 +13,8 @@ from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.objectives.calibration import fit_temperature
 from mini.world.corpus import CorpusConfig, build_corpus
 from mini.world.student import build_student
-from records.records import Question, Trace, UserError, Verdict, read_jsonl, write_jsonl
+from records.records import Question, Trace, Verdict, read_jsonl, write_jsonl
+from runtime.errors import UserError
 from tests.endpoints.stages import records
 from tests.host_tensors import HostTensors, watch_logged
 from train import main

@@ -16,7 +16,7 @@ from inference.chat_api.budget import Budget, BudgetSettings
 from inference.chat_api.chat_endpoint import ChatEndpoint, Reply, RequestFailed, Tally
 from inference.chat_api.endpoint_settings import EndpointSettings
 from inference.chat_api.retries import EndpointError, RetryPolicy, redacted, retry_after
-from records.records import UserError
+from runtime.errors import UserError
 
 QUICK = RetryPolicy(attempts=4, first_delay=0.01, max_delay=0.05)
 Rule = Callable[[dict[str, Any], dict[str, str]], Canned | None]

@@ -7,7 +7,7 @@ import pytest
 
 from inference.chat_api.endpoint_settings import EndpointSettings, without_credentials
 from inference.server_pool import ServerPool
-from records.records import UserError
+from runtime.errors import UserError
 from tests.endpoints.stages import Stage
 
 SECRET = "hunter2pass"

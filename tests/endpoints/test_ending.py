@@ -105,7 +105,7 @@ trainer:
   callbacks:
     - class_path: tests.endpoints.test_ending.TermAt
       init_args: {{batch: 3, times: {times}}}
-    - class_path: callbacks.checkpoints.checkpointing.LastCheckpoint
+    - class_path: callbacks.LastCheckpoint
 model:
   class_path: lightning.pytorch.demos.boring_classes.BoringModel
 data:

@@ -11,7 +11,7 @@ from inference.chat_api.chat_endpoint import Reply
 from inference.chat_api.endpoint_client import is_this_machine, open_client, proxy_for
 from inference.chat_api.endpoint_settings import EndpointSettings
 from inference.chat_api.retries import EndpointError, RetryPolicy, failure_of
-from records.records import UserError
+from runtime.errors import UserError
 from tests.endpoints.test_chat_endpoint import ask
 
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

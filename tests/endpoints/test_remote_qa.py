@@ -300,7 +300,7 @@ def test_probes_and_orders_reach_the_endpoint(ask: Ask, tmp_path: Path) -> None:
         (["--data.init_args.requests=null"], "RemoteQAModule asks an endpoint: say in data.requests"),
         (
             [
-                "--trainer.callbacks=callbacks.writers.prediction_writer.PredictionWriter",
+                "--trainer.callbacks=callbacks.PredictionWriter",
                 "--trainer.callbacks.path=predictions.jsonl",
             ],
             "PredictionWriter does not fit RemoteQAModule",

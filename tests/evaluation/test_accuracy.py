@@ -7,7 +7,8 @@ import pytest
 from evaluation.accuracy import order_robustness, score, score_run
 from evaluation.checked import check_predictions
 from evaluation.runs import read_run
-from records.records import Prediction, UserError
+from records.records import Prediction
+from runtime.errors import UserError
 from tests.evaluation.predictions import OPTIONS, prediction, question, write_predictions
 
 QUESTIONS = [question(number) for number in range(6)]  # sound, music, speech, sound, music, speech

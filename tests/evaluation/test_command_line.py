@@ -8,7 +8,7 @@ import pytest
 from evaluation.__main__ import main
 from evaluation.benchmarks import read_questions
 from evaluation.tables import leakage_table, read_paper
-from records.records import UserError
+from runtime.errors import UserError
 from tests.evaluation.predictions import prediction, question, write_mmau, write_predictions
 
 

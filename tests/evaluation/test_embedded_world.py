@@ -27,18 +27,18 @@ def evaluate(world: Path, root: Path, *more: str) -> Any:
             "enable_progress_bar": False,
             "callbacks": [
                 {
-                    "class_path": "callbacks.writers.prediction_writer.PredictionWriter",
+                    "class_path": "callbacks.PredictionWriter",
                     "init_args": {"path": "${trainer.default_root_dir}/predictions.jsonl"},
                 },
-                {"class_path": "callbacks.rollout.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}},
+                {"class_path": "callbacks.LocalRollout", "init_args": {"max_new_tokens": 4}},
             ],
         },
         "model": {
-            "class_path": "lightning_modules.audio_qa.AudioQAModule",
+            "class_path": "lightning_modules.AudioQAModule",
             "init_args": {"weights": f"{world}/student"},
         },
         "data": {
-            "class_path": "datamodules.mmau.MMAUDataModule",
+            "class_path": "datamodules.MMAUDataModule",
             "init_args": {
                 "root": f"{world}/corpus/mmau",
                 "processor": f"{world}/student",

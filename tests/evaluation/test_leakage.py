@@ -11,7 +11,7 @@ from datamodules.media.audio import ClipFolder, load_waveform
 from evaluation.__main__ import main
 from evaluation.fingerprint import FingerprintIndex, fingerprint
 from evaluation.leakage import ClipSet, Shared, audit, read_clip_set, youtube_clip
-from records.records import UserError
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import SHARED, needs_shared, tone, write_mp4
 
 RATE = 16_000

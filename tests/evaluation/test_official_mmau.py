@@ -10,7 +10,7 @@ from datamodules.reading.annotations import read_rows
 from evaluation.benchmarks import read_questions
 from evaluation.checked import check_predictions
 from evaluation.official_mmau import accepts, defects, judge, official_rows, usable_row, write_official
-from records.records import UserError
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import SHARED, needs_shared
 from tests.evaluation.predictions import prediction, question, write_mmau
 

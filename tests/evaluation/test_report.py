@@ -13,7 +13,7 @@ from evaluation.__main__ import main
 from evaluation.checked import check_predictions
 from evaluation.examples import pick
 from evaluation.plots import read_curves
-from records.records import UserError
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import tone
 from tests.evaluation.browser import Browser, find_or_install
 from tests.evaluation.predictions import OPTIONS, prediction, question, write_mmau, write_predictions

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
-from records.records import UserError
+from runtime.errors import UserError
 from tests.lightning_modules.conftest import make_batch
 
 LENGTHS = [[40, 3, 0], [2, 0, 0], [9, 1, 25], [4, 6, 0]]

@@ -23,7 +23,7 @@ from lightning_modules.models.checkpoints.deferred_weights import weights_deferr
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
-from records.records import UserError
+from runtime.errors import UserError
 from tests.lightning_modules.conftest import make_batch
 
 REPOSITORY = Path(__file__).parents[2]

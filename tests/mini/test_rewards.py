@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mini.summary import merge_metrics, rewards
-from records.records import UserError
+from runtime.errors import UserError
 
 
 def _sitting(run: Path, number: int, rows: str | None) -> None:

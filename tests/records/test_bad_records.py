@@ -14,7 +14,8 @@ import soundfile
 from datamodules.avqa import AVQADataModule
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
-from records.records import RecordError, UserError
+from records.records import RecordError
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import avqa_row, tone, write_mp4
 
 BAD_ROWS: list[tuple[Any, str, str]] = [

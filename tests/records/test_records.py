@@ -4,17 +4,8 @@ from typing import Any
 
 import pytest
 
-from records.records import (
-    Prediction,
-    Question,
-    Record,
-    RecordError,
-    Trace,
-    UserError,
-    Verdict,
-    read_jsonl,
-    write_jsonl,
-)
+from records.records import Prediction, Question, Record, RecordError, Trace, Verdict, read_jsonl, write_jsonl
+from runtime.errors import UserError
 
 QUESTION = Question("avqa/val/1", "avqa", "videos/a.mp4", "What ist das für Lärm?", ("x", "y"), 1, "Which", {"a": 1})
 RECORDS: list[Record] = [

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from records.records import Trace, UserError
+from records.records import Trace
 from records.shards import Shard, Shards, cut_torn_line
+from runtime.errors import UserError
 
 TRACE = Trace("avqa/train/1", 0, "a dog \ud83d barks", "a dog", "teacher")
 

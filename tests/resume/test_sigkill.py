@@ -40,21 +40,21 @@ def config(stage: str, world: Path, root: Path, optimization_epochs: int = 1) ->
             "enable_model_summary": False,
             "callbacks": [
                 {
-                    "class_path": "callbacks.rollout.local_rollout.LocalRollout",
+                    "class_path": "callbacks.LocalRollout",
                     "init_args": {"max_new_tokens": 6, "eval_max_new_tokens": 3},
                 },
                 {"class_path": "tests.resume.interruption.Recorder", "init_args": {"path": f"{root}/steps.jsonl"}},
-                {"class_path": "callbacks.checkpoints.weights_export.WeightsExport"},
-                {"class_path": "callbacks.checkpoints.checkpointing.BestCheckpoint"},
+                {"class_path": "callbacks.WeightsExport"},
+                {"class_path": "callbacks.BestCheckpoint"},
                 {
-                    "class_path": "callbacks.checkpoints.checkpointing.LastCheckpoint",
+                    "class_path": "callbacks.LastCheckpoint",
                     "init_args": {"every_n_batches": 2},
                 },
             ],
         },
         "model": {"class_path": f"lightning_modules.{module[0]}", "init_args": common | module[1]},
         "data": {
-            "class_path": "datamodules.traces.TracesDataModule",
+            "class_path": "datamodules.TracesDataModule",
             "init_args": {
                 "root": f"{world}/corpus/avqa",
                 "traces": f"{world}/corpus/traces.jsonl",
@@ -164,7 +164,7 @@ def test_checkpoint_of_another_stage_is_refused(world: Path, tmp_path: Path, cap
     assert checkpoint.exists()
     with pytest.raises(SystemExit):
         fit(config("grpo", world, tmp_path / "grpo"), tmp_path / "grpo", f"--ckpt_path={checkpoint}")
-    assert "was written by lightning_modules.sft.SFTModule" in capsys.readouterr().err
+    assert "was written by lightning_modules.SFTModule" in capsys.readouterr().err
 
 
 def test_configuration_wins_over_a_checkpoint(world: Path, tmp_path: Path) -> None:

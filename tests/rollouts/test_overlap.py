@@ -15,7 +15,7 @@ from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader
 from lightning_modules.grpo import GRPOModule
-from records.records import UserError
+from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions

@@ -7,7 +7,7 @@ import yaml
 
 from lightning_modules.models.student import Student
 from lightning_modules.served_qa import ServedQAModule
-from records.records import UserError
+from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.cli.test_configs import printed
 from tests.rollouts.fake_server import FakeServer
@@ -80,7 +80,7 @@ def test_benchmarks_take_no_gpu_and_load_nothing(name: str, capsys):
     assert (values["trainer"]["accelerator"], values["trainer"]["devices"]) == ("cpu", 1)
     assert values["model"]["class_path"].endswith("ServedQAModule")
     kept = ["--config", f"benchmark/{name}.yaml", "--model.init_args.weights=runs/x/best"]
-    for more in (["--config", "benchmark/in_process.yaml"], ["--model=lightning_modules.audio_qa.AudioQAModule"]):
+    for more in (["--config", "benchmark/in_process.yaml"], ["--model=lightning_modules.AudioQAModule"]):
         values = printed(["test", *kept, *more], capsys)
         assert values["model"]["class_path"].endswith("AudioQAModule")
         assert values["model"]["init_args"]["weights"] == values["data"]["init_args"]["processor"] == "runs/x/best"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from records.records import UserError
 from runtime.all_ranks import RankZeroError, of_rank_zero
+from runtime.errors import UserError
 
 
 def rank_zero(sent: list[Any]) -> Any:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batching.batch import AudioQABatch
-from records.records import UserError
+from runtime.errors import UserError
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 """Attentions that the audio tower may have."""

@@ -23,7 +23,7 @@ _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
 
 
 class Qwen25Omni:
-    """The family of Qwen2.5-Omni; see :class:`lightning_modules.models.architectures.families.Family` for what the parts mean."""
+    """The family of Qwen2.5-Omni; what the parts mean says :class:`.families.Family`."""
 
     name = "Qwen2.5-Omni"
     model_class: Any = Qwen2_5OmniThinkerForConditionalGeneration

@@ -32,7 +32,7 @@ _PREFIXES = {
 
 
 class Qwen2Audio:
-    """The family of Qwen2-Audio; see :class:`lightning_modules.models.architectures.families.Family` for what the parts mean."""
+    """The family of Qwen2-Audio; what the parts mean says :class:`.families.Family`."""
 
     name = "Qwen2-Audio"
     model_class: Any = Qwen2AudioForConditionalGeneration

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from lightning_modules.models.architectures.families import Family, family_of
-from records.records import UserError
+from runtime.errors import UserError
 
 _POINTER = b"version https://git-lfs"
 

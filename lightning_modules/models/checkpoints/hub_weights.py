@@ -4,7 +4,6 @@ Folding all adapted matrices at once would hold a second copy of the language mo
 however many are written or sent.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,27 +13,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lightning_modules.models.architectures.families import Family
+from records.hub_files import HubTensor
 
 HubType = torch.dtype | Mapping[str, torch.dtype] | None
 """Type that floating-point weights are wanted in: one for all, one by name on the Hub, or as they are in memory,
 with those that an adapter changes in float32."""
-
-
-class HubTensor(NamedTuple):
-    """What is known of a weight before it is computed.
-
-    Attributes:
-        shape: Its shape.
-        dtype: Its type.
-    """
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Its size."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class _Source(NamedTuple):

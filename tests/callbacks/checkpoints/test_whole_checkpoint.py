@@ -11,8 +11,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from callbacks.checkpoints.checkpointing import BestCheckpoint, LastCheckpoint
 from callbacks.checkpoints.whole_checkpoint import PLAIN_VALUES
-from records.records import UserError
 from runtime import whole_folder
+from runtime.errors import UserError
 from runtime.whole_folder import partial_of
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.rollout.local_rollout import LocalRollout
-from records.records import UserError
+from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import trainer
 from tests.rollouts.questions import Learner, Questions
 

@@ -25,7 +25,7 @@ from datamodules.prompts.questions import THINK_SHORT
 from inference.vllm.client import Generation, ServerUnreachable
 from inference.vllm.sampling import Sample, Sampling
 from lightning_modules.models.student import Student
-from records.records import UserError
+from runtime.errors import UserError
 from tests.rollouts.questions import example
 
 WORDS = (40, 41, 42, 2)

@@ -14,7 +14,8 @@ from datamodules.batching.collate import Collator
 from datamodules.batching.question_dataset import Item
 from datamodules.prompts.questions import THINK_SHORT
 from lightning_modules.models.checkpoints.checkpoint_folder import load_processor
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, clip, example

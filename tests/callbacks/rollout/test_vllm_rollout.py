@@ -13,7 +13,7 @@ from callbacks.rollout.rollout_callback import request_seeds
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from inference.server_pool import ServerPool
 from lightning_modules.models.student import LoRASettings
-from records.records import UserError
+from runtime.errors import UserError
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions
 

@@ -19,8 +19,8 @@ from inference.server_pool import ServerPool
 from inference.weight_transfer import weight_directory
 from inference.weight_transfer.weight_directory import PREFIX, WeightDirectory
 from inference.weight_transfer.weight_sync import TensorSpec, sent_types
-from lightning_modules.models.checkpoints.hub_weights import HubTensor
-from records.records import UserError
+from records.hub_files import HubTensor
+from runtime.errors import UserError
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.tiny_model import build
 

@@ -20,7 +20,7 @@ def evaluate(world: Path, root: Path, *more: str, stage: str = "test", module: s
             "enable_progress_bar": False,
             "callbacks": [
                 {
-                    "class_path": "callbacks.writers.prediction_writer.PredictionWriter",
+                    "class_path": "callbacks.PredictionWriter",
                     "init_args": {
                         "path": "${trainer.default_root_dir}/out/predictions.jsonl",
                         "resume": "${oc.env:SIGHTSOUND_RESUME,false}",  # as in configs/benchmark
@@ -31,7 +31,7 @@ def evaluate(world: Path, root: Path, *more: str, stage: str = "test", module: s
         },
         "model": {"class_path": f"lightning_modules.{module}", "init_args": {"weights": f"{world}/student"}},
         "data": {
-            "class_path": "datamodules.avqa.AVQADataModule",
+            "class_path": "datamodules.AVQADataModule",
             "init_args": {
                 "root": f"{world}/corpus/avqa",
                 "processor": "${model.init_args.weights}",
@@ -143,7 +143,7 @@ def test_questions_without_an_answer_are_predicted_and_not_scored(
     rows = json.loads((world / "corpus" / "mmau" / "mmau-test-mini.json").read_text())[:4]
     full = tmp_path / "mmau-full.json"
     data = [
-        "--data=datamodules.mmau.MMAUDataModule",
+        "--data=datamodules.MMAUDataModule",
         f"--data.init_args.root={world}/corpus/mmau",
         f"--data.init_args.annotations={full}",
     ]

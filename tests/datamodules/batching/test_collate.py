@@ -5,7 +5,8 @@ from transformers import Qwen2AudioProcessor
 
 from datamodules.batching.collate import Collator, Example, num_audio_tokens, said_of_cuts
 from datamodules.prompts.questions import THINK
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import tone
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What can be heard?", ("a dog", "a cat"), 0, "Which")

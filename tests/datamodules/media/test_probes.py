@@ -14,7 +14,8 @@ from datamodules.avqa_video import AVQAVideoDataModule
 from datamodules.media.audio import ClipFolder
 from datamodules.media.probes import ProbedClips, ProbeName, derangement, shuffle_options
 from datamodules.trace_clips import TraceClipsDataModule
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import avqa_row, tone
 
 QUESTION = Question("avqa/val/1", "avqa", "a.wav", "What?", ("dog", "cat", "rain", "wind"), 1, "Which")

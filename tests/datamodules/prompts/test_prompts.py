@@ -1,7 +1,8 @@
 import pytest
 
 from datamodules.prompts.questions import DIRECT, PROMPTS, THINK, THINK_SHORT, Prompt
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What {is} it?", ("a dog", "a {cat}"), 0, "Which")
 

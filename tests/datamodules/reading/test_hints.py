@@ -9,7 +9,8 @@ from datamodules.avqa import AVQADataModule
 from datamodules.avqa_video import AVQAVideoDataModule
 from datamodules.prompts.questions import COT_DISTILL, DIRECT
 from datamodules.reading.hints import read_hints, with_hint
-from records.records import Question, RecordError, Trace, UserError, write_jsonl
+from records.records import Question, RecordError, Trace, write_jsonl
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import avqa_row
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What is it?", ("a dog", "a cat"), 0, "Which")

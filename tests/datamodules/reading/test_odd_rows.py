@@ -13,7 +13,8 @@ from datamodules.avqa import AVQADataModule
 from datamodules.batching.question_dataset import Item
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
-from records.records import Question, UserError
+from records.records import Question
+from runtime.errors import UserError
 from tests.datamodules.dataset_files import avqa_row, tone, write_mp4
 
 ROW = {

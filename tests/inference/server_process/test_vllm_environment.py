@@ -17,7 +17,7 @@ from inference.server_process import environment as vllm_environment
 from inference.server_process.environment import computes_on_cpu, environment, make_private_folder
 from inference.server_process.short_audio import has_short_window
 from inference.vllm_server import VLLMServer
-from records.records import UserError
+from runtime.errors import UserError
 
 NOBODY = 54_321
 AS_NOBODY = (

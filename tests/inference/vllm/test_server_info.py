@@ -7,7 +7,7 @@ import torch
 
 from inference.vllm.client import GaveUp, ServerRefused, ServerUnreachable, VLLMClient
 from inference.vllm.server_info import ServerInfo, ask, read_dtype, read_limit, read_processed
-from records.records import UserError
+from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.rollouts.fake_server import FakeServer
 from tests.rollouts.questions import Learner, Questions

@@ -7,7 +7,7 @@ from transformers import AttentionInterface
 from lightning_modules.models.architectures.audio_encoding import attention_mask
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.student import Student
-from records.records import UserError
+from runtime.errors import UserError
 from tests.lightning_modules.conftest import make_batch
 
 

@@ -14,10 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.models.adapters import LoRASettings
-from lightning_modules.models.checkpoints.hub_files import write_hub_files
-from lightning_modules.models.checkpoints.hub_weights import HubTensor
 from lightning_modules.models.student import Student
-from records.records import UserError
+from records.hub_files import HubTensor, write_hub_files
+from runtime.errors import UserError
 from runtime.whole_folder import partial_of
 from tests.lightning_modules.models.test_student import perturbed
 
@@ -127,7 +126,7 @@ def test_what_does_not_come_as_announced_is_refused(tmp_path: Path) -> None:
 
 def test_several_files_are_one_checkpoint(weights: str, tmp_path: Path, monkeypatch) -> None:
     student = perturbed(Student(weights, LoRASettings()))
-    monkeypatch.setattr("lightning_modules.models.checkpoints.hub_files.write_hub_files.__defaults__", (200_000,))
+    monkeypatch.setattr("records.hub_files.write_hub_files.__defaults__", (200_000,))
     student.save_hub(tmp_path / "best", {"training.json": "{}\n"})
     assert len(list((tmp_path / "best").glob("model-*-of-*.safetensors"))) > 2
     assert (tmp_path / "best" / "training.json").read_text() == "{}\n"
@@ -146,7 +145,7 @@ def test_without_room_a_sentence_and_what_was_there(weights: str, tmp_path: Path
     def full(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("lightning_modules.models.checkpoints.hub_files.os.fsync", full)
+    monkeypatch.setattr("records.hub_files.os.fsync", full)
     size = sum(part.nbytes for part in student.hub_shapes().values())
     sentence = rf"no room for .*best: {size:,} bytes" if number != errno.EIO else r"best cannot be written \(Input"
     with pytest.raises(UserError, match=sentence):

@@ -5,15 +5,14 @@ and each tensor put to its place when it comes: no file is ever whole in memory.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from lightning_modules.models.checkpoints.hub_weights import HubTensor
 
 SHARD_BYTES = 5 * 1000**3
 """Largest size of a file's tensors, as on the Hub; a single larger tensor has a file of its own."""
@@ -32,6 +31,23 @@ _NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+class HubTensor(NamedTuple):
+    """What is known of a weight before it is computed.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_hub_files(
