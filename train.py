@@ -8,10 +8,11 @@ import wandb
 
 from cli.config_files import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
-from cli.ending import Ended, ended_by_signals, leave
+from cli.ending import Ended, ended_by_signals
 from cli.lightning_cli import SightSoundCLI
-from cli.ranks import end_with_launcher, run_rank
+from cli.ranks import end_with_launcher, leave, run_rank
 from cli.sentences import user_sentence
+from cli.wandb_service import leave_inherited_service
 
 
 @ended_by_signals()
@@ -34,6 +35,7 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
     debug = "--debug" in args or bool(os.environ.get("SIGHTSOUND_DEBUG"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # DataLoader workers fork
     quieten()
+    leave_inherited_service()
     configs: list[str] = []
     earlier_run, status = wandb.run, 1
     try:

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2AudioForConditionalGeneration
 
-from datamodules.batch import AudioQABatch
-from lightning_modules.losses import grpo_loss
-from lightning_modules.qwen2_audio import LANGUAGE_MODEL_LINEARS
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.architectures.qwen2_audio import LANGUAGE_MODEL_LINEARS
+from lightning_modules.objectives.losses import grpo_loss
 
 IGNORED = -100
 
@@ -44,7 +44,7 @@ def with_adapters(
 ) -> PeftModel:
     """Add peft's own adapters to the language model's linear layers."""
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LANGUAGE_MODEL_LINEARS)
-    model.config.use_cache = False
+    model.config.use_cache = model.config.get_text_config().use_cache = False
     adapted = get_peft_model(model, config).train()
     if checkpointing:
         adapted.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})

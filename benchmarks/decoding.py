@@ -22,8 +22,8 @@ import psutil
 import soundfile
 
 from benchmarks.run_record import RESULTS, run_record
-from datamodules.audio import load_waveform
-from datamodules.video import FrameSampling, sample_frames
+from datamodules.media.audio import load_waveform
+from datamodules.media.video import FrameSampling, sample_frames
 
 SECONDS, RATE, FRAMES_A_SECOND = 10, 44_100, 25
 WARM_UP = 50

@@ -18,13 +18,13 @@ from typing import Any
 from benchmarks.learning import best_accuracy
 from benchmarks.run_record import RESULTS, run_record
 from datamodules.avqa import AVQADataModule
-from datamodules.record_files import record_files
-from datamodules.records import Trace, Verdict, read_jsonl
-from mini.claims import mentioned
+from mini.build_world import build_world
 from mini.evaluation import STUDENTS
 from mini.pipeline import ABLATIONS, predict, train, train_py
 from mini.stage_process import ROOT, say
-from mini.world import build_world
+from mini.world.claims import mentioned
+from records.record_files import record_files
+from records.records import Trace, Verdict, read_jsonl
 from train import main as train_main
 
 

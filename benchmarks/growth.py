@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from benchmarks.learner import Conventional, Ours
-from benchmarks.learner_world import Shape, World, advantages_of, build_world
+from benchmarks.learner_world import World, build_world
 from benchmarks.run_record import RESULTS, run_record
-from datamodules.batch import AudioQABatch
+from benchmarks.shapes import Shape, advantages_of
+from datamodules.batching.batch import AudioQABatch
 
 SMALL = Shape(width=256, mlp=704, layers=2, heads=4, key_heads=2, audio_width=128, audio_layers=2, audio_heads=2)
 TOKENS = 64

@@ -29,20 +29,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import conventional, whole_step
 from benchmarks.laps import Laps
-from benchmarks.learner_world import (
-    SHAPES,
-    Shape,
-    World,
-    advantages_of,
-    build_model,
-    build_world,
-    give_adapters_something_to_say,
-)
+from benchmarks.learner_world import World, build_model, build_world
 from benchmarks.needed_flops import audio_flops, grpo_flops, peak_flops, sft_flops
 from benchmarks.run_record import RESULTS, run_record, spread
-from datamodules.batch import AudioQABatch
-from lightning_modules.losses import grpo_loss, sft_loss
-from lightning_modules.student import LoRASettings, Student
+from benchmarks.shapes import SHAPES, Shape, advantages_of, give_adapters_something_to_say
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.student import LoRASettings, Student
+from lightning_modules.objectives.losses import grpo_loss, sft_loss
 
 BARS = {"grpo": 3.5, "grpo memory": 0.5, "sft": 1.25, "sft cached": 1.5, "sft four traces": 2.2}
 TASKS = ("grpo", "sft", "step")
@@ -512,7 +505,7 @@ def main(args: Sequence[str] | None = None) -> None:
         report["whole_step"] = whole_step.measure(options, shape, world)
         write(report, options)
     if options.peers:
-        from benchmarks.peers.compare import compare, trl_hears
+        from benchmarks.compare_peers import compare, trl_hears
 
         report["peers"] = compare(options, shape, world, report.get("whole_step", {}).get("ours"))
         report["trl"] = trl_hears(options.peers)

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.run_record import RESULTS, run_record
-from callbacks.vllm_server import VLLMServer
-from datamodules.batch import AudioQABatch
+from datamodules.batching.batch import AudioQABatch
+from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule
-from mini.corpus import CorpusConfig
+from mini.build_world import build_world
 from mini.pipeline import train
 from mini.stage_process import ROOT, say
 from mini.summary import merge_metrics, rewards
-from mini.world import build_world
+from mini.world.corpus import CorpusConfig
 
 SHUFFLED = "benchmarks.learning.ShuffledRewardGRPO"
 BARS = {"sft": 0.55, "gain": 0.12, "reward_gain": 0.40}

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from benchmarks import training_run
-from benchmarks.learner_world import SHAPES, World, build_model, build_world
+from benchmarks.learner_world import World, build_model, build_world
 from benchmarks.run_record import RESULTS, run_record, spread
+from benchmarks.shapes import SHAPES
 from benchmarks.training_run import PARTS, Clock, Questions
-from callbacks.vllm_rollout import VLLMRollout
+from callbacks.rollout.vllm_rollout import VLLMRollout
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.student import LoRASettings, Student
-from tests.rollouts.fake_server import FakeServer
+from lightning_modules.models.student import LoRASettings, Student
+from tests.support.fake_server import FakeServer
 
 BAR = 0.6
 

@@ -25,11 +25,11 @@ import psutil
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from callbacks.record_writer import RecordWriter
-from datamodules.records import Question
-from datamodules.video import SilentClip
-from lightning_modules.chat_endpoint import EndpointSettings
+from callbacks.writers.record_writer import RecordWriter
+from datamodules.media.video import SilentClip
+from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
+from records.records import Question
 
 
 class Clips(Dataset[SilentClip]):

@@ -1,5 +1,6 @@
 """What a result needs beside it so that it can be judged and repeated."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -13,10 +14,13 @@ RESULTS = Path(__file__).parent / "results"
 
 def run_record(command: str) -> dict[str, Any]:
     """Return command, commit, machine, its load and the versions of what was measured."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = ""
+    with contextlib.suppress(OSError):  # a machine without git
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        commit = found.stdout.strip()
     return {
         "command": command,
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_before": round(os.getloadavg()[0], 1),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "lightning")},

@@ -9,9 +9,9 @@ import lightning
 from torch.utils.data import DataLoader
 
 from benchmarks.learner_world import World
-from callbacks.vllm_rollout import VLLMRollout
-from datamodules.batch import AudioQABatch
-from datamodules.sampler import ResumableLoader
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.sampler import ResumableLoader
 from lightning_modules.grpo import GRPOModule
 
 PARTS = ("time/rollout", "time/rollout_wait", "time/learner", "time/sync")

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from benchmarks import conventional, training_run
 from benchmarks.laps import now
-from benchmarks.learner_world import Shape, World, advantages_of, build_model
+from benchmarks.learner_world import World, build_model
 from benchmarks.run_record import spread
+from benchmarks.shapes import Shape, advantages_of
 from benchmarks.training_run import WARM_UP, Questions
-from callbacks.vllm_rollout import VLLMRollout
-from callbacks.vllm_server import VLLMServer
-from datamodules.batch import AudioQABatch, Completions
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from datamodules.batching.batch import AudioQABatch, Completions
+from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.student import LoRASettings, Student
+from lightning_modules.models.student import LoRASettings, Student
 
 PARTS = {"time/rollout": "rollout", "time/learner": "learner", "time/sync": "weight push"}
 

@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from datamodules.batch import AudioQABatch
-from datamodules.records import UserError
-from lightning_modules.audio_encoding import audio_token_counts
-from lightning_modules.student import Student
-from lightning_modules.trained_parts import trained_parts
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.architectures.audio_encoding import audio_token_counts
+from lightning_modules.models.student import Student
+from lightning_modules.models.trained_parts import trained_parts
+from runtime.errors import UserError
 
 _PARTIAL = ".partial"
 

@@ -4,38 +4,54 @@ import contextlib
 import os
 import secrets
 import selectors
+import signal
 import socket
+import struct
 import sys
 import threading
 import time
+from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
+
+from runtime.uninterrupted import END_NOW
 
 GRACE = 3.0
 """Seconds in which a rank may end by itself, with a message of its own, after another one has."""
 
-ENDING = 60.0
+SECONDS_TO_HEAR = 5.0
+"""Seconds after which a main thread that was told to end is taken to be in a collective that never returns."""
+
+SECONDS_TO_END = 60.0
 """Seconds after which a rank that is ending by itself is ended."""
 
-_DONE = b"done"
+_TOLD_TO_END = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 _TOKEN_BYTES = 32
+_WORD = struct.Struct("!IB")
+"""A rank and the exit status with which it ends."""
 
 
 class FellowRanks(Callback):
     """Ends this process when another rank of the run has failed or was killed, whoever launched them.
 
     Each rank holds a connection to the first one. The system closes it when a process ends, however that happens;
-    a rank that is through says so before. So a failure is seen at once, also from within a collective of NCCL, in which
-    no Python code of the main thread runs.
+    a rank that ends in order says with which status before, and the first one tells all. So a failure is seen at once,
+    also from within a collective of NCCL, in which no Python code of the main thread runs. Where it runs, the stage
+    ends in order: callbacks write what they have.
     """
 
     def __init__(self) -> None:
+        self._rank = 0
         self._connections: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self._ending = threading.Event()
+        self._lost: tuple[int, int] | None = None
+        self._first_loss = threading.Lock()
+        self._may_interrupt = False
         os.register_at_fork(after_in_child=self._forget)
 
     @override
@@ -43,7 +59,10 @@ class FellowRanks(Callback):
         if trainer.world_size == 1 or self._connections or self._listener is not None:
             return
         self._ending = threading.Event()
-        rank = trainer.global_rank
+        self._rank = rank = trainer.global_rank
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(END_NOW, self._raise)
+            self._may_interrupt = True
         host = os.environ.get("MASTER_ADDR", "127.0.0.1") if trainer.num_nodes > 1 else "127.0.0.1"
         address: Any = None
         if rank == 0:
@@ -67,22 +86,83 @@ class FellowRanks(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._end(_DONE)
+        self._end(0)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._end(b"")
+        if trainer.world_size == 1 or self._ending.is_set():
+            return
+        status = exit_status(exception)
+        if self._lost is None and isinstance(exception, RuntimeError):
+            time.sleep(0.5)  # a collective may have failed because of a rank whose end is only just being heard of
+        if self._lost is not None and not isinstance(exception, SystemExit):
+            exception.add_note(f"train.py: {self._said(*self._lost)}")
+        self._end(status)
+        # what Lightning does next, such as moving the weights off the GPU, waits for collectives that never return
+        threading.Thread(target=self._leave_late, args=(status,), daemon=True).start()
 
-    def _end(self, last_word: bytes) -> None:
-        """Part from the others: in order with a last word, as a failure without one."""
+    def lost(self, rank: int, status: int) -> None:
+        """End this process because another rank has ended; to be called in a thread, returns when it ends by itself.
+
+        Args:
+            rank: The other one.
+            status: Its exit status; where it was told to end, this process ends with the same, and with 1 otherwise.
+        """
+        status = status if status in _TOLD_TO_END else 1
+        with self._first_loss:
+            if self._lost is not None or self._ending.is_set():
+                return
+            self._lost = rank, status
+        if self._rank == 0:
+            self._tell(rank, status)
+        if self._ending.wait(GRACE):
+            return
+        if self._rank == (1 if rank == 0 else 0):  # one says it for all
+            print(f"train.py: {self._said(rank, status)}", file=sys.stderr, flush=True)
+        if self._may_interrupt:
+            signal.pthread_kill(threading.main_thread().ident or 0, END_NOW)
+            if self._ending.wait(SECONDS_TO_HEAR):
+                return
+        os._exit(status)
+
+    def _said(self, rank: int, status: int) -> str:
+        if status in _TOLD_TO_END:
+            return f"rank {rank} was ended by {_TOLD_TO_END[status]}, so all ranks end; what was written is kept"
+        return (
+            f"rank {rank} has failed or was killed (its own message, if it had time for one, says why), so all ranks "
+            "end; what was written is kept"
+        )
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self._lost is not None and not self._ending.is_set():
+            raise SystemExit(self._lost[1])
+
+    def _leave_late(self, status: int) -> None:
+        time.sleep(SECONDS_TO_END)
+        print(
+            f"train.py: rank {self._rank} has not ended within {SECONDS_TO_END:.0f} s and is ended",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(status)
+
+    def _tell(self, rank: int, status: int) -> None:
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.sendall(_WORD.pack(rank, status))
+
+    def _end(self, status: int) -> None:
+        """Part from the others with a last word."""
+        if self._ending.is_set():
+            return
         self._ending.set()
+        if self._lost is None:
+            self._tell(self._rank, status)
         connections, self._connections = self._connections, []
         listener, self._listener = self._listener, None
         for connection in connections:
             with contextlib.suppress(OSError):
-                connection.sendall(last_word)
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_WR if last_word else socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR if status else socket.SHUT_WR)
         if listener is not None:
             listener.close()
 
@@ -93,18 +173,14 @@ class FellowRanks(Callback):
         self._connections, self._listener = [], None
 
     def _watch_first(self, connection: socket.socket, ending: threading.Event) -> None:
-        heard = b""
-        with contextlib.suppress(OSError):
-            while part := connection.recv(16):
-                heard += part
-        if heard != _DONE and not ending.is_set():
-            give_up(0, ending)
+        rank, status = _hear(connection) or (0, 1)
+        if status and not ending.is_set():
+            self.lost(rank, status)
 
     def _watch_all(self, token: bytes, ending: threading.Event) -> None:
         listener = self._listener
         assert listener is not None
         ranks: dict[socket.socket, int] = {}
-        done: set[socket.socket] = set()
         with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             while not ending.is_set():
@@ -116,34 +192,32 @@ class FellowRanks(Callback):
                             selector.register(joined[0], selectors.EVENT_READ)
                         continue
                     connection: Any = key.fileobj
-                    word = b""
-                    with contextlib.suppress(OSError):
-                        word = connection.recv(16)
-                    if word == _DONE:
-                        done.add(connection)
-                        continue
                     selector.unregister(connection)
-                    if connection not in done and not ending.is_set():
-                        give_up(ranks[connection], ending)
+                    rank, status = _hear(connection) or (ranks[connection], 1)
+                    if status and not ending.is_set():
+                        self.lost(rank, status)
 
 
-def give_up(rank: int, ending: threading.Event) -> None:
-    """End this process because another rank is gone, after a moment in which it may end by itself.
+def exit_status(error: BaseException) -> int:
+    """Return the status with which a process ends because of an exception.
 
     Args:
-        rank: The one that is gone.
-        ending: Set when this process is ending by itself.
+        error: What was raised.
     """
-    time.sleep(GRACE)
-    if ending.wait(0):
-        time.sleep(ENDING - GRACE)
-    print(
-        f"train.py: rank {rank} has failed or was killed (its own message, if it had time for one, says why), so this "
-        "rank ends too",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
+    if isinstance(error, SIGTERMException):
+        return 128 + signal.SIGTERM
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 0 else 1
+
+
+def _hear(connection: socket.socket) -> tuple[int, int] | None:
+    """Return a rank's last word, None when it has ended without."""
+    heard = b""
+    with contextlib.suppress(OSError):
+        while len(heard) < _WORD.size and (part := connection.recv(_WORD.size - len(heard))):
+            heard += part
+    return _WORD.unpack(heard) if len(heard) == _WORD.size else None
 
 
 def _admit(listener: socket.socket, token: bytes) -> tuple[socket.socket, int] | None:

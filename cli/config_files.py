@@ -1,16 +1,20 @@
 """Finding the configuration files named on the command line, and checking that they are readable YAML."""
 
+import importlib
+import importlib.util
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
-from datamodules.records import UserError
+from runtime.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+PACKAGES = ("lightning_modules", "datamodules", "callbacks")
+"""Folders whose classes have short names, see :mod:`runtime.short_names`."""
 
 
 class ConfigError(UserError):
@@ -64,6 +68,7 @@ def resolve_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:
             argument = f"{option}={paths[-1]}"
         names_file = not names_file and argument in ("--config", "-c")
         resolved.append(argument)
+        refuse_moved_class(argument.rpartition("=")[2], f"{argument}: ")
     for path in paths:
         check_yaml(path)
     return resolved, paths
@@ -89,6 +94,45 @@ def check_yaml(path: str) -> None:
     if not isinstance(values, dict):
         found = "an empty file" if values is None else type(values).__name__
         raise ConfigError(f"{path}: expected options such as 'model:' and 'data:', found {found}")
+    for class_path in _class_paths(values):
+        refuse_moved_class(class_path, f"{path}: ")
+
+
+def refuse_moved_class(class_path: str, where: str = "") -> None:
+    """Say how a class is called now whose file has moved.
+
+    Args:
+        class_path: Anything; it is looked at where it names a class of this project by a module that is not there.
+        where: Stands before the sentence.
+
+    Raises:
+        ConfigError: The class has another name now.
+    """
+    module, _, name = class_path.rpartition(".")
+    package = module.partition(".")[0]
+    if package == module or package not in PACKAGES or not re.fullmatch(r"[\w.]+", class_path):
+        return
+    if name in dir(importlib.import_module(package)) and not _exists(module):
+        raise ConfigError(f"{where}{class_path} is now {package}.{name}")
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _class_paths(values: Any) -> Iterator[str]:
+    """Yield what stands behind ``class_path`` anywhere in a configuration."""
+    if isinstance(values, list):
+        for value in values:
+            yield from _class_paths(value)
+    elif isinstance(values, dict):
+        for key, value in values.items():
+            if key == "class_path" and isinstance(value, str):
+                yield value
+            yield from _class_paths(value)
 
 
 class Place(NamedTuple):

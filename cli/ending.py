@@ -1,7 +1,6 @@
 """Ending a stage by a signal: in order, soon, and with the status that shells expect."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,8 +11,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
+
+from cli.ranks import is_launched
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _owner = 0
@@ -57,20 +59,6 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def leave(status: int) -> None:
-    """End the process now: taking a large program apart in order takes seconds that nobody needs any more.
-
-    Args:
-        status: The exit status.
-    """
-    for child in multiprocessing.active_children():
-        child.kill()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
-
-
 class EndBySignal(Callback):
     """Keeps the handlers of :func:`ended_by_signals` where Lightning puts its own.
 
@@ -82,6 +70,7 @@ class EndBySignal(Callback):
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
         self._wanted = False
+        self._told = False
 
     def _install(self, trainer: Trainer, on_sigterm: Any) -> None:
         if not _owner or not _in_main_thread():
@@ -92,6 +81,12 @@ class EndBySignal(Callback):
                 signal.signal(number, on_sigterm if number == signal.SIGTERM else self._end)
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the collective operation out of Lightning's handler, which holds until the first loop begins."""
+        if _owner:
+            trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._install(trainer, self._end_after_batch)
 
@@ -100,6 +95,9 @@ class EndBySignal(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         agreed = trainer.strategy.reduce_boolean_decision(self._wanted, all=False)  # writing takes all ranks
+        if agreed and not self._wanted and not self._told and trainer.is_global_zero:
+            self._told = True
+            _say("train.py: SIGTERM has come to another rank: training ends after this batch\n")
         trainer._signal_connector.received_sigterm = agreed
 
     @override
@@ -144,10 +142,9 @@ def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # a second one does not wait for anything, but a launched rank may get the same one twice: from the first rank too
-    launched = os.environ.get("LOCAL_RANK", "0") != "0" and "SIGHTSOUND_LAUNCHER" in os.environ
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if launched else signal.SIG_DFL)
-    name = signal.Signals(number).name
-    _say(f"train.py: ended by {name}; what was written is kept\n")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
+    if getattr(rank_zero_only, "rank", 0) == 0:  # which hears of it where another rank alone has got it
+        _say(f"train.py: ended by {signal.Signals(number).name}; what was written is kept\n")
     raise Ended(number)
 
 

@@ -15,23 +15,25 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
 from wandb.errors.term import termsetup
 
-from callbacks.checkpointing import WRITTEN_BY, AtomicCheckpointIO
+from callbacks.checkpoints.checkpointing import WRITTEN_BY, AtomicCheckpointIO
+from callbacks.checkpoints.whole_checkpoint import PLAIN_VALUES
 from callbacks.fellow_ranks import FellowRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
-from callbacks.whole_checkpoint import PLAIN_VALUES
 from cli import slurm
 from cli.config_files import ConfigError
 from cli.console import is_verbose, metrics_line
 from cli.ending import EndBySignal
+from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
-from lightning_modules.deferred_weights import weights_deferred
-from lightning_modules.weight_types import computes_in_bfloat16, frozen_in_bfloat16
+from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -174,7 +176,8 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
-        options["callbacks"] = [FellowRanks(), *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
+        fellows = FellowRanks()
+        options["callbacks"] = [fellows, *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -191,6 +194,8 @@ class SightSoundCLI(LightningCLI):
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         if isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
             slurm.check_tasks(trainer.num_devices, trainer.num_nodes, os.environ)
+        if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+            trainer.strategy._launcher = RankLauncher(launcher, fellows.lost)
         return trainer
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
@@ -221,7 +226,8 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
         written_by = checkpoint.get(WRITTEN_BY)
     except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
-    if written_by is not None and written_by != class_path:
+    # classes are compared, not where their files are
+    if written_by is not None and written_by.rpartition(".")[2] != class_path.rpartition(".")[2]:
         raise ConfigError(
             f"checkpoint {path} was written by {written_by}, the configuration names {class_path}: checkpoints are for "
             "resuming the same stage, the next stage reads the exported weights (--model.init_args.weights DIR)"

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from wandb.errors import UsageError
 
 from cli.config_files import find_key
-from datamodules.records import UserError
+from runtime.errors import UserError
 
 # lines of jsonargparse's reports that name neither the thing nor the way out
 _NOISE = re.compile(

@@ -1,12 +1,13 @@
 """Where Weights & Biases keeps its own files when the home folder cannot be written."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import wandb.env
 from lightning.pytorch.utilities import rank_zero_info
+
+from runtime.matplotlib_folder import can_write
 
 _FOLDERS: dict[str, Callable[[], str | os.PathLike[str]]] = {
     wandb.env.DATA_DIR: wandb.env.get_data_dir,
@@ -38,17 +39,3 @@ def find_room(save_dir: Path) -> None:
             f"Weights & Biases cannot write {', '.join(moved)}: what it would keep there goes to "
             f"{save_dir / 'wandb-files'}"
         )
-
-
-def can_write(folder: Path) -> bool:
-    """Tell whether files can be made in a folder, which is made where it is missing.
-
-    Args:
-        folder: The folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.audio import ClipFolder, MediaError
 from datamodules.audio_qa import Role
-from datamodules.collate import Collator
-from datamodules.record_files import record_files
-from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
+from datamodules.batching.collate import Collator
+from datamodules.media.audio import ClipFolder, MediaError
 from datamodules.trace_clips import TraceClipsDataModule
+from records.record_files import record_files
+from records.records import Question, Trace, Verdict, read_jsonl
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)

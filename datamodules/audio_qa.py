@@ -13,21 +13,22 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.annotations import AnnotatedQuestion
-from datamodules.audio import ClipFolder
-from datamodules.clip_requests import ClipRequestDataset, ClipRequests, RequestSettings
-from datamodules.collate import Collator, said_of_cuts
-from datamodules.hints import read_hints, with_hint
-from datamodules.media_index import MediaIndex
-from datamodules.probes import Clips, ProbedClips, ProbeName, derangement, mark, shuffle_options
-from datamodules.prompts import PROMPTS, TEACHER_PROMPTS, Prompt, PromptName, TeacherPromptName
-from datamodules.question_dataset import Item, QuestionDataset
-from datamodules.question_reader import QuestionReader
-from datamodules.record_report import BadRecordPolicy, RecordReport
-from datamodules.records import Question, RecordError, UserError
-from datamodules.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
-from datamodules.video import FrameFolder
-from datamodules.worker_tensors import affordable_workers, prepare_worker
+from datamodules.batching.clip_requests import ClipRequestDataset, ClipRequests, RequestSettings
+from datamodules.batching.collate import Collator, said_of_cuts
+from datamodules.batching.question_dataset import Item, QuestionDataset
+from datamodules.batching.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
+from datamodules.batching.worker_tensors import affordable_workers, prepare_worker
+from datamodules.media.audio import ClipFolder
+from datamodules.media.media_index import MediaIndex
+from datamodules.media.probes import Clips, ProbedClips, ProbeName, derangement, mark, shuffle_options
+from datamodules.media.video import FrameFolder
+from datamodules.prompts.questions import PROMPTS, TEACHER_PROMPTS, Prompt, PromptName, TeacherPromptName
+from datamodules.reading.annotations import AnnotatedQuestion
+from datamodules.reading.hints import read_hints, with_hint
+from datamodules.reading.question_reader import QuestionReader
+from datamodules.reading.record_report import BadRecordPolicy, RecordReport
+from records.records import Question, RecordError
+from runtime.errors import UserError
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -80,7 +81,7 @@ class AudioQADataModule(LightningDataModule):
         Args:
             root: Folder with the dataset as downloaded.
             processor: Hub name or folder of the processor; null takes the one of the model that is trained.
-            prompt: Name of a prompt of ``datamodules.prompts``, or a prompt's own name and template.
+            prompt: Name of a prompt of ``datamodules.prompts.questions``, or a prompt's own name and template.
             batch_size: Questions in a training batch of one device.
             eval_batch_size: Questions in a batch of validation, test and prediction; null takes ``batch_size``.
             num_workers: Processes of each loader that decode clips and compute features; 0 uses the main process.
@@ -105,7 +106,7 @@ class AudioQADataModule(LightningDataModule):
                 place for it, as ``cot-distill`` has: a file of traces, a folder of such files, or a list of both. Of
                 each question the first trace counts; how many questions have none is said.
             requests: In validation, test and prediction, prepare questions for a model behind an endpoint
-                (``lightning_modules.remote_qa.RemoteQAModule``) and say what is sent of each clip; null makes batches
+                (``lightning_modules.RemoteQAModule``) and say what is sent of each clip; null makes batches
                 for a model that is loaded here. ``validate_media`` looks at the sound only: with it set to false, clips
                 that cannot be decoded become questions without an answer.
         """

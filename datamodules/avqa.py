@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.annotations import AnnotatedQuestion, take
 from datamodules.audio_qa import AudioQADataModule, Role
+from datamodules.reading.annotations import AnnotatedQuestion, take
 
 _VIDEO = re.compile(r"\b(video)(s?)\b", re.IGNORECASE)
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.audio import MediaError
 from datamodules.avqa import AVQADataModule
-from datamodules.media_files import MomentaryMediaError
-from datamodules.records import Question
-from datamodules.sampler import eval_share
-from datamodules.video import FrameFolder, FrameSampling, SilentClip, jpeg_base64
+from datamodules.batching.sampler import eval_share
+from datamodules.media.audio import MediaError
+from datamodules.media.media_files import MomentaryMediaError
+from datamodules.media.video import FrameFolder, FrameSampling, SilentClip, jpeg_base64
+from records.records import Question
 
 
 class SilentClips(Dataset[SilentClip]):

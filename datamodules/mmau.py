@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import AnnotatedQuestion, stripped, take, take_label
 from datamodules.audio_qa import AudioQADataModule, Role
-from datamodules.valid_text import valid_text
+from datamodules.reading.annotations import AnnotatedQuestion, stripped, take, take_label
+from records.valid_text import valid_text
 
 
 class MMAUDataModule(AudioQADataModule):
@@ -19,7 +19,7 @@ class MMAUDataModule(AudioQADataModule):
     A row is ``{"id": "3fe6...", "audio_id": "./test-mini-audios/3fe6....wav", "question": "...", "choices": ["Man",
     ...], "answer": "Man", "task": "sound", "category": "Reasoning", "sub-category": "...", "difficulty": "medium",
     ...}``. Categories are the tasks: sound, music, speech. Some rows list a choice twice, which is kept once. The full
-    test set comes without answers: its questions can be tested and predicted, for ``python -m scores official``.
+    test set comes without answers: its questions can be tested and predicted, for ``python -m evaluation official``.
     """
 
     dataset = "mmau"

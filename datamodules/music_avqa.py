@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.annotations import AnnotatedQuestion, RowError, take, take_label
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.avqa import about_audio
+from datamodules.reading.annotations import AnnotatedQuestion, RowError, take, take_label
 
 INSTRUMENTS = (
     "accordion",

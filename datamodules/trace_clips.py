@@ -8,13 +8,13 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.audio import ClipFolder, MediaError, WavFormat, wav_base64
 from datamodules.avqa import AVQADataModule
 from datamodules.avqa_video import unsettled
-from datamodules.media_files import MomentaryMediaError
-from datamodules.record_files import record_files
-from datamodules.records import Question, RecordError, Trace, read_jsonl
+from datamodules.media.audio import ClipFolder, MediaError, WavFormat, wav_base64
+from datamodules.media.media_files import MomentaryMediaError
 from datamodules.traces import answered_option
+from records.record_files import record_files
+from records.records import Question, RecordError, Trace, read_jsonl
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,20 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.annotations import without_control_tokens
 from datamodules.avqa import AVQADataModule
-from datamodules.question_dataset import Item
-from datamodules.reasoning_tags import without_tags
-from datamodules.record_files import record_files
-from datamodules.records import Question, Trace, UserError, Verdict, read_jsonl
+from datamodules.batching.question_dataset import Item
+from datamodules.reading.annotations import without_control_tokens
+from records.reasoning_tags import without_tags
+from records.record_files import record_files
+from records.records import Question, Trace, Verdict, read_jsonl
+from runtime.errors import UserError
 
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
 Label = Literal["teacher", "ground_truth"]
 
 NOT_IN_DATA = "traces of questions that are not in the data"
 UNREADABLE = "traces with an unreadable answer"
+NO_THOUGHT = "traces without a thought"
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class TraceFilter:
         unanimous: Use only questions whose traces all chose the same option (self-consistency, section 3.1).
         verified: Use only traces that the checker accepted (AGFV, section 3.2).
         max_traces: Use so many traces of a question at most, lowest sample numbers first; None for all.
+        thoughtful: Use only traces with a thought before the answer; one without teaches to think nothing.
     """
 
     unanimous: bool = True
     verified: bool = False
     max_traces: int | None = None
+    thoughtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class TracedQuestion:
 class TracesDataModule(AVQADataModule):
     """AVQA whose training questions are those with traces of the teacher; validation and test are plain AVQA.
 
-    Reads traces and verdicts as JSON lines (``datamodules.records.Trace``, ``Verdict``), and AVQA as AVQADataModule
+    Reads traces and verdicts as JSON lines (``records.records.Trace``, ``Verdict``), and AVQA as AVQADataModule
     describes. For SFT one item is one question with its traces as targets.
     """
 
@@ -85,7 +89,8 @@ class TracesDataModule(AVQADataModule):
             verified: Use only traces that the checker accepted.
             max_traces_per_question: Use so many traces of a question at most; null for all.
             use: ``sft`` puts targets into the batches; ``prompts`` leaves completions to be sampled (GRPO).
-            target: What SFT learns: the trace and its answer, the teacher's label alone, or the true label alone.
+            target: What SFT learns: the trace and its answer (traces without a thought are left out and counted), the
+                teacher's label alone, or the true label alone.
             label: What GRPO rewards: the option that the teacher chose (the majority of its traces), or the true one.
             traces_per_item: Of SFT, so many traces of a question at most come into a batch together, which computes
                 their prompt once; the others come on their own. With 1, ``batch_size`` counts traces, as the paper's
@@ -100,7 +105,8 @@ class TracesDataModule(AVQADataModule):
                 raise UserError(f"data.{name} must be 1 or more, found {value}")
         self.traces = [traces] if isinstance(traces, str) else list(traces)
         self.verdicts = [verdicts] if isinstance(verdicts, str) else list(verdicts or ())
-        self.filter = TraceFilter(unanimous, verified, max_traces_per_question)
+        learns_thoughts = use == "sft" and target == "cot"
+        self.filter = TraceFilter(unanimous, verified, max_traces_per_question, learns_thoughts)
         self.use = use
         self.target: Target = target
         self.label: Label = label
@@ -138,7 +144,7 @@ class TracesDataModule(AVQADataModule):
         summary = f"{len(traces)} traces; {used} of them on {asked} questions are used; left out: {removed}"
         if not items:
             raise UserError(f"no question with traces remains ({summary}): relax the filters or check data.traces")
-        strange = any(what in counts for what in (NOT_IN_DATA, UNREADABLE))
+        strange = any(what in counts for what in (NOT_IN_DATA, UNREADABLE, NO_THOUGHT))
         say = rank_zero_warn if strange and self.limit is None else rank_zero_info
         say(f"{self.dataset} traces: {summary}")
         return items
@@ -189,6 +195,9 @@ def select_traces(
             if chosen.verified and verdict is not True:
                 counts["traces that the checker rejected" if verdict is False else "traces without a verdict"] += 1
                 continue
+            if chosen.thoughtful and not thought(trace):
+                counts[NO_THOUGHT] += 1
+                continue
             passed.append(trace)
         if not passed:
             continue
@@ -213,16 +222,16 @@ def answered_option(trace: Trace, question: Question) -> str | None:
     return next((option for option in question.options if option.casefold() == answer), None)
 
 
-def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
-    """Return the completions that SFT learns for a question; none where the true label is asked for and unknown.
+def thought(trace: Trace) -> str:
+    """Return what a trace thinks, without tags and control tokens, which are no part of it; empty where it does not."""
+    return without_tags(without_control_tokens(trace.reasoning))
 
-    Control tokens in a trace's text are no part of what was thought, and are taken out.
-    """
+
+def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
+    """Return the completions that SFT learns for a question; none where the true label is asked for and unknown."""
     if target == "cot":
-        said = [
-            (without_tags(without_control_tokens(t.reasoning)), answered_option(t, traced.question))
-            for t in traced.traces
-        ]
-        return tuple(f"<think>{thought}</think><answer>{answer}</answer>" for thought, answer in said)
+        return tuple(
+            f"<think>{thought(t)}</think><answer>{answered_option(t, traced.question)}</answer>" for t in traced.traces
+        )
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
     return () if label is None else (f"<answer>{label}</answer>",)

@@ -1,1 +1,22 @@
-"""The models, objectives and scores: pure functions and the LightningModules that use them."""
+"""The LightningModules; what they are made of is in the folders below.
+
+Names for configurations (``class_path: lightning_modules.GRPOModule``) that stay when files move.
+"""
+
+from runtime.short_names import short_names
+
+__getattr__, __dir__ = short_names(
+    __name__,
+    {
+        "AccuracyReward": "objectives.rewards",
+        "AudioQAModule": "audio_qa",
+        "AudioTextVerifier": "audio_text_verifier",
+        "FactVerifierModule": "fact_verifier",
+        "FormatReward": "objectives.rewards",
+        "GRPOModule": "grpo",
+        "RemoteQAModule": "remote_qa",
+        "SFTModule": "sft",
+        "ServedQAModule": "served_qa",
+        "TeacherModule": "teacher",
+    },
+)

@@ -5,18 +5,19 @@ from typing import Any
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.distributed.device_mesh import DeviceMesh
 
-from datamodules.batch import AudioQABatch
-from datamodules.records import Prediction, UserError
-from lightning_modules import frozen_weights
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models import frozen_weights
+from lightning_modules.models.student import Student
 from lightning_modules.scored_answers import ScoredAnswers
-from lightning_modules.student import Student
+from records.records import Prediction
+from runtime.errors import UserError
 
 
 class AudioQAModule(ScoredAnswers):
     """A student that answers audio questions; ``validate``, ``test`` and ``predict`` need nothing more.
 
-    Completions come from a rollout callback (``callbacks.vllm_rollout.VLLMRollout`` or
-    ``callbacks.local_rollout.LocalRollout``), which fills each batch before the step sees it.
+    Completions come from a rollout callback (``callbacks.VLLMRollout`` or
+    ``callbacks.LocalRollout``), which fills each batch before the step sees it.
     """
 
     rollouts_in_training = False
@@ -102,8 +103,8 @@ class AudioQAModule(ScoredAnswers):
     def _read(self, batch: AudioQABatch) -> list[Prediction]:
         if batch.completions is None:
             raise UserError(
-                "nobody generated completions for this batch: add callbacks.vllm_rollout.VLLMRollout or "
-                "callbacks.local_rollout.LocalRollout to trainer.callbacks"
+                "nobody generated completions for this batch: add callbacks.VLLMRollout or "
+                "callbacks.LocalRollout to trainer.callbacks"
             )
         asked_as = self.asked_as
         read = []

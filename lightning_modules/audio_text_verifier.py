@@ -17,12 +17,13 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryCalib
 from typing_extensions import override
 
 from datamodules.alignment import AlignmentBatch
-from datamodules.records import UserError, Verdict
-from datamodules.request_records import Outcome, RequestError, Usage
-from lightning_modules.alignment_head import AlignmentHead
-from lightning_modules.calibration import fit_temperature
-from lightning_modules.checkpoint_folder import load_processor
-from lightning_modules.frozen_hearing import FrozenHearing, Hears
+from lightning_modules.models.alignment_head import AlignmentHead
+from lightning_modules.models.checkpoints.checkpoint_folder import load_processor
+from lightning_modules.models.frozen_hearing import FrozenHearing, Hears
+from lightning_modules.objectives.calibration import fit_temperature
+from records.records import Verdict
+from records.request_records import Outcome, RequestError, Usage
+from runtime.errors import UserError
 
 _PAIRINGS = 2
 """How often each accepted trace of a batch is paired with another clip."""

@@ -13,13 +13,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from datamodules.records import Record
-from datamodules.request_records import Outcome, RequestError, Usage
-from lightning_modules.budget import Budget, BudgetSettings, BudgetSpent
-from lightning_modules.chat_endpoint import ChatEndpoint, Choice, EndpointSettings, RequestFailed, Tally
-from lightning_modules.endpoint_client import open_client
-from lightning_modules.in_flight import InFlight, LastResult
-from lightning_modules.retries import EndpointError, Failure
+from inference.chat_api.budget import Budget, BudgetSettings, BudgetSpent
+from inference.chat_api.chat_endpoint import ChatEndpoint, Choice, EndpointSettings, RequestFailed, Tally
+from inference.chat_api.endpoint_client import open_client
+from inference.chat_api.in_flight import InFlight, LastResult
+from inference.chat_api.retries import EndpointError, Failure
+from records.records import Record
+from records.request_records import Outcome, RequestError, Usage
 
 T = TypeVar("T")
 
@@ -180,15 +180,23 @@ class EndpointStage(LightningModule):
         return outcome
 
     async def _settle(
-        self, question_id: str, sample: int | None, asking: Coroutine[Any, Any, T], work: Work
+        self, question_id: str, samples: Sequence[int | None], asking: Coroutine[Any, Any, T], work: Work
     ) -> T | None:
-        """Return what a coroutine returns; None when it failed, which is noted, or when the budget is spent."""
+        """Return what a coroutine returns; None when it failed, which is noted, or when the budget is spent.
+
+        Args:
+            question_id: The question.
+            samples: Which of its samples are asked for, or None alone for the question as a whole.
+            asking: Asks for them.
+            work: Gets what could not be had.
+        """
         try:
             return await asking
         except BudgetSpent:
             work.unpaid = True
         except RequestFailed as failed:
-            self._note(question_id, sample, failed, work)
+            for sample in samples:
+                self._note(question_id, sample, failed, work)
         return None
 
     def _note(self, question_id: str, sample: int | None, failed: RequestFailed, work: Work) -> None:
@@ -229,8 +237,10 @@ def spoken(choice: Choice) -> Choice:
         choice: The completion.
 
     Raises:
-        RequestFailed: It was filtered, refused or left empty.
+        RequestFailed: It failed, was filtered, refused or left empty.
     """
+    if choice.failure is not None:
+        raise RequestFailed(choice.failure)
     if choice.finish_reason == "content_filter":
         raise RequestFailed(Failure("content filter", "record", "the reply was filtered"))
     if choice.text.strip() or choice.reasoning.strip():

@@ -4,14 +4,15 @@ import math
 import re
 from typing import Any, Literal
 
-from datamodules.audio import audio_part
-from datamodules.check_prompts import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
-from datamodules.records import Question, Trace, UserError, Verdict
-from datamodules.request_records import RequestError
+from datamodules.media.audio import audio_part
+from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.trace_clips import TracedClip
-from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
+from inference.chat_api.budget import BudgetSettings
+from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
+from records.records import Question, Trace, Verdict
+from records.request_records import RequestError
+from runtime.errors import UserError
 
 _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
@@ -94,7 +95,7 @@ class FactVerifierModule(EndpointStage):
 
         async def one(trace: Trace) -> None:
             asking = check(item, trace, work.tally)
-            if (verdict := await self._settle(question.id, trace.sample, asking, work)) is not None:
+            if (verdict := await self._settle(question.id, [trace.sample], asking, work)) is not None:
                 work.records.append(verdict)
 
         await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.settled])

@@ -13,16 +13,16 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from datamodules.batch import AudioQABatch, Completions
-from datamodules.host_arrays import to_device
-from datamodules.records import UserError
-from lightning_modules.advantages import group_relative_advantages, zero_variance_groups
-from lightning_modules.losses import grpo_loss, importance_weights
-from lightning_modules.reward_checks import Reward, usable
-from lightning_modules.rewards import AccuracyReward, FormatReward, grade
-from lightning_modules.student import Student
+from datamodules.batching.batch import AudioQABatch, Completions
+from datamodules.batching.host_arrays import to_device
+from lightning_modules.models.student import Student
+from lightning_modules.models.weight_types import AUTO, reference_type
+from lightning_modules.objectives.advantages import group_relative_advantages, zero_variance_groups
+from lightning_modules.objectives.losses import grpo_loss, importance_weights
+from lightning_modules.objectives.reward_checks import Reward, usable
+from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, grade
 from lightning_modules.student_training import StudentTraining
-from lightning_modules.weight_types import AUTO, reference_type
+from runtime.errors import UserError
 
 
 class GRPOModule(StudentTraining):
@@ -119,8 +119,7 @@ class GRPOModule(StudentTraining):
         rollouts = batch.completions
         if rollouts is None or rollouts.logprobs is None:
             raise UserError(
-                "the batch has no rollouts: add callbacks.vllm_rollout.VLLMRollout or "
-                "callbacks.local_rollout.LocalRollout to trainer.callbacks"
+                "the batch has no rollouts: add callbacks.VLLMRollout or callbacks.LocalRollout to trainer.callbacks"
             )
         self.refuse_lost_scale()
         begun = time.perf_counter()

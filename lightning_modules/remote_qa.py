@@ -4,17 +4,18 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from datamodules.audio import audio_part
-from datamodules.clip_requests import ClipRequest, ClipRequests
-from datamodules.reasoning_tags import without_tags
-from datamodules.records import Prediction, Question, UserError
-from datamodules.request_records import Outcome, RequestError, Usage
-from datamodules.video import image_parts, video_parts, video_timing
-from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import Choice, EndpointSettings, RequestFailed
+from datamodules.batching.clip_requests import ClipRequest, ClipRequests
+from datamodules.media.audio import audio_part
+from datamodules.media.video import image_parts, video_parts, video_timing
+from inference.chat_api.budget import BudgetSettings
+from inference.chat_api.chat_endpoint import Choice, EndpointSettings, RequestFailed
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
 from lightning_modules.scored_answers import ScoredAnswers
-from lightning_modules.uninterrupted import uninterrupted
+from records.reasoning_tags import without_tags
+from records.records import Prediction, Question
+from records.request_records import Outcome, RequestError, Usage
+from runtime.errors import UserError
+from runtime.uninterrupted import uninterrupted
 
 
 class RemoteQAModule(EndpointStage, ScoredAnswers):
@@ -22,7 +23,7 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
 
     The DataModule prepares what is sent (``data.requests``): the sound, silent frames, or both. Many questions are
     under way at once. A question that is refused for good, whose clip cannot be decoded or whose request fails too
-    often is counted as unanswered. ``callbacks.remote_prediction_writer.RemotePredictionWriter`` writes answers and
+    often is counted as unanswered. ``callbacks.RemotePredictionWriter`` writes answers and
     failures while they are made, and tells which questions were answered before.
 
     Attributes:
@@ -138,13 +139,13 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
         """Ask one question; a failure gives an empty answer, and a spent budget none."""
         question = item.question
         if item.error is not None:
-            work.errors.append(RequestError.now(question.id, "media", True, item.error))
+            work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
             work.records.append(self._answer(item, Choice("")))
             return
         timed = self.send == "video" and self.timing and item.images
         extra = video_timing(item.rate) if timed else None
         asking = self.endpoint.chat(self.messages(item), work.tally, extra, **self.fields)
-        reply = await self._settle(question.id, None, asking, work)
+        reply = await self._settle(question.id, [None], asking, work)
         choice = Choice("") if reply is None else reply.choices[0]
         try:
             if reply is not None:

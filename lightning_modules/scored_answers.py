@@ -5,10 +5,10 @@ from typing import Any
 
 import lightning
 
-from datamodules.records import Prediction, Question
-from lightning_modules.all_ranks import of_all_ranks
-from lightning_modules.answers import match_option
-from lightning_modules.rewards import FormatReward
+from answers.answers import match_option
+from lightning_modules.objectives.rewards import FormatReward
+from records.records import Prediction, Question
+from runtime.all_ranks import of_all_ranks
 
 
 class ScoredAnswers(lightning.LightningModule):

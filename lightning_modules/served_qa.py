@@ -1,8 +1,8 @@
 """Questions answered by a student whose weights are on rollout servers alone."""
 
 from lightning_modules.audio_qa import AudioQAModule
-from lightning_modules.checkpoint_folder import load_family, load_processor
-from lightning_modules.families import Family
+from lightning_modules.models.architectures.families import Family
+from lightning_modules.models.checkpoints.checkpoint_folder import load_family, load_processor
 from lightning_modules.scored_answers import ScoredAnswers
 
 
@@ -35,7 +35,7 @@ class ServedQAModule(AudioQAModule):
     """A student that answers audio questions through rollout servers, which read its weights from where they are.
 
     Nothing is computed here, so that it needs no GPU and no memory; ``test``, ``validate`` and ``predict`` only, with
-    ``callbacks.vllm_rollout.VLLMRollout``. Where a server cannot read the weights, ``AudioQAModule`` sends them.
+    ``callbacks.VLLMRollout``. Where a server cannot read the weights, ``AudioQAModule`` sends them.
     """
 
     def __init__(self, weights: str) -> None:

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from datamodules.batch import AudioQABatch
-from datamodules.micro_batches import micro_batches
-from datamodules.records import UserError
-from lightning_modules.losses import sft_loss
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.micro_batches import micro_batches
+from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.student_training import StudentTraining
+from runtime.errors import UserError
 
 
 class SFTModule(StudentTraining):
@@ -43,7 +43,7 @@ class SFTModule(StudentTraining):
         """Eq. 1 on the batch's traces."""
         targets = batch.completions
         if targets is None:
-            raise UserError("the batch has no target traces: train SFT on datamodules.traces.TracesDataModule")
+            raise UserError("the batch has no target traces: train SFT on datamodules.TracesDataModule")
         tokens = torch.full((), float(targets.lengths.sum()), device=self.device)  # made there, not sent
         # every rank divides by the same number, so that the mean over ranks is the mean over all tokens
         shared = self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")

@@ -8,10 +8,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import get_scheduler
 
-from datamodules.records import UserError
 from lightning_modules.audio_qa import AudioQAModule
-from lightning_modules.student import Student
-from lightning_modules.trained_parts import describe_trained_parts
+from lightning_modules.models.student import Student
+from lightning_modules.models.trained_parts import describe_trained_parts
+from runtime.errors import UserError
 
 
 class StudentTraining(AudioQAModule):

@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.prompts import TEACHER_PROMPTS, Prompt, TeacherPromptName
-from datamodules.reasoning_tags import split_thought, without_tags
-from datamodules.records import Question, Trace, UserError
-from datamodules.request_records import RequestError
-from datamodules.video import SilentClip, image_parts, video_parts, video_timing
-from lightning_modules.answers import match_option
-from lightning_modules.budget import BudgetSettings
-from lightning_modules.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
+from answers.answers import match_option
+from datamodules.media.video import SilentClip, image_parts, video_parts, video_timing
+from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
+from inference.chat_api.budget import BudgetSettings
+from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
+from inference.chat_api.retries import EndpointError, Failure
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
-from lightning_modules.retries import EndpointError, Failure
+from records.reasoning_tags import split_thought, without_tags
+from records.records import Question, Trace
+from records.request_records import RequestError
+from runtime.errors import UserError
 
 _VLLM_FRAMES = 32
 
@@ -45,13 +46,14 @@ class TeacherModule(EndpointStage):
         Args:
             endpoint: The OpenAI-compatible server of the teacher.
             samples: Traces of each question, n in the paper.
-            prompt: Name of a prompt of ``datamodules.prompts``, or a prompt's own name and template.
+            prompt: Name of a prompt of ``datamodules.prompts.questions``, or a prompt's own name and template.
             send: ``images`` sends the frames as a list of images, ``video`` as one video (``video_url`` with JPEG
                 frames, as vLLM reads it).
             timing: For ``video``: tell vLLM how far the frames are apart, which it takes to be a second otherwise, and
                 that all count, of which it drops those after the first 32 otherwise. It refuses this (400) unless it
                 was started with ``--trust-request-mm-kwargs``.
-            n_in_one_request: Ask for all samples in one request (``n``); else one request for each sample.
+            n_in_one_request: Ask for all samples in one request (``n``); else one request for each sample. Where some
+                did not come, in this run or in one before, these alone are asked for again.
             temperature: Sampling temperature.
             top_p: Nucleus of the sampling.
             max_tokens: Longest completion.
@@ -70,6 +72,7 @@ class TeacherModule(EndpointStage):
         self.n_in_one_request = n_in_one_request and samples > 1
         self.sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         self.seed = seed
+        self._gives_several = False
         self.provenance = {
             "model": endpoint.model,
             "prompt_version": self.prompt.identifier,
@@ -106,46 +109,61 @@ class TeacherModule(EndpointStage):
         messages = self.messages(item)
         extra = video_timing(item.rate) if self.send == "video" and self.timing else None
         seed = None if self.seed is None else request_seed(self.seed, question.id)
-        missing = self.remaining(question.id)
-        if self.n_in_one_request:
-            asking = self.endpoint.chat(messages, work.tally, extra, n=self.samples, seed=seed, **self.sampling)
-            reply = await self._settle(question.id, None, asking, work)
-            if reply is not None:
-                self._keep_all(question, missing, reply, seed, work)
-            return
 
-        async def one(sample: int) -> None:
-            seed_of_sample = None if seed is None else seed + sample
-            asking = self.endpoint.chat(messages, work.tally, extra, seed=seed_of_sample, **self.sampling)
-            reply = await self._settle(question.id, sample, asking, work)
-            if reply is not None:
-                self._keep(question, sample, reply.choices[0], reply, seed, work)
+        async def all_of(samples: list[int]) -> None:
+            if not self.n_in_one_request:
+                groups = [[sample] for sample in samples]
+            else:
+                groups = [samples] if seed is None else consecutive(samples)
+            await self._all([together(group) for group in groups if group])
 
-        await self._all([one(sample) for sample in missing])
-
-    def _keep_all(self, question: Question, missing: Sequence[int], reply: Reply, seed: int | None, work: Work) -> None:
-        """Keep the samples that one request was to give; those that did not come are asked for again by a later run."""
-        found = {choice.index: choice for choice in reply.choices}
-        for sample in missing:
-            if sample in found:
-                self._keep(question, sample, found[sample], reply, seed, work)
-            elif len(found) > 1:
-                lost = Failure("missing sample", "retry", f"{len(found)} of {self.samples} samples came")
-                self._note(question.id, sample, RequestFailed(lost), work)
-        if len(found) == 1:
-            raise EndpointError(
-                f"{self.endpoint_settings.label} returned 1 of {self.samples} samples: it does not support n, set "
-                "model.n_in_one_request to false"
+        async def together(samples: list[int]) -> None:
+            asking = self.endpoint.chat(
+                messages,
+                work.tally,
+                extra,
+                n=len(samples) if len(samples) > 1 else None,
+                seed=None if seed is None else seed + samples[0],
+                **self.sampling,
             )
+            noted = [None] if len(samples) == self.samples > 1 else samples
+            reply = await self._settle(question.id, noted, asking, work)
+            if reply is not None:
+                await all_of(self._keep(question, samples, reply, seed, work))
+
+        await all_of(self.remaining(question.id))
 
     def _keep(
-        self, question: Question, sample: int, choice: Choice, reply: Reply, seed: int | None, work: Work
-    ) -> None:
-        try:
-            seed_of_sample = None if seed is None else seed + sample
-            work.records.append(self._trace(question, sample, spoken(choice), reply, seed_of_sample))
-        except RequestFailed as failed:
-            self._note(question.id, sample, failed, work)
+        self, question: Question, samples: Sequence[int], reply: Reply, seed: int | None, work: Work
+    ) -> list[int]:
+        """Keep the samples that came; return those to be asked for again, alone: the others are paid for."""
+        self._gives_several = self._gives_several or len(reply.choices) > 1
+        places = [choice.index for choice in reply.choices]
+        if max(places) >= len(samples):  # counted from 1
+            places = list(range(len(places)))
+        found = dict(zip(places, reply.choices, strict=True))
+        again = []
+        for place, sample in enumerate(samples):
+            choice = found.get(place)
+            if choice is None or (choice.failure is not None and choice.failure.action == "retry"):
+                again.append(sample)
+                continue
+            try:
+                seed_of_sample = None if seed is None else seed + sample
+                work.records.append(self._trace(question, sample, spoken(choice), reply, seed_of_sample))
+            except RequestFailed as failed:
+                self._note(question.id, sample, failed, work)
+        if again and len(samples) > 1 and not self._gives_several:
+            raise EndpointError(
+                f"{self.endpoint_settings.label} returned 1 of {len(samples)} samples: it does not support n, set "
+                "model.n_in_one_request to false"
+            )
+        if len(again) < len(samples):
+            return again
+        lost = Failure("missing sample", "retry", f"none of {len(samples)} samples came")
+        for sample in again:
+            self._note(question.id, sample, RequestFailed(lost), work)
+        return []
 
     def _trace(self, question: Question, sample: int, choice: Choice, reply: Reply, seed: int | None) -> Trace:
         reasoning, answer = read_trace(choice, question)
@@ -186,3 +204,18 @@ def request_seed(seed: int, question_id: str) -> int:
     """Return the seed of a question's first sample; those of the others follow it."""
     digest = hashlib.sha256(f"{seed}/{question_id}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % (2**31 - 4096)
+
+
+def consecutive(numbers: Sequence[int]) -> list[list[int]]:
+    """Return ascending numbers in groups that have no gaps: seeds of one request's samples follow one another.
+
+    Args:
+        numbers: For example the samples that are missing.
+    """
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][-1] + 1:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    return groups

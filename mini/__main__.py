@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.records import UserError
 from mini.pipeline import Pipeline
-from mini.scale import SCALES
+from mini.world.scale import SCALES
+from runtime.errors import UserError
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:

@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from callbacks.vllm_environment import check_machine
-from callbacks.vllm_server import VLLMServer
+from inference.server_process.environment import check_machine
+from inference.vllm_server import VLLMServer
 from mini.evaluation import BENCHMARKS, PROBES, STUDENTS, accuracies_file
 from mini.progress_file import ProgressFile
-from mini.scale import SCALES
 from mini.stage_process import console, run_stage, say
+from mini.world.scale import SCALES
 
 ABLATIONS = {"sft": "sft_cot", "agfv": "agfv_sft", "tts": "tts_agfv_sft"}
 """Folder of each SFT run, and the overlay below ``configs/ablation`` that chooses its traces."""
@@ -107,7 +107,7 @@ class Pipeline:
             self.progress.finish(title, run())
 
     def _world(self) -> None:
-        from mini.world import build_world
+        from mini.build_world import build_world
 
         build_world(self.output, self.seed, self.scale.corpus, self.scale.student)
 
@@ -171,7 +171,7 @@ def predict(stage: str) -> None:
     Args:
         stage: ``teacher`` or ``verify``.
     """
-    from mini.endpoints import MiniEndpoints
+    from mini.world.endpoints import MiniEndpoints
 
     with MiniEndpoints() as endpoints:
         environment = {"SIGHTSOUND_TEACHER": endpoints.url, "SIGHTSOUND_CHECKER": endpoints.url}
@@ -221,7 +221,7 @@ def write_report(output: Path, metrics: Path) -> None:
         output: The run's folder.
         metrics: Metrics of GRPO.
     """
-    from scores.__main__ import main as scores_main
+    from evaluation.__main__ import main as scores_main
 
     runs = [f"{title}={output / 'benchmark' / student}" for student, title in STUDENTS.items()]
     where = ["--data", str(output / "corpus"), "--output", str(output / "report"), "--title", "The embedded world"]

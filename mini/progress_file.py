@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.records import UserError
+from runtime.errors import UserError
 
 
 class ProgressFile:

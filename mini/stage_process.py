@@ -10,15 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from callbacks.vllm_server import VLLMServer
-from datamodules.parent_death import end_with_parent
-from datamodules.records import UserError
+from inference.vllm_server import VLLMServer
+from runtime.errors import UserError
+from runtime.parent_death import end_with_parent
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 10.0
 """What a stage has to write its checkpoint after SIGTERM."""
-WANDB_SERVICE = "WANDB_SERVICE"
-"""Where the Weights & Biases service of this process is, which would hold the run of a killed stage: it has its own."""
 console = Console(soft_wrap=True)
 
 
@@ -49,7 +47,7 @@ def run_stage(
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != WANDB_SERVICE} | dict(environment or {}),
+        env=os.environ | dict(environment or {}),
         process_group=0,
         preexec_fn=end_with_parent,
     )

@@ -10,9 +10,9 @@ from rich.table import Table
 from datamodules.avqa import AVQADataModule
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
-from datamodules.records import UserError
 from mini.evaluation import BENCHMARKS, STUDENTS
-from mini.sounds import INSTRUMENTS
+from mini.world.sounds import INSTRUMENTS
+from runtime.errors import UserError
 
 
 def chance(corpus: Path) -> dict[str, float]:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from benchmarks.learner import main
-from benchmarks.learner_world import SHAPES, build_world
+from benchmarks.learner_world import build_world
 from benchmarks.needed_flops import audio_flops, forward_flops, layer_weights
+from benchmarks.shapes import SHAPES
 
 SMALL = ["--shape", "tiny", "--questions", "1", "--group", "2", "--tokens", "8", "--seconds", "1", "--threads", "1"]
 

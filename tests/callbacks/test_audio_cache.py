@@ -11,15 +11,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks.audio_cache import AudioCache, fingerprint
-from datamodules.records import UserError
+from lightning_modules.models.student import LoRASettings
 from lightning_modules.sft import SFTModule
-from lightning_modules.student import LoRASettings
+from runtime.errors import UserError
 from tests.lightning_modules.conftest import make_batch
 
 
 @pytest.fixture(scope="module")
 def student_weights(tmp_path_factory) -> str:
-    from tests.rollouts.tiny_model import build
+    from tests.support.tiny_model import build
 
     return str(build(tmp_path_factory.mktemp("student"), seconds=2))
 

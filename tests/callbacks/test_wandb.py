@@ -11,7 +11,7 @@ import wandb
 import yaml
 
 from cli.config_files import CONFIG_FOLDER
-from tests.callbacks.recording_logger import RecordingLogger
+from tests.support.recording_logger import RecordingLogger
 from train import main
 
 STEPS = 4
@@ -29,27 +29,27 @@ def fit(world: Path, root: Path, logger: Any, *more: str) -> Any:
             "enable_progress_bar": False,
             "logger": logger,
             "callbacks": [
-                {"class_path": "callbacks.local_rollout.LocalRollout", "init_args": {"max_new_tokens": 4}},
-                {"class_path": "callbacks.reward_logger.RewardLogger", "init_args": {"every_n_batches": 2}},
-                {"class_path": "callbacks.accuracy_logger.AccuracyLogger"},
+                {"class_path": "callbacks.LocalRollout", "init_args": {"max_new_tokens": 4}},
+                {"class_path": "callbacks.RewardLogger", "init_args": {"every_n_batches": 2}},
+                {"class_path": "callbacks.AccuracyLogger"},
                 {
-                    "class_path": "callbacks.completion_table.CompletionTable",
+                    "class_path": "callbacks.CompletionTable",
                     "init_args": {"every_n_batches": 2, "max_rows": 3},
                 },
-                {"class_path": "callbacks.checkpointing.LastCheckpoint"},
+                {"class_path": "callbacks.LastCheckpoint"},
             ],
         },
         "model": {
-            "class_path": "lightning_modules.grpo.GRPOModule",
+            "class_path": "lightning_modules.GRPOModule",
             "init_args": {
                 "weights": f"{world}/student",
                 "num_completions": 2,
                 "optimization_epochs": 1,
-                "reward_functions": [{"class_path": "tests.resume.interruption.Spread"}],
+                "reward_functions": [{"class_path": "tests.support.interruption.Spread"}],
             },
         },
         "data": {
-            "class_path": "datamodules.traces.TracesDataModule",
+            "class_path": "datamodules.TracesDataModule",
             "init_args": {
                 "root": f"{world}/corpus/avqa",
                 "traces": f"{world}/corpus/traces.jsonl",
@@ -74,7 +74,7 @@ def by_key(key: str) -> list[tuple[int | None, Any]]:
 @pytest.fixture(scope="module")
 def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("run")
-    logger = {"class_path": "tests.callbacks.recording_logger.RecordingLogger", "init_args": {"save_dir": str(root)}}
+    logger = {"class_path": "tests.support.recording_logger.RecordingLogger", "init_args": {"save_dir": str(root)}}
     return fit(world, root, logger)
 
 
@@ -177,7 +177,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(world: Path, tmp_path: Path
 
 
 def test_histogram_of_equal_values() -> None:
-    from callbacks.reward_logger import histogram
+    from callbacks.tracking.reward_logger import histogram
 
     assert histogram([1.0, 1.0, 1.0]).histogram == [3]
 

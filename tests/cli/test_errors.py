@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import Callback
 
 from cli.sentences import user_sentence
-from datamodules.records import RecordError, UserError
+from records.records import RecordError
+from runtime.errors import UserError
 from train import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,13 +41,13 @@ trainer:
   default_root_dir: {tmp_path}/run
   accelerator: cpu
   callbacks:
-    - class_path: callbacks.local_rollout.LocalRollout
+    - class_path: callbacks.LocalRollout
       init_args: {{max_new_tokens: 2}}
 model:
-  class_path: lightning_modules.audio_qa.AudioQAModule
+  class_path: lightning_modules.AudioQAModule
   init_args: {{weights: {world}/student}}
 data:
-  class_path: datamodules.mmau.MMAUDataModule
+  class_path: datamodules.MMAUDataModule
   init_args: {{root: {world}/corpus/mmau, prompt: think-short, num_workers: 0, report_dir: {tmp_path}/report}}
 """
     path = tmp_path / "test.yaml"
@@ -68,7 +69,7 @@ def sentence(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said[0].removeprefix("train.py: ")
 
 
-MODEL = "model: {class_path: lightning_modules.sft.SFTModule, init_args: {weights: x}}\n"
+MODEL = "model: {class_path: lightning_modules.SFTModule, init_args: {weights: x}}\n"
 FILES = [
     ("broken_yaml", "model: [a\ntrainer: {}\n", r"broken_yaml\.yaml:2:1?.*not valid YAML"),
     ("tab", "model:\n\tclass_path: x\n", r"tab\.yaml:2:1: not valid YAML \(found character '\\t'"),
@@ -80,17 +81,17 @@ FILES = [
     ("unknown_key", "trainer: {max_step: 1}\n", r"max_step' \(.*unknown_key\.yaml:1\)"),
     (
         "unknown_model_key",
-        "model:\n  class_path: lightning_modules.sft.SFTModule\n  init_args:\n    weights: x\n    learning_rate: 1\n",
+        "model:\n  class_path: lightning_modules.SFTModule\n  init_args:\n    weights: x\n    learning_rate: 1\n",
         r"model: lightning_modules\.sft\.SFTModule: option 'learning_rate' is not accepted "
         r"\(.*unknown_model_key\.yaml:5\); its options: python train\.py fit --model\.help lightning_modules\.sft\.SFT",
     ),
     ("no_module", "model: {class_path: lightning_modules.sftt.SFTModule}\n", r"has no attribute 'sftt'"),
     ("no_class", "model: {class_path: lightning_modules.sft.Sft}\n", r"has no attribute 'Sft'"),
     ("wrong_type", MODEL.replace("weights: x", "weights: x, lr: fast"), r"lr: expected float, found fast"),
-    ("missing_weights", "model: {class_path: lightning_modules.sft.SFTModule}\n", r"are required: weights"),
+    ("missing_weights", "model: {class_path: lightning_modules.SFTModule}\n", r"are required: weights"),
     (
         "not_a_choice",
-        MODEL + "data: {class_path: datamodules.avqa.AVQADataModule, init_args: {root: x, predict_split: tset}}\n",
+        MODEL + "data: {class_path: datamodules.AVQADataModule, init_args: {root: x, predict_split: tset}}\n",
         r"predict_split: expected one of 'train', 'val', found tset",
     ),
     (
@@ -101,7 +102,7 @@ FILES = [
     ("no_environment", MODEL + "trainer: {default_root_dir: '${oc.env:SIGHTSOUND_NOT_SET}'}\n", r"SIGHTSOUND_NOT_SET"),
     (
         "callback_key",
-        "trainer: {callbacks: [{class_path: callbacks.accuracy_logger.AccuracyLogger, init_args: {a: 1}}]}\n",
+        "trainer: {callbacks: [{class_path: callbacks.AccuracyLogger, init_args: {a: 1}}]}\n",
         r"option 'a' is not accepted.*--trainer\.callbacks\.help",
     ),
     (
@@ -155,18 +156,18 @@ RUNS = [
     (["--trainer.default_root_dir=/proc/none"], "trainer.default_root_dir /proc/none cannot be made"),
     (["--data.init_args.eval_batch_size=0"], "data.eval_batch_size must be 1 or more, found 0"),
     (["--data.init_args.prompt=essay"], "essay"),
-    (["--trainer.callbacks=callbacks.accuracy_logger.AccuracyLogger"], "nobody generated completions"),
+    (["--trainer.callbacks=callbacks.AccuracyLogger"], "nobody generated completions"),
     (["--trainer.callbacks.max_new_tokens=0"], "max_new_tokens is 0"),
     (
         [
-            "--trainer.callbacks=callbacks.vllm_rollout.VLLMRollout",
+            "--trainer.callbacks=callbacks.VLLMRollout",
             "--trainer.callbacks.server_urls=[http://127.0.0.1:9]",
             "--trainer.callbacks.wait_seconds=1",
         ],
         "http://127.0.0.1:9",
     ),
     (
-        ["--trainer.callbacks+=callbacks.prediction_writer.PredictionWriter", "--trainer.callbacks.path=/proc/none/x"],
+        ["--trainer.callbacks+=callbacks.PredictionWriter", "--trainer.callbacks.path=/proc/none/x"],
         "predictions cannot be written to /proc/none/x",
     ),
     (["--trainer.callbacks+=tests.cli.test_errors.Fails", "--trainer.callbacks.kind=UserError"], "what went wrong"),

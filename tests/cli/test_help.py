@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -12,15 +14,16 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from cli.lightning_cli import SUBCOMMANDS, SightSoundCLI
 from train import main
 
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("datamodules", "lightning_modules", "callbacks")
 
 
 def configurable_classes() -> Iterator[type]:
     for package in PACKAGES:
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             for _, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
                 bases = (Callback, LightningDataModule, LightningModule)
-                reward = hasattr(found, "name") and found.__module__ == "lightning_modules.rewards"
+                reward = hasattr(found, "name") and found.__module__ == "lightning_modules.objectives.rewards"
                 own = found.__module__ == module.name and not getattr(found, "_is_protocol", False)
                 if own and (issubclass(found, bases) or reward):
                     yield found
@@ -69,7 +72,27 @@ def test_every_option_of_the_command_line_has_help() -> None:
 
 def test_help_of_a_class_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["fit", "--model.help", "lightning_modules.grpo.GRPOModule"])
+        main(["fit", "--model.help", "lightning_modules.GRPOModule"])
     text = " ".join(capsys.readouterr().out.split())
     assert "Clip range of the probability ratio. (type: float, default: 0.2)" in text
     assert "--model.lora LORA" in text  # arguments of the student that the module passes on
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_short_names_are_those_of_the_classes_that_configurations_name(package: str) -> None:
+    short = importlib.import_module(package)
+    assert {name: getattr(short, name).__name__ for name in dir(short)} == {name: name for name in dir(short)}
+    for file in (ROOT / "configs").rglob("*.yaml"):
+        for named in re.findall(rf"class_path: ({package}\.[\w.]+)", file.read_text(encoding="utf-8")):
+            assert named.rpartition(".")[2] in dir(short) and named.count(".") == 1, f"{file}: {named}"
+
+
+def test_a_class_that_moved_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text("trainer:\n  callbacks:\n  - class_path: callbacks.vllm_rollout.VLLMRollout\n")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(old)])
+    assert "callbacks.vllm_rollout.VLLMRollout is now callbacks.VLLMRollout" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", "--trainer.callbacks=callbacks.record_writer.RecordWriter"])
+    assert "callbacks.record_writer.RecordWriter is now callbacks.RecordWriter" in capsys.readouterr().err

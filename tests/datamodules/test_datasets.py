@@ -14,16 +14,16 @@ import soundfile
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningCLI
 
-from datamodules.audio import load_waveform
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.avqa import AVQADataModule, about_audio
-from datamodules.collate import Collator
+from datamodules.batching.collate import Collator
+from datamodules.media.audio import load_waveform
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import INSTRUMENTS, NUMBERS, MusicAVQADataModule, answers_of, fill_template
-from datamodules.prompts import Prompt
-from datamodules.records import UserError
+from datamodules.prompts.questions import Prompt
 from datamodules.traces import TracesDataModule
-from tests.datamodules.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
+from runtime.errors import UserError
+from tests.support.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
 
 
 class TestAVQA:
@@ -85,7 +85,7 @@ class TestAVQA:
         data = AVQADataModule(str(write_avqa([avqa_row(0)], [])), cache_dir=str(tmp_path / "cache"))
         (question,) = data.questions("train")
         first = data.load(question)
-        monkeypatch.setattr("datamodules.audio.load_waveform", None)
+        monkeypatch.setattr("datamodules.media.audio.load_waveform", None)
         assert np.array_equal(data.load(question), first)
 
 
@@ -249,7 +249,7 @@ def test_a_prompt_can_be_given_by_name_or_in_full(tmp_path: Path) -> None:
             subclass_mode_data=True,
             run=False,
             args=[
-                "--data=datamodules.mmau.MMAUDataModule",
+                "--data=datamodules.MMAUDataModule",
                 f"--data.root={tmp_path}",
                 f"--data.prompt={prompt}",
                 "--trainer.logger=false",

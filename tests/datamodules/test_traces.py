@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from datamodules.record_files import record_files
-from datamodules.records import Question, RecordError, Trace, UserError, Verdict, write_jsonl
 from datamodules.traces import TraceFilter, TracesDataModule, select_traces
-from tests.datamodules.dataset_files import avqa_row
+from records.record_files import record_files
+from records.records import Question, RecordError, Trace, Verdict, write_jsonl
+from runtime.errors import UserError
+from tests.support.dataset_files import avqa_row
 
 OPTIONS = ("a dog", "a cat", "a violin", "rain")
 
@@ -173,6 +174,28 @@ def test_control_tokens_are_taken_out_of_targets(data: Callable[..., TracesDataM
         made.setup("fit")
     ((text,),) = next(iter(made.train_dataloader())).completions.texts
     assert text == "<think>It barks.\nuser more</think><answer>a dog</answer>"
+
+
+def test_traces_without_a_thought_are_no_targets_and_are_counted(
+    data: Callable[..., TracesDataModule], tmp_path: Path
+) -> None:
+    thoughts = ["", " \n", "<think></think>", "<|im_end|>", "It barks.", "It barks again."]
+    write_jsonl(tmp_path / "some.jsonl", [trace(0, s, "a dog", thought) for s, thought in enumerate(thoughts)])
+    some = {"traces": str(tmp_path / "some.jsonl"), "max_traces_per_question": 1}
+    made = data(**some)
+    with pytest.warns(UserWarning, match="left out: 4 traces without a thought, 1 traces beyond"):
+        made.setup("fit")
+    ((text,),) = next(iter(made.train_dataloader())).completions.texts
+    assert text == "<think>It barks.</think><answer>a dog</answer>"
+    labels = data(**some, target="teacher_label")  # of labels a thought is no part
+    labels.setup("fit")
+    assert next(iter(labels.train_dataloader())).completions.texts == [["<answer>a dog</answer>"]]
+    prompts = data(**some, use="prompts")
+    prompts.setup("fit")
+    assert next(iter(prompts.train_dataloader())).labels == ["a dog"]
+    write_jsonl(tmp_path / "none.jsonl", [trace(0, 0, "a dog", "")])
+    with pytest.raises(UserError, match=r"no question with traces remains .*1 traces without a thought"):
+        data(traces=str(tmp_path / "none.jsonl")).setup("fit")
 
 
 @pytest.mark.filterwarnings("ignore:avqa traces")

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from datamodules.batch import AudioQABatch, Completions
-from datamodules.records import Question
-from tests.rollouts import tiny_model, tiny_omni
+from datamodules.batching.batch import AudioQABatch, Completions
+from records.records import Question
+from tests.support import tiny_model, tiny_omni
 
 SECONDS = 2
 FAMILIES = {"qwen2_audio": tiny_model.build, "qwen2_5_omni": tiny_omni.build}

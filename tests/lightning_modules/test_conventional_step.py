@@ -4,15 +4,10 @@ import pytest
 import torch
 
 from benchmarks import conventional
-from benchmarks.learner_world import (
-    SHAPES,
-    advantages_of,
-    build_model,
-    build_world,
-    give_adapters_something_to_say,
-)
-from lightning_modules.losses import grpo_loss, sft_loss
-from lightning_modules.student import LoRASettings, Student
+from benchmarks.learner_world import build_model, build_world
+from benchmarks.shapes import SHAPES, advantages_of, give_adapters_something_to_say
+from lightning_modules.models.student import LoRASettings, Student
+from lightning_modules.objectives.losses import grpo_loss, sft_loss
 from tests.lightning_modules.conftest import make_batch
 
 

@@ -17,13 +17,13 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from datamodules.batch import AudioQABatch
-from datamodules.records import UserError
-from lightning_modules.deferred_weights import weights_deferred
+from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.losses import sft_loss
+from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.student import LoRASettings
+from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
-from lightning_modules.student import LoRASettings
+from runtime.errors import UserError
 from tests.lightning_modules.conftest import make_batch
 
 REPOSITORY = Path(__file__).parents[2]
@@ -283,7 +283,7 @@ def test_resuming_sharded_beside_other_frozen_weights_is_refused(weights, batch,
 
 
 def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
-    command = [sys.executable, "-m", "tests.lightning_modules.ddp_worker", stage, weights, strategy, str(output)]
+    command = [sys.executable, "-m", "tests.integration.ranks.training_rank", stage, weights, strategy, str(output)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(output.read_text())

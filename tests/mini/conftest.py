@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mini.corpus import CorpusConfig, build_corpus
+from mini.world.corpus import CorpusConfig, build_corpus
 
 TINY = CorpusConfig(seed=3, train_clips=24, val_clips=8, test_clips=8, traces_per_question=3)
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.audio import load_waveform
 from datamodules.avqa import AVQADataModule
+from datamodules.media.audio import load_waveform
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
-from datamodules.records import Trace, Verdict, read_jsonl
 from datamodules.traces import TracesDataModule
-from mini.corpus import CorpusConfig, build_corpus, plan
-from mini.questions import NUMBERS
-from mini.sounds import INSTRUMENTS, SOUNDS
-from mini.traces import VAGUE
+from mini.world.corpus import CorpusConfig, build_corpus, plan
+from mini.world.questions import NUMBERS
+from mini.world.sounds import INSTRUMENTS, SOUNDS
+from mini.world.traces import VAGUE
+from records.records import Trace, Verdict, read_jsonl
 
 ANNOTATIONS = ("avqa/train_qa.json", "avqa/val_qa.json", "mmau/mmau-test-mini.json", "music_avqa/avqa-test.json")
 SIDECARS = ("traces.jsonl", "verdicts.jsonl", "scenes.json", "corpus.json")

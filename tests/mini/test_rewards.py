@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.records import UserError
 from mini.summary import merge_metrics, rewards
+from runtime.errors import UserError
 
 
 def _sitting(run: Path, number: int, rows: str | None) -> None:

@@ -5,9 +5,19 @@ import itertools
 import decord
 import numpy as np
 
-from mini.corpus import write_media
-from mini.scenes import COLOURS, SAMPLES, SLOTS, Scene, Source, draw_scene, render_audio, render_frames, slot_frames
-from mini.sounds import INSTRUMENTS, SOUNDS, synthesise
+from mini.world.corpus import write_media
+from mini.world.scenes import (
+    COLOURS,
+    SAMPLES,
+    SLOTS,
+    Scene,
+    Source,
+    draw_scene,
+    render_audio,
+    render_frames,
+    slot_frames,
+)
+from mini.world.sounds import INSTRUMENTS, SOUNDS, synthesise
 
 LENGTH = 8_000
 

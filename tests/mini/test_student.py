@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from lightning_modules.qwen2_audio import Qwen2Audio
-from lightning_modules.student import Student
-from mini.student import SPECIAL_TOKENS, StudentConfig, build_student
+from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
+from lightning_modules.models.student import Student
+from mini.world.student import SPECIAL_TOKENS, StudentConfig, build_student
 
 TEXTS = ["Which sound can be heard in the audio? (A) bell (B) dog think"] * 4 + [
     "<think>I hear a bell, then a dog.</think><answer>bell</answer>"

@@ -1,0 +1,1 @@
+"""Which option a completion chose: one reader for rewards, validation and evaluation."""

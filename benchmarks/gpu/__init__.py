@@ -1,0 +1,1 @@
+"""What the learner does on one GPU; ``benchmarks/gpu.md`` explains it."""

@@ -1,0 +1,1 @@
+"""Callbacks that keep checkpoints and export weights."""

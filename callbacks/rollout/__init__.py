@@ -1,0 +1,1 @@
+"""Callbacks that give training batches their completions."""

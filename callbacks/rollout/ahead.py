@@ -1,0 +1,97 @@
+"""Work that goes on while the trainer does something else."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from datamodules.batching.batch import AudioQABatch
+from inference.vllm.sampling import Sample, Sampling
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """One call in a thread of its own; an interrupted run does not wait for it."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        """Begin.
+
+        Args:
+            work: What is called.
+        """
+        self._work = work
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def result(self) -> T:
+        """Wait and return what the call returned, or raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+    def _run(self) -> None:
+        begun = time.perf_counter()
+        try:
+            self._result.append(self._work())
+        except BaseException as error:
+            self._error = error
+        self.seconds = time.perf_counter() - begun
+
+
+class Drawn(NamedTuple):
+    """Completions that were drawn ahead.
+
+    Attributes:
+        samples: ``[B][G]`` completions.
+        version: The weights that drew them.
+        seconds: How long it took.
+        sampling: How they were drawn.
+    """
+
+    samples: list[list[Sample]]
+    version: str
+    seconds: float
+    sampling: list[Sampling]
+
+
+class RolloutsAhead:
+    """Rollouts of the next batch, drawn while the present one is trained on."""
+
+    def __init__(self) -> None:
+        """Begin with nothing under way."""
+        self._work: Ahead[tuple[list[list[Sample]], str]] | None = None
+        self._ids: list[str] = []
+        self._sampling: list[Sampling] = []
+
+    def begin(
+        self, batch: AudioQABatch, sampling: list[Sampling], draw: Callable[[], tuple[list[list[Sample]], str]]
+    ) -> None:
+        """Have a batch's completions drawn.
+
+        Args:
+            batch: The batch after the present one.
+            sampling: How each question's completions are drawn.
+            draw: Draws them, and says with which weights.
+        """
+        self._ids, self._sampling = [question.id for question in batch.questions], sampling
+        self._work = Ahead(draw)
+
+    def take(self, batch: AudioQABatch) -> Drawn | None:
+        """Wait for what was drawn for a batch; None when nothing was, or for another batch."""
+        work, self._work = self._work, None
+        if work is None:
+            return None
+        samples, version = work.result()
+        if self._ids != [question.id for question in batch.questions]:
+            return None
+        return Drawn(samples, version, work.seconds, self._sampling)
+
+    def settle(self) -> None:
+        """Wait until nothing is under way."""
+        if self._work is not None:
+            self._work.result()

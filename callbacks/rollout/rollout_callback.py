@@ -1,0 +1,235 @@
+"""Base of the callbacks that sample completions: fills each batch before the step sees it."""
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from datamodules.batching.batch import AudioQABatch, Completions
+from inference.vllm.sampling import Sample, Sampling
+from runtime.errors import UserError
+
+RECORDED = "recorded"
+"""``weight_version`` of completions read back from an interrupted evaluation: these are not asked for again."""
+
+
+class RolloutCallback(Callback):
+    """Samples completions: G at the module's temperature in training, the likeliest one in evaluation.
+
+    Modules that do not roll out in training (``rollouts_in_training = False``) and training batches that come with
+    targets are left alone there.
+    """
+
+    def __init__(self, max_new_tokens: int = 256, eval_max_new_tokens: int | None = None, seed: int | None = None):
+        """Set what all ways of sampling share.
+
+        Args:
+            max_new_tokens: Longest completion in training.
+            eval_max_new_tokens: Longest completion in validation, test and prediction; by default as in training.
+            seed: Seed of the sampling; by default that of ``seed_everything``. The same seed, optimizer step and
+                question give the same seed of the request, on any number of ranks and after resuming.
+        """
+        super().__init__()
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
+        self.max_new_tokens = max_new_tokens
+        self.eval_max_new_tokens = eval_max_new_tokens or max_new_tokens
+        self.seed = seed
+
+    def sample(
+        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
+    ) -> tuple[list[list[Sample]], str]:
+        """Draw the completions of a batch.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module with the ``student`` whose policy it is.
+            batch: B questions.
+            sampling: How to draw each question's completions.
+
+        Returns:
+            The completions of each question, and the version of the weights that drew them.
+        """
+        raise NotImplementedError
+
+    def prepare(
+        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
+    ) -> None:
+        """Do what all ranks must do together before completions are drawn; by default nothing.
+
+        Called before each training batch and before the first batch of an evaluation, of which every rank has one.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module with the ``student``.
+            batch: The questions.
+            sampling: How each question's completions will be drawn.
+        """
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int
+    ) -> None:
+        """Fill a training batch that has no completions yet, where the module wants them."""
+        if batch.completions is not None or not getattr(pl_module, "rollouts_in_training", False):
+            return
+        sampling = self._train_sampling(trainer.global_step, pl_module, batch)
+        self.prepare(trainer, pl_module, batch, sampling)
+        self._fill(trainer, pl_module, batch, sampling)
+        self._log_rollout(pl_module, batch, trainer.global_step)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: AudioQABatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Fill a validation batch."""
+        self._evaluate(trainer, pl_module, batch, batch_idx)
+
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: AudioQABatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Fill a test batch."""
+        self._evaluate(trainer, pl_module, batch, batch_idx)
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: AudioQABatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Fill a prediction batch."""
+        self._evaluate(trainer, pl_module, batch, batch_idx)
+
+    def _train_sampling(self, step: int, module: Any, batch: AudioQABatch) -> list[Sampling]:
+        """Return how the completions of a training batch are drawn at an optimizer step."""
+        seeds = request_seeds(self._base_seed(), step, [question.id for question in batch.questions])
+        stop = end_token_ids(module.student.processor.tokenizer)
+        return [Sampling(module.num_completions, self.max_new_tokens, module.temperature, seed, stop) for seed in seeds]
+
+    def _log_rollout(self, pl_module: LightningModule, batch: AudioQABatch, version: int) -> None:
+        done = batch.completions
+        assert done is not None
+        metrics = {
+            "time/rollout": done.seconds,
+            "rollout/tokens_per_s": int(done.lengths.sum()) / max(done.seconds, 1e-9),
+            "rollout/weight_version": float(version),
+        }
+        pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=len(batch))
+
+    def _evaluate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, batch_idx: int) -> None:
+        stop = end_token_ids(pl_module.student.processor.tokenizer)
+        sampling = [Sampling(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch)
+        if batch_idx == 0:
+            self.prepare(trainer, pl_module, batch, sampling)
+        if batch.completions is not None and batch.completions.weight_version == RECORDED:
+            return
+        self._fill(trainer, pl_module, batch, sampling)
+
+    def _fill(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, sampling: list[Sampling]) -> Completions:
+        begun = time.perf_counter()
+        samples, version = self.sample(trainer, pl_module, batch, sampling)
+        return self._put(pl_module, batch, samples, version, time.perf_counter() - begun, sampling[0].stop_token_ids)
+
+    def _put(
+        self,
+        pl_module: Any,
+        batch: AudioQABatch,
+        samples: list[list[Sample]],
+        version: str,
+        seconds: float,
+        end_tokens: Sequence[int],
+    ) -> Completions:
+        tokenizer = pl_module.student.processor.tokenizer
+        done = to_completions(samples, tokenizer, end_tokens, batch.prompt_ids.device)
+        done.weight_version = version
+        done.seconds = seconds
+        batch.completions = done
+        return done
+
+    def _base_seed(self) -> int:
+        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+
+def end_token_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end a completion, ``<|im_end|>`` first."""
+    known = tokenizer.get_vocab()
+    ids = [known[token] for token in ("<|im_end|>", "<|endoftext|>", tokenizer.eos_token) if token in known]
+    return tuple(dict.fromkeys(ids))
+
+
+def request_seeds(seed: int, step: int, question_ids: Sequence[str]) -> list[int]:
+    """Derive the seed of each question's request from what a resumed run and any split over ranks know alike.
+
+    Args:
+        seed: The run's seed.
+        step: Optimizer steps taken.
+        question_ids: The batch's questions; one that occurs twice gets two seeds.
+
+    Returns:
+        A seed below 2**48 for each question.
+    """
+    seen: Counter[str] = Counter()
+    seeds = []
+    for question_id in question_ids:
+        text = f"{seed}/{step}/{question_id}/{seen[question_id]}"
+        seen[question_id] += 1
+        seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
+    return seeds
+
+
+def to_completions(
+    samples: list[list[Sample]], tokenizer: Any, end_tokens: Sequence[int], device: torch.device | str = "cpu"
+) -> Completions:
+    """Put completions into tensors.
+
+    Args:
+        samples: ``[B][G]`` completions.
+        tokenizer: Decodes them.
+        end_tokens: Tokens that are no part of the text.
+        device: Where the tensors go.
+
+    Returns:
+        The completions, right-padded.
+    """
+    longest = max((len(s.token_ids) for group in samples for s in group), default=0)
+    shape = (len(samples), len(samples[0]), max(longest, 1))
+    ids = torch.full(shape, tokenizer.pad_token_id, dtype=torch.long)
+    logprobs = torch.zeros(shape)
+    for b, group in enumerate(samples):
+        for g, sample in enumerate(group):
+            length = len(sample.token_ids)
+            ids[b, g, :length] = torch.tensor(sample.token_ids, dtype=torch.long)
+            logprobs[b, g, :length] = torch.tensor(sample.logprobs)
+    lengths = np.array([[len(s.token_ids) for s in group] for group in samples])
+    done = Completions(
+        ids=ids,
+        mask=torch.from_numpy(np.arange(shape[-1]) < lengths[..., None]),
+        texts=[[completion_text(s.token_ids, tokenizer, end_tokens) for s in group] for group in samples],
+        finished=np.array([[s.finished for s in group] for group in samples]),
+        logprobs=logprobs,
+        lengths=lengths,
+    )
+    return (done.pin_memory() if torch.device(device).type == "cuda" else done).to(device)
+
+
+def completion_text(token_ids: Sequence[int], tokenizer: Any, end_tokens: Sequence[int]) -> str:
+    """Decode a completion without its end token; other special tokens stay visible."""
+    kept = token_ids[:-1] if token_ids and token_ids[-1] in end_tokens else token_ids
+    return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,1 @@
+"""Callbacks that log to Weights & Biases."""

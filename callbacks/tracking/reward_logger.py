@@ -1,0 +1,77 @@
+"""Rewards on Weights & Biases beyond their means: how they are distributed, and by category."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import wandb
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
+from datamodules.batching.batch import AudioQABatch
+from runtime.all_ranks import of_all_ranks
+from runtime.errors import UserError
+
+
+class RewardLogger(Callback):
+    """Tracks the rewards of GRPO's rollouts.
+
+    ``GRPOModule`` logs the means (``train/reward``, each part, spread within groups, ...) to any logger. This callback
+    adds what only Weights & Biases can show: histograms of total reward and advantage over all completions of all
+    ranks, and the mean reward of each category of questions since the last histogram.
+
+    Args:
+        every_n_batches: Batches between two histograms.
+    """
+
+    def __init__(self, every_n_batches: int = 10) -> None:
+        if every_n_batches < 1:
+            raise UserError(f"every_n_batches is {every_n_batches}: at least 1 is needed")
+        self.every_n_batches = every_n_batches
+        self._by_category: dict[str, list[float]] = defaultdict(list)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: AudioQABatch, batch_idx: int
+    ) -> None:
+        parts = getattr(pl_module, "last_rewards", None)
+        if not parts or not wandb_loggers(trainer):
+            return
+        totals = sum(value.detach().float().cpu() for value in parts.values())
+        for question, reward in zip(batch.questions, totals.mean(-1).tolist(), strict=True):
+            self._by_category[question.category].append(reward)
+        if (batch_idx + 1) % self.every_n_batches != 0:
+            return
+        advantages = getattr(pl_module, "last_advantages", None)
+        shares = of_all_ranks(
+            trainer,
+            [
+                (
+                    totals.flatten().tolist(),
+                    [] if advantages is None else advantages.detach().float().cpu().flatten().tolist(),
+                    dict(self._by_category),
+                )
+            ],
+        )
+        self._by_category.clear()
+        categories: dict[str, list[float]] = defaultdict(list)
+        for _, _, by_category in shares:
+            for name, rewards in by_category.items():
+                categories[name] += rewards
+        values: dict[str, Any] = {"train/reward_histogram": histogram([r for share in shares for r in share[0]])}
+        if advantages is not None:
+            values["train/advantage_histogram"] = histogram([a for share in shares for a in share[1]])
+        values |= {f"train/reward_by_category/{name}": float(np.mean(r)) for name, r in sorted(categories.items())}
+        log_to_wandb(trainer, values)
+
+
+def histogram(values: list[float]) -> wandb.Histogram:
+    """Return a histogram, also of equal values.
+
+    Args:
+        values: The values.
+    """
+    low, high = min(values), max(values)
+    edges = np.linspace(low, high, 21) if high > low else np.array([low - 0.5, low + 0.5])
+    return wandb.Histogram(np_histogram=np.histogram(values, bins=edges))

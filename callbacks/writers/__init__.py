@@ -1,0 +1,1 @@
+"""Callbacks that write records, predictions and reports while a stage runs."""

@@ -1,0 +1,1 @@
+"""Clips as waveforms and frames."""

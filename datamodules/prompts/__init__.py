@@ -1,0 +1,1 @@
+"""What students, teachers and checkers are asked, versioned."""

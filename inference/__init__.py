@@ -1,0 +1,1 @@
+"""Everything that talks to a server: vLLM for rollouts, chat APIs for teacher and checker."""

@@ -1,0 +1,1 @@
+"""OpenAI-compatible endpoints: requests, retries, limits and replies."""

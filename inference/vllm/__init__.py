@@ -1,0 +1,1 @@
+"""One vLLM server: what it is asked, what it answers, how it was started, whose it is."""

@@ -1,0 +1,1 @@
+"""What differs between the architectures that a student may have."""

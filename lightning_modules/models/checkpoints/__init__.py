@@ -1,0 +1,1 @@
+"""Weights on disk: read, spread over ranks, written under the Hub's names."""

@@ -1,0 +1,322 @@
+"""The student with optional LoRA, scored on groups of completions, exported under the Hub's names."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.host_arrays import to_device
+from lightning_modules.models.adapters import LoRASettings, with_adapters
+from lightning_modules.models.architectures.audio_encoding import ATTENTIONS, audio_places, check_attention
+from lightning_modules.models.architectures.families import Family, family_of
+from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError, load_family, load_model, load_processor
+from lightning_modules.models.checkpoints.deferred_weights import (
+    TensorPlace,
+    are_deferred,
+    find_tensors,
+    model_without_weights,
+    read_weights,
+)
+from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, hub_shapes, untied_by_adapters
+from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
+from lightning_modules.models.token_logprobs import token_logprobs
+from lightning_modules.models.weight_types import AUTO, weight_type
+from records.hub_files import HubTensor, write_hub_files
+from runtime.whole_folder import whole_folder
+
+log = logging.getLogger(__name__)
+
+
+class CompletionScores(NamedTuple):
+    """What a policy says of completions; zero outside the completions' mask.
+
+    Attributes:
+        logprobs: Log-probability of each completion token ``[B, G, C]``, float32, in nats.
+        entropy: Entropy of the distribution that the token was drawn from ``[B, G, C]``, without gradient.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+class Student(nn.Module):
+    """An audio language model as a policy over completions."""
+
+    def __init__(
+        self,
+        weights: str,
+        lora: LoRASettings | None = None,
+        dtype: str = AUTO,
+        attn_implementation: str = "sdpa",
+        gradient_checkpointing: bool = False,
+        freeze_audio_tower: bool = False,
+    ) -> None:
+        """Load the model and its processor.
+
+        Args:
+            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; of the latter, the thinker is
+                loaded.
+            lora: Train low-rank adapters instead of all weights.
+            dtype: Type of the weights in memory: float32, bfloat16, float16 or auto. With auto they are float32, but
+                the base of adapters is bfloat16 in a stage of ``train.py`` on a GPU with ``trainer.precision``
+                bf16-mixed. Adapters are float32 always.
+            attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
+                always runs the shared-prompt attention, which is built on SDPA.
+            gradient_checkpointing: Trade time for memory in the backward pass.
+            freeze_audio_tower: Train the language model only, also where ``lora.target_modules`` matches layers of the
+                tower; the audio is then encoded once for policy and reference.
+
+        Raises:
+            WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
+        """
+        super().__init__()
+        loaded_in = weight_type(dtype, trained=lora is None)
+        if attn_implementation not in ATTENTIONS:
+            raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
+        processor = load_processor(weights)
+        family = load_family(weights)[0]
+        found = find_tensors(weights) if are_deferred() else None
+        places = None
+        if found is None:
+            model = load_model(family, weights, loaded_in, attn_implementation)
+        else:
+            model, places = model_without_weights(family, weights, found, loaded_in, attn_implementation)
+        self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
+
+    @classmethod
+    def of_model(
+        cls,
+        model: Any,
+        processor: Any,
+        lora: LoRASettings | None = None,
+        gradient_checkpointing: bool = False,
+        freeze_audio_tower: bool = False,
+    ) -> "Student":
+        """Make a student of a model that is in memory already; the arguments are those of the class.
+
+        Args:
+            model: The model, of a class of :mod:`.architectures.families`; it becomes the student's own.
+            processor: Its processor.
+            lora: Train low-rank adapters instead of all weights.
+            gradient_checkpointing: Trade time for memory in the backward pass.
+            freeze_audio_tower: Train the language model only.
+        """
+        student = cls.__new__(cls)
+        nn.Module.__init__(student)
+        student._take(model, processor, "", lora, gradient_checkpointing, freeze_audio_tower)
+        return student
+
+    def _take(
+        self,
+        model: Any,
+        processor: Any,
+        weights: str,
+        lora: LoRASettings | None,
+        gradient_checkpointing: bool,
+        freeze_audio_tower: bool,
+        unread: Mapping[str, TensorPlace] | None = None,
+    ) -> None:
+        self._unread = unread
+        self.weights = weights
+        self.sharded = False
+        self.processor = processor
+        self.family: Family = family_of(model.config)
+        self.family.language_model(model).config._attn_implementation = ATTENTION
+        if freeze_audio_tower or lora is not None:
+            for part in self.family.audio_path(model).values():
+                part.requires_grad_(False)
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.lora = lora
+        self.model = model
+        if lora is not None:
+            self.model = with_adapters(model, self.family, lora, freeze_audio_tower, weights)
+            if gradient_checkpointing:
+                self.model.enable_input_require_grads()
+        for unused in self.family.unused(self.base):
+            unused.requires_grad_(False)
+        self.model.train()  # from_pretrained leaves it in evaluation mode, in which gradients are never checkpointed
+
+    @property
+    def base(self) -> Any:
+        """The transformers model, adapters inside where there are any."""
+        return self.model.base_model.model if self.lora is not None else self.model
+
+    @property
+    def audio_path(self) -> dict[str, nn.Module]:
+        """The parts that turn features into embeddings."""
+        return self.family.audio_path(self.base)
+
+    @property
+    def hears_with_frozen_tower(self) -> bool:
+        """True when no weight of the audio path is trained."""
+        return not any(p.requires_grad for part in self.audio_path.values() for p in part.parameters())
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
+
+        Weights that were deferred (:mod:`.checkpoints.deferred_weights`) are read now, each rank its own rows.
+
+        Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_tensors` are collective: all ranks
+        call them together.
+        """
+        for layer in self.family.layers(self.base):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self, mesh=mesh)
+        self.sharded = True
+        if self._unread:
+            index = f":{torch.cuda.current_device()}" if mesh.device_type == "cuda" else ""
+            read_weights(self.base, self._unread, torch.device(mesh.device_type + index))
+            self._unread = None
+        for method in ("encode_audio", "completion_logprobs"):
+            register_fsdp_forward_method(self, method)
+
+    def encode_audio(self, batch: AudioQABatch) -> Tensor:
+        """Return the embeddings of all audio tokens of the batch's clips ``[sum of tokens, H]``, each computed once.
+
+        Those that come with the batch (``batch.audio``) are taken as they are.
+        """
+        return self._encode_audio(batch)
+
+    def _encode_audio(self, batch: AudioQABatch) -> Tensor:
+        if batch.audio is not None:
+            return torch.cat([clip.to(batch.features.device, non_blocking=True) for clip in batch.audio])
+        tower: Any = self.audio_path["audio_tower"]
+        check_attention(tower.config._attn_implementation, tower.conv1.weight.dtype, batch.features.device.type)
+        with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
+            return self.family.encode_audio(self.audio_path, batch.features, batch.feature_lengths)
+
+    def completion_logprobs(
+        self,
+        batch: AudioQABatch,
+        temperature: float = 1.0,
+        reference: bool = False,
+        audio: Tensor | None = None,
+        entropy: bool = True,
+    ) -> CompletionScores:
+        """Score ``batch.completions``: each clip is encoded once, each prompt computed once for its G completions.
+
+        Args:
+            batch: B questions with completions.
+            temperature: Divides the logits, as in sampling.
+            reference: Score under the weights without the adapters.
+            audio: Result of :meth:`encode_audio` when it is at hand already.
+            entropy: Compute entropies; without, they are zero and the pass is a little quicker.
+
+        Returns:
+            Per-token log-probabilities and entropies.
+
+        Raises:
+            ValueError: The batch has no completions, or its prompts have another number of audio tokens than its clips.
+        """
+        completions = batch.completions
+        if completions is None:
+            raise ValueError("the batch has no completions to score")
+        if reference and self.lora is None:
+            raise ValueError("a student without adapters has no reference inside: keep a frozen copy")
+        with self.model.disable_adapter() if reference else contextlib.nullcontext():
+            audio = self._encode_audio(batch) if audio is None else audio
+            packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.lengths)
+            hidden = self.family.language_model(self.base)(
+                inputs_embeds=self.embed(packed.ids, batch, audio, packed.starts),
+                position_ids=packed.positions,
+                attention_mask={"full_attention": None},
+                use_cache=False,
+                shared_prompt=packed.layout,
+            ).last_hidden_state
+            logprobs, entropies = token_logprobs(
+                hidden[0][packed.predictors],
+                packed.targets,
+                self._head_weight(reference),
+                temperature,
+                entropy,
+            )
+        shape = completions.ids.shape
+        return CompletionScores(*(spread(part, packed.scored, *shape) for part in (logprobs, entropies)))
+
+    def embed(self, ids: Tensor, batch: AudioQABatch, audio: Tensor, starts: np.ndarray | None = None) -> Tensor:
+        """Embed tokens and put the audio where the prompts have placeholders.
+
+        Args:
+            ids: Tokens with the batch's prompts in their order, ``[rows, n]``.
+            batch: The questions.
+            audio: Result of :meth:`encode_audio`.
+            starts: Where each prompt begins in ``ids.flatten()``; by default each has a row of its own. Elsewhere the
+                placeholder is a word like any other.
+
+        Raises:
+            ValueError: The prompts have another number of placeholders than their clips have audio tokens.
+        """
+        starts = np.arange(len(batch)) * ids.shape[1] if starts is None else starts
+        places = to_device(audio_places(batch, self.base.config.audio_token_id, starts), ids.device)
+        embeddings = self.base.get_input_embeddings()(ids)
+        return embeddings.flatten(0, 1).index_copy(0, places, audio.to(embeddings.dtype)).view_as(embeddings)
+
+    def _head_weight(self, reference: bool) -> Tensor:
+        """Return what maps hidden states to logits, with the head's adapter where it has one."""
+        head = self.base.lm_head
+        if not isinstance(head, LoraLayer):
+            return head.weight
+        weight = head.get_base_layer().weight
+        return weight if reference else weight + head.get_delta_weight(head.active_adapters[0])
+
+    def hub_shapes(self, dtype: HubType = None) -> dict[str, HubTensor]:
+        """Return shapes and types of what :meth:`hub_tensors` yields, in its order; nothing is computed or gathered.
+
+        Args:
+            dtype: As for :meth:`hub_tensors`.
+        """
+        return hub_shapes(self.base, self.family, dtype)
+
+    def hub_tensors(self, dtype: HubType = None) -> HubTensors:
+        """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
+
+        Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
+        nothing; a rank that may stop early must close it.
+
+        Args:
+            dtype: Type of the floating-point weights: one for all, or one by name; by default as in
+                memory, those that an adapter changes in float32.
+        """
+        return HubTensors(self.base, self.family, dtype)
+
+    def save_hub(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
+        """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
+
+        Where the weights are sharded all ranks call this together and rank 0 writes; where they are whole one rank
+        alone calls it.
+
+        Args:
+            directory: Where to write; it appears complete or not at all.
+            notes: Text files that are written beside the weights, by name.
+
+        Raises:
+            UserError: There is no room, or the place cannot be written.
+        """
+        shapes = self.hub_shapes()
+        size = sum(part.nbytes for part in shapes.values())
+        with contextlib.closing(self.hub_tensors()) as tensors:
+            if self.sharded and torch.distributed.get_rank() > 0:
+                return
+            with whole_folder(Path(directory), size) as fresh:
+                write_hub_files(tensors, shapes, fresh)
+                tied = bool(self.base.all_tied_weights_keys) and not untied_by_adapters(self.base)
+                self.family.hub_config(self.base.config, tied).save_pretrained(fresh)
+                self.base.generation_config.save_pretrained(fresh)
+                self.processor.save_pretrained(fresh)
+                for name, text in (notes or {}).items():
+                    (fresh / name).write_text(text, encoding="utf-8")
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield name and value of the weights that are trained."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)

@@ -1,0 +1,1 @@
+"""Eq. 1 and Eq. 2, advantages and rewards as pure functions."""

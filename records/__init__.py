@@ -1,0 +1,1 @@
+"""What the stages hand to each other: records, and the files that keep them."""

@@ -1,0 +1,1 @@
+"""Processes, ranks and files that are whole or absent."""

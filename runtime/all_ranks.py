@@ -1,0 +1,55 @@
+"""What the ranks of a run know together."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from lightning.pytorch import Trainer
+
+from runtime.errors import UserError
+
+T = TypeVar("T")
+
+
+class RankZeroError(UserError):
+    """What rank 0 did for all has failed."""
+
+
+def of_all_ranks(trainer: Trainer, rows: list[T]) -> list[T]:
+    """Return the rows of all ranks in the order of the ranks; every rank must call it.
+
+    Args:
+        trainer: The trainer.
+        rows: This rank's rows.
+    """
+    if trainer.world_size == 1:
+        return rows
+    shards: list[list[T]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(shards, rows)
+    return [row for shard in shards for row in shard]
+
+
+def of_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
+    """Do something on rank 0 alone and return its result on all ranks; every rank must call it.
+
+    Args:
+        trainer: The trainer.
+        work: What is done; its result is sent to the other ranks.
+
+    Raises:
+        RankZeroError: It failed, on the ranks that waited for it; rank 0 raises what was raised there.
+    """
+    done: tuple[T | None, str | None] = None, None
+    failure: Exception | None = None
+    if trainer.is_global_zero:
+        try:
+            done = work(), None
+        except Exception as error:  # whatever it is, the other ranks wait for an answer
+            failure = error
+            done = None, str(error) if isinstance(error, UserError) else f"rank 0: {type(error).__name__}: {error}"
+    result, problem = trainer.strategy.broadcast(done)
+    if failure is not None:
+        raise failure
+    if problem is not None:
+        raise RankZeroError(problem)
+    return result  # type: ignore[return-value]

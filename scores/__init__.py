@@ -1,1 +1,0 @@
-"""Scores of predictions: tables with intervals, comparisons, probes, the leakage audit and the report."""

@@ -1,0 +1,64 @@
+"""What one of two ranks holds in main memory while it begins GRPO on sharded weights: ``WEIGHTS STORE RANK HOW``."""
+
+import contextlib
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+
+from lightning_modules.grpo import GRPOModule
+from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+
+
+def anonymous() -> int:
+    """Return bytes of main memory that are this process's own: pages of mapped files can be let go at any time."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+class Peak(threading.Thread):
+    """Looks again and again."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.begun = self.most = anonymous()
+        self.ended = False
+
+    def run(self) -> None:
+        while not self.ended:
+            self.most = max(self.most, anonymous())
+            time.sleep(0.001)
+
+    def stop(self) -> int:
+        """Return how many bytes more than at first there were at any time."""
+        self.ended = True
+        self.join()
+        return max(self.most, anonymous()) - self.begun
+
+
+def main(weights: str, store: str, rank: int, how: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", store=distributed.FileStore(store, 2), rank=rank, world_size=2)
+    peak = Peak()
+    peak.start()
+    with weights_deferred() if how == "deferred" else contextlib.nullcontext():
+        module = GRPOModule(weights)
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    module._device_mesh = mesh  # as ModelParallelStrategy does
+    module.configure_model()
+    most = peak.stop()
+    whole = sum(p.numel() * p.element_size() for p in module.student.parameters())
+    assert module.reference is not None and module.reference.sharded
+    print(f"{most} {whole} {module._frozen}")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

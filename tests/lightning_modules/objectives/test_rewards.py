@@ -1,0 +1,161 @@
+import dataclasses
+
+import pytest
+import torch
+
+from datamodules.batching.batch import AudioQABatch, Completions
+from evaluation.checked import check_predictions
+from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, grade
+from lightning_modules.scored_answers import ScoredAnswers
+from records.records import Question
+
+QUESTION = Question("q/1", "avqa", "a.mp4", "What is heard?", ("dog", "cat", "rain"), 0, "Which")
+
+
+@pytest.mark.parametrize(
+    ("completion", "reward"),
+    [
+        ("<think>I hear barking.</think><answer>dog</answer>", 1.0),
+        ("<think>I hear barking.</think>\n<answer>(A) dog</answer>\n", 1.0),
+        ("<think>two\nlines</think><answer>dog</answer>", 1.0),
+        ("<think></think><answer>dog</answer>", 0.0),
+        ("<think>  </think><answer>dog</answer>", 0.0),
+        ("<think>x</think><answer> </answer>", 0.0),
+        ("<answer>dog</answer>", 0.0),
+        ("<think>x</think>dog", 0.0),
+        ("Sure! <think>x</think><answer>dog</answer>", 0.0),
+        ("<think>x</think><answer>dog</answer> and more", 0.0),
+        ("<think>a<think>b</think><answer>dog</answer>", 0.0),
+        ("<think>x</think><answer>dog", 0.0),
+        # a tag twice is no format
+        ("<think>x</think></think><answer>dog</answer>", 0.0),
+        ("<think>x</think>y</think><answer>dog</answer>", 0.0),
+        ("<think>x</think><answer>dog</answer></answer>", 0.0),
+        ("<think>x</think><answer>cat</answer><answer>dog</answer>", 0.0),
+        ("<think>I write <answer> later</think><answer>dog</answer>", 0.0),
+        ("<think>x</answer></think><answer>dog</answer>", 0.0),
+        ("<think>x<THINK>y</think><answer>dog</answer>", 0.0),
+        ("<think>x</think><answer>dog< /answer></answer>", 0.0),
+        ("<think>a < b and b > a</think><answer>dog</answer>", 1.0),
+        ("", 0.0),
+    ],
+)
+def test_format(completion: str, reward: float) -> None:
+    assert FormatReward()(completion, QUESTION, None) == reward
+
+
+@pytest.mark.parametrize(
+    ("completion", "label", "reward"),
+    [
+        ("<answer>dog</answer>", "dog", 1.0),
+        ("<answer>A</answer>", "dog", 1.0),
+        ("<answer>dog</answer>", "cat", 0.0),  # the label is the teacher's, not the ground truth
+        ("<answer>cat</answer>", "cat", 1.0),
+        ("", "dog", 0.0),
+        ("<answer>dog</answer>", None, 0.0),
+        ("<answer>dog</answer>", "whale", 0.0),
+        ("<think>First I hear a dog", "dog", 0.0),  # cut in its thoughts
+        ("<think>dog</think>", "dog", 0.0),
+        ("<answer>a dog", "dog", 1.0),  # ended without closing the tag
+    ],
+)
+def test_accuracy_rewards_the_label(completion: str, label: str | None, reward: float) -> None:
+    assert AccuracyReward()(completion, QUESTION, label) == reward
+
+
+@pytest.mark.parametrize(("said", "reward"), [("(B)", 1.0), ("(A)", 0.0), ("C#", 1.0), ("C", 0.0), ("(C)", 0.0)])
+def test_the_label_is_the_option_with_its_text(said: str, reward: float) -> None:
+    """ "C#" is the second option, not the C that a reader might see in it; "A" is the fourth, not the first."""
+    chords = dataclasses.replace(QUESTION, options=("C", "C#", "D", "A"))
+    assert AccuracyReward()(f"<think>x</think><answer>{said}</answer>", chords, "C#") == reward
+    assert AccuracyReward()("<answer>(D)</answer>", chords, "A") == 1.0
+    assert AccuracyReward()("<answer>(A)</answer>", chords, "A") == 0.0
+
+
+@pytest.mark.parametrize("option", range(5))
+def test_any_option_is_rewarded_and_no_other(option: int) -> None:
+    options = ("not a dog", "dog", "A minor", "more than ten", "yes")
+    question = dataclasses.replace(QUESTION, options=options)
+    rewards = [AccuracyReward()(f"<answer>{said}</answer>", question, options[option]) for said in options]
+    assert rewards == [float(index == option) for index in range(5)]
+
+
+CUT = [
+    ("<think>x</think><answer>dog</answer>", 1.0),
+    ("<think>x</think><answer>dog</answer> more", 1.0),
+    ("<think>x</think><answer>dog", 0.0),
+    ("<think>a dog", 0.0),
+    ("First I hear a dog", 0.0),
+    ("The answer is (A). And", 0.0),
+]
+
+
+def test_what_was_cut_before_its_answer_earns_nothing() -> None:
+    completed = batch([[text for text, _ in CUT]], ["dog"])
+    assert completed.completions is not None
+    completed.completions.finished[:] = False
+    assert grade(completed, [AccuracyReward()])["accuracy"].tolist() == [[reward for _, reward in CUT]]
+
+
+def test_the_reward_is_the_tables_score() -> None:
+    """The same completions, with and without their end: reward, validation and table agree."""
+    question = dataclasses.replace(QUESTION, id="q/0")
+    for finished in (True, False):
+        for text in [text for text, _ in CUT] + [
+            "dog",
+            "(A)",
+            "cat",
+            "",
+            "<think>dog</think> the dog",
+            "{'answer': 'A'}",
+        ]:
+            reward = AccuracyReward()(text, question, "dog", finished)
+            prediction = ScoredAnswers().read_answer(question, text, finished, model="")
+            checked = check_predictions([prediction], [question])
+            assert reward == float(prediction.correct or False) == float(checked.answers[0].right), text
+            assert "read differently" not in checked.counts()
+
+
+def test_a_function_that_wants_to_know_the_end_is_told() -> None:
+    class Ended:
+        name = "ended"
+
+        def __call__(self, completion: str, question: Question, label: str | None, finished: bool) -> float:
+            return float(finished)
+
+    completed = batch([["x", "y"]], ["dog"])
+    assert completed.completions is not None
+    completed.completions.finished[0, 1] = False
+    assert grade(completed, [Ended()])["ended"].tolist() == [[1.0, 0.0]]
+
+
+def batch(texts: list[list[str]], labels: list[str | None]) -> AudioQABatch:
+    size, group = len(texts), len(texts[0])
+    completions = Completions(
+        ids=torch.zeros(size, group, 1, dtype=torch.long),
+        mask=torch.ones(size, group, 1, dtype=torch.bool),
+        texts=texts,
+        finished=torch.ones(size, group, dtype=torch.bool),
+    )
+    zeros = torch.zeros(size, 1, dtype=torch.long)
+    return AudioQABatch([QUESTION] * size, [], [], zeros, zeros[:, 0], zeros, zeros[:, 0], labels, completions)
+
+
+def test_grade_gives_each_part_for_each_completion() -> None:
+    parts = grade(
+        batch(
+            [
+                ["<think>x</think><answer>dog</answer>", "dog"],
+                ["<think>x</think><answer>cat</answer>", "rubbish"],
+            ],
+            ["dog", "dog"],
+        ),
+        [AccuracyReward(), FormatReward()],
+    )
+    assert parts["accuracy"].tolist() == [[1, 1], [0, 0]]
+    assert parts["format"].tolist() == [[1, 0], [1, 0]]
+
+
+def test_two_functions_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="names of their own"):
+        grade(batch([["x"]], [None]), [FormatReward(), FormatReward()])

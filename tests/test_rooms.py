@@ -1,0 +1,75 @@
+"""The plan of the house: which folder may import which."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (
+    {"runtime"},
+    {"records", "answers"},
+    {"datamodules/media", "datamodules/prompts"},
+    {"datamodules/reading", "datamodules/batching"},
+    {"datamodules"},
+    {"inference/chat_api", "inference/vllm", "inference/server_process"},
+    {"inference/weight_transfer"},
+    {"inference"},
+    {"lightning_modules/models/architectures"},
+    {"lightning_modules/models/checkpoints"},
+    {"lightning_modules/models", "lightning_modules/objectives"},
+    {"lightning_modules"},
+    {"callbacks/rollout", "callbacks/tracking", "callbacks/checkpoints"},
+    {"callbacks/writers"},
+    {"callbacks"},
+    {"evaluation"},
+    {"cli"},
+    {"."},
+    {"mini/world"},
+    {"mini"},
+    {"tests/support"},
+    {"benchmarks"},
+    {"benchmarks/gpu", "benchmarks/peers"},
+)
+"""Folders from the ground up; those of one floor do not know each other. ``.`` is ``train.py``; the
+tests' recording server also stands in for a fast one in benchmarks."""
+
+
+def folder_of(module: str) -> str | None:
+    """The folder in which a module of this project lies, None for one from elsewhere."""
+    path = ROOT / module.replace(".", "/")
+    if path.with_suffix(".py").is_file():
+        return path.parent.relative_to(ROOT).as_posix()
+    return path.relative_to(ROOT).as_posix() if (path / "__init__.py").is_file() else None
+
+
+def imported(file: Path) -> set[str]:
+    """Folders that a file imports from, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name if folder_of(name) else node.module for name in inner}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {folder for name in names if (folder := folder_of(name))}
+
+
+def test_imports_go_down() -> None:
+    floor = {folder: height for height, folders in enumerate(FLOORS) for folder in folders}
+    files = [p for folder in floor if not folder.startswith((".", "tests")) for p in (ROOT / folder).glob("*.py")] + [
+        ROOT / "train.py"
+    ]
+    wrong = []
+    for file in files:
+        here = file.parent.relative_to(ROOT).as_posix()
+        above = [there for there in imported(file) if there != here and floor.get(there, 99) >= floor[here]]
+        wrong += [f"{file.relative_to(ROOT)} imports {there}" for there in above]
+    assert not wrong
+
+
+def test_every_folder_has_its_floor() -> None:
+    folders = {
+        p.parent.relative_to(ROOT).as_posix()
+        for p in ROOT.rglob("*.py")
+        if not any(part.startswith(".") or part in ("tests", "runs", "data") for part in p.relative_to(ROOT).parts)
+    }
+    assert folders == set().union(*FLOORS) - {"tests/support"}
