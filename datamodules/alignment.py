@@ -1,7 +1,7 @@
 """Traces with verdicts and the sound of their clips: what the audio-text verifier is trained on and applied to."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,9 +66,18 @@ class AlignmentBatch:
 
     def to(self, device: Any, non_blocking: bool = False) -> "AlignmentBatch":
         """Return the batch on a device."""
-        names = ("features", "clip_of", "ids", "mask", "labels")
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
-        return replace(self, **moved)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            features=moved(self.features),
+            clip_of=moved(self.clip_of),
+            ids=moved(self.ids),
+            mask=moved(self.mask),
+            labels=moved(self.labels),
+        )
 
 
 class AlignmentCollator:
@@ -249,10 +258,9 @@ class AlignmentDataModule(TraceClipsDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the traces that have no verdict on disk."""
-        done: Collection[Any] = getattr(getattr(self.trainer, "lightning_module", None), "settled", frozenset())
         items = []
         for question in self.unchecked():
-            left = tuple(t for t in self.traces[question.id] if (question.id, t.sample) not in done)
+            left = self.unchecked_traces(question)
             items.append(HeardTraces(question, left, (None,) * len(left)))
         return DataLoader(
             HeardTracesDataset(items, self.clips, keep=False),
