@@ -14,7 +14,7 @@ from lightning_modules.models.architectures.qwen2_5_omni import Qwen25Omni
 from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.student import LoRASettings, Student
-from tests.lightning_modules.conftest import FAMILIES, make_batch, released_logprobs
+from tests.support.students import FAMILIES, make_batch, released_logprobs
 
 CLIPS = {
     "equal": [2.0, 2.0],
