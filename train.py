@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import wandb
 
-from cli.config_files import resolve_configs
+from cli.config_layers import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
 from cli.ending import Ended, ended_by_signals
 from cli.lightning_cli import SightSoundCLI

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,34 +44,6 @@ def find_config(name: str) -> str:
         f"config file {name!r} exists neither at that path nor in {os.path.relpath(CONFIG_FOLDER)}/; "
         f"{os.path.relpath(folder)}/ has: " + ", ".join(shipped)
     )
-
-
-def resolve_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Replace the configuration files among command-line arguments by their paths.
-
-    Args:
-        args: Arguments of ``train.py``.
-
-    Returns:
-        The arguments with full paths, and the paths alone in their order.
-    """
-    resolved: list[str] = []
-    paths: list[str] = []
-    names_file = False
-    for argument in args:
-        option, equals, value = argument.partition("=")
-        if names_file:
-            paths.append(find_config(argument))
-            argument = paths[-1]
-        elif option in ("--config", "-c") and equals:
-            paths.append(find_config(value))
-            argument = f"{option}={paths[-1]}"
-        names_file = not names_file and argument in ("--config", "-c")
-        resolved.append(argument)
-        refuse_moved_class(argument.rpartition("=")[2], f"{argument}: ")
-    for path in paths:
-        check_yaml(path)
-    return resolved, paths
 
 
 def check_yaml(path: str) -> None:
