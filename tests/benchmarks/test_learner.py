@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.learner import main
+from benchmarks.learner.__main__ import main
 from benchmarks.learner_world import build_world
 from benchmarks.needed_flops import audio_flops, forward_flops, layer_weights
 from benchmarks.shapes import SHAPES
