@@ -1,10 +1,10 @@
 """How the learner step grows: ``python -m benchmarks.growth`` (about three minutes on two quiet cores).
 
-Time of the GRPO learner step (reference forward, policy forward, backward, optimizer) against the number of completions, the
-length of the prompt, the length of the clips and the vocabulary, for a small student; of the conventional step too as
-far as it is quick enough. Adding completions must cost what completions cost: the slope against G is compared with that
-of groups whose prompt is next to nothing. Writes ``growth.json``, ``growth.png`` and ``growth.md`` to
-``benchmarks/results``.
+Time of the GRPO learner step (reference forward, policy forward, backward, optimizer) against the number of
+completions, the length of the prompt, the length of the clips and the vocabulary, for a small student; of the
+conventional step too as far as it is quick enough. Adding completions must cost what completions cost: the slope
+against G is compared with that of groups whose prompt is next to nothing. Writes ``growth.json``, ``growth.png`` and
+``growth.md`` to ``benchmarks/results``.
 """
 
 import argparse

@@ -5,7 +5,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def read_trace(path: Path, rows: int = 10) -> dict[str, Any]:
     if not device:
         return found
     begin, end, busy = float(device[0]["ts"]), 0.0, 0.0
-    cost: Counter[str] = Counter()
+    cost: dict[str, float] = defaultdict(float)
     number: Counter[str] = Counter()
     for event in device:
         start, stop = float(event["ts"]), float(event["ts"]) + float(event["dur"])
@@ -151,7 +151,7 @@ def read_trace(path: Path, rows: int = 10) -> dict[str, Any]:
         "idle_share": round(1 - busy / (end - begin), 4),
         "costliest": [
             {"name": name[:110], "ms": round(us / 1e3, 2), "share": round(us / total, 4), "calls": number[name]}
-            for name, us in cost.most_common(rows)
+            for name, us in sorted(cost.items(), key=lambda item: -item[1])[:rows]
         ],
     }
     return found
