@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sweeps = {f"completions of a {kind}prompt": (2, 3) for kind in ("", "short ")} | {"vocabulary": (1024,)}
     monkeypatch.setattr(growth, "SWEEPS", sweeps)
+    monkeypatch.setattr(growth, "LARGEST_CONVENTIONAL", {"completions of a short prompt": 0, "vocabulary": 0})
     monkeypatch.setattr(growth, "SMALL", SHAPES["tiny"])
     monkeypatch.setattr(growth, "TOKENS", 4)
     monkeypatch.setattr(growth, "build_world", lambda: WORLD)
@@ -26,7 +27,7 @@ def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_overlap(tmp_path: Path):
     overlap.main(
-        ["--shape", "tiny", "--threads", "1", "--batches", "4", "--batch-size", "1", "--output", str(tmp_path)]
+        ["--shape", "tiny", "--threads", "1", "--batches", "3", "--batch-size", "1", "--output", str(tmp_path)]
     )
     found = json.loads((tmp_path / "overlap.json").read_text())
     assert found["parts"]["serial"]["time/rollout"] >= found["server_seconds"] > 0
