@@ -16,8 +16,9 @@ from transformers import WhisperFeatureExtractor
 from benchmarks.needed_flops import grpo_flops, sft_flops
 from benchmarks.shapes import SHAPES, Shape, give_adapters_something_to_say, random_model
 from datamodules.batching.batch import AudioQABatch, Completions
+from lightning_modules.models.adapters import LoRASettings
 from lightning_modules.models.architectures.audio_encoding import audio_token_counts
-from lightning_modules.models.student import LoRASettings, Student
+from lightning_modules.models.student import Student
 from records.records import Question
 
 SAMPLE_RATE, FRAME_RATE = 16_000, 100

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from benchmarks.fake_server import FakeServer
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader
 from lightning_modules.grpo import GRPOModule
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, Questions
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from benchmarks.fake_server import FakeServer
 from callbacks.rollout.prompt_lengths import sentence, too_long
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.batching.collate import Collator
@@ -17,7 +18,6 @@ from lightning_modules.models.checkpoints.checkpoint_folder import load_processo
 from records.records import Question
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, clip, example
 
 
