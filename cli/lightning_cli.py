@@ -34,6 +34,7 @@ from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
+from runtime.folder_claim import claimed
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -66,19 +67,20 @@ class SightSoundCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
         parsing = {"parser_mode": "omegaconf+", "exit_on_error": False, "description": DESCRIPTION}
-        super().__init__(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveStageConfig,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS | {"enable_model_summary": is_verbose()},
-            seed_everything_default=42,
-            parser_kwargs={**parsing, **{name: dict(parsing) for name in SUBCOMMANDS}},
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        with contextlib.ExitStack() as self._held:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveStageConfig,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults=TRAINER_DEFAULTS | {"enable_model_summary": is_verbose()},
+                seed_everything_default=42,
+                parser_kwargs={**parsing, **{name: dict(parsing) for name in SUBCOMMANDS}},
+                auto_configure_optimizers=False,
+                args=args,
+            )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -118,6 +120,8 @@ class SightSoundCLI(LightningCLI):
             if is_wandb(logger):
                 find_room(Path(logger.init_args.get("save_dir") or root))
         if self.subcommand == "fit":
+            if is_first_rank():  # two runs would write one last.ckpt.partial, and each other's best weights
+                self._held.enter_context(claimed(root, "--trainer.default_root_dir"))
             last = root / "checkpoints" / "last.ckpt"
             if options.get("ckpt_path") is None and last.exists():
                 rank_zero_warn(
@@ -252,6 +256,12 @@ def is_wandb(logger: Any) -> bool:
         logger: The configuration.
     """
     return str(getattr(logger, "class_path", "")).endswith(".WandbLogger")
+
+
+def is_first_rank() -> bool:
+    """True in the first process of a run, before there is a trainer that knows."""
+    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
 
 
 def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
