@@ -82,10 +82,10 @@ FILES = [
     (
         "unknown_model_key",
         "model:\n  class_path: lightning_modules.SFTModule\n  init_args:\n    weights: x\n    learning_rate: 1\n",
-        r"model: lightning_modules\.sft\.SFTModule: option 'learning_rate' is not accepted "
-        r"\(.*unknown_model_key\.yaml:5\); its options: python train\.py fit --model\.help lightning_modules\.sft\.SFT",
+        r"model: lightning_modules\.SFTModule: option 'learning_rate' is not accepted "
+        r"\(.*unknown_model_key\.yaml:5\); its options: python train\.py fit --model\.help lightning_modules\.SFT",
     ),
-    ("no_module", "model: {class_path: lightning_modules.sftt.SFTModule}\n", r"has no attribute 'sftt'"),
+    ("no_module", "model: {class_path: lightning_modules.sftt.Sft}\n", r"has no attribute 'sftt'"),
     ("no_class", "model: {class_path: lightning_modules.sft.Sft}\n", r"has no attribute 'Sft'"),
     ("wrong_type", MODEL.replace("weights: x", "weights: x, lr: fast"), r"lr: expected float, found fast"),
     ("missing_weights", "model: {class_path: lightning_modules.SFTModule}\n", r"are required: weights"),
@@ -110,6 +110,11 @@ FILES = [
         "trainer: {logger: {class_path: WandbLogger, init_args: {projct: a}}}\n",
         r"trainer\.logger: .*'projct'",
     ),
+    ("doubled_key", "model:\n  init_args:\n    lr: 1.0\n    lr: 2.0\n", r"doubled_key\.yaml:4:5: 'lr' stands twice, see line 3"),
+    ("doubled_group", MODEL + "data: {}\ntrainer: {}\ndata: {}\n", r"doubled_group\.yaml:4:1: 'data' stands twice"),
+    ("number_key", "1: 2\n", r"number_key\.yaml:1:1: 1 is no name of an option"),
+    ("model_list", "model:\n- lr: 1\n", r"model_list\.yaml: 'model' takes one class .*found a list"),
+    ("null_options", "model:\n  class_path: lightning_modules.SFTModule\n  init_args:\n", r"null_options\.yaml:3:3: 'init_args' has no options"),
     ("no_data", MODEL, r"required: .*data"),
 ]  # fmt: skip
 
