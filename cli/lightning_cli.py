@@ -123,6 +123,8 @@ class SightSoundCLI(LightningCLI):
             if is_first_rank():  # two runs would write one last.ckpt.partial, and each other's best weights
                 self._held.enter_context(claimed(root, "--trainer.default_root_dir"))
             last = root / "checkpoints" / "last.ckpt"
+            if options.get("ckpt_path") == "last" and last.exists():
+                check_checkpoint_class(str(last), options["model"]["class_path"], readable=False)
             if options.get("ckpt_path") is None and last.exists():
                 rank_zero_warn(
                     f"{root} has results of an earlier run, which this run replaces: --ckpt_path last goes on with "
@@ -214,12 +216,13 @@ class SightSoundCLI(LightningCLI):
         return standing
 
 
-def check_checkpoint_class(path: str, class_path: str) -> None:
+def check_checkpoint_class(path: str, class_path: str, readable: bool = True) -> None:
     """Refuse a checkpoint that another module class wrote.
 
     Args:
         path: The checkpoint: a file, or a folder with a part of each rank.
         class_path: The module class of the configuration.
+        readable: Refuse what is no checkpoint, too; otherwise that is left to whoever reads it.
 
     Raises:
         ConfigError: The file is not a checkpoint, or one of another class.
@@ -229,6 +232,8 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         written_by = checkpoint.get(WRITTEN_BY)
     except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
+        if not readable:
+            return
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
     # classes are compared, not where their files are
     if written_by is not None and written_by.rpartition(".")[2] != class_path.rpartition(".")[2]:
