@@ -13,6 +13,8 @@ export UV_PYTHON_DOWNLOADS ?= never
 export UV_SYSTEM_CERTS ?= true
 export UV_HTTP_TIMEOUT ?= 300
 export TOKENIZERS_PARALLELISM ?= false
+# where it is set, Python does not look for modules beside train.py
+unexport PYTHONSAFEPATH
 
 .PHONY: help env mini test lint docs clean distclean
 

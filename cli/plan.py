@@ -84,7 +84,9 @@ def own_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "train.py plan", description=__doc__, add_help=True, allow_abbrev=False, epilog="All other options are fit's."
     )
-    parser.add_argument("--machine", help="JSON file with the machine's facts; that beside the last overlay unless given")
+    parser.add_argument(
+        "--machine", help="JSON file with the machine's facts; that beside the last overlay unless given"
+    )
     parser.add_argument("--geometry", help="a known student's name, or a folder with a config.json")
     parser.add_argument("--clip-seconds", type=float, default=10.0, help="length of a clip")
     parser.add_argument("--prompt-tokens", type=int, default=60, help="tokens of a prompt beside the audio")

@@ -123,5 +123,7 @@ def advice(tried: list[WayOut], fitting: WayOut | None, limit: int) -> str:
     if fitting is None:
         lines.append("nothing of this makes it fit: take more devices, larger ones or a smaller student")
     else:
-        lines.append(f"it would fit ({fitting.bytes / GIB:.2f} GiB) with " + " ".join(f"--{s}" for s in fitting.settings))
+        lines.append(
+            f"it would fit ({fitting.bytes / GIB:.2f} GiB) with " + " ".join(f"--{s}" for s in fitting.settings)
+        )
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
+from cli.config_files import ConfigError, check_yaml, resolve_configs
 from cli.lightning_cli import SUBCOMMANDS, SightSoundCLI
 from train import main
 
@@ -96,3 +97,30 @@ def test_a_class_that_moved_is_named(capsys: pytest.CaptureFixture[str], tmp_pat
     with pytest.raises(SystemExit):
         main(["predict", "--trainer.callbacks=callbacks.record_writer.RecordWriter"])
     assert "callbacks.record_writer.RecordWriter is now callbacks.RecordWriter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trainer: {callbacks: [callbacks.vllm_rollout.VLLMRollout]}\n",
+        "trainer: {callbacks: callbacks.vllm_rollout.VLLMRollout}\n",
+        "model: lightning_modules.old.GRPOModule\n",
+        "model: {init_args: {reward_functions: [lightning_modules.old.AccuracyReward, my.Reward]}}\n",
+    ],
+)
+def test_a_class_that_moved_is_named_wherever_it_stands(tmp_path: Path, text: str) -> None:
+    (tmp_path / "old.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"old\.yaml: [\w.]+\.(\w+) is now (callbacks|lightning_modules)\.\1"):
+        check_yaml(str(tmp_path / "old.yaml"))
+
+
+def test_a_class_that_moved_is_named_inside_of_an_argument() -> None:
+    given = "--trainer.callbacks=[{class_path: callbacks.local_rollout.LocalRollout, init_args: {max_new_tokens: 4}}]"
+    with pytest.raises(ConfigError, match=r"callbacks\.local_rollout\.LocalRollout is now callbacks\.LocalRollout$"):
+        resolve_configs(["fit", given])
+
+
+def test_paths_that_look_like_classes_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "paths.yaml").write_text("model: {init_args: {weights: callbacks.old/VLLMRollout}}\n")
+    check_yaml(str(tmp_path / "paths.yaml"))
+    resolve_configs(["fit", "--model.init_args.weights=/data/callbacks.old/x", "--model", "my.callbacks.VLLMRollout"])
