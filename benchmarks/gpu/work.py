@@ -19,6 +19,7 @@ from datamodules.batching.batch import AudioQABatch, Completions
 from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.student import LoRASettings, Student
 from records.records import Question
+from runtime.whole_file import write_whole
 
 SAMPLE_RATE, FRAME_RATE = 16_000, 100
 PAD, FIRST_WORD = 0, 6
@@ -111,9 +112,7 @@ class Record:
         print(f"  {name}: {json.dumps(row)}"[:600], flush=True)
 
     def _write(self) -> None:
-        partial = self.path.with_suffix(".tmp")
-        partial.write_text(json.dumps(self.figures), encoding="utf-8")
-        partial.replace(self.path)
+        write_whole(self.path, [json.dumps(self.figures)])
 
 
 def stand_in_processor() -> Any:
