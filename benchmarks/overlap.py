@@ -24,7 +24,7 @@ from benchmarks.training_run import PARTS, Clock, Questions
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings, Student
-from tests.rollouts.fake_server import FakeServer
+from tests.support.fake_server import FakeServer
 
 BAR = 0.6
 

@@ -1,4 +1,4 @@
-"""One real vLLM server for all integration tests."""
+"""What all tests may ask for: the embedded world and its endpoints, one real vLLM server."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,11 @@ import pytest
 from inference.vllm.client import VLLMClient
 from inference.vllm_server import VLLMServer
 from inference.weight_transfer.weight_sync import push
-from tests.rollouts.tiny_model import build
+from mini.world.endpoints import MiniEndpoints
+from tests.support.embedded import build_world
+from tests.support.tiny_model import build
+
+pytest_plugins = ["tests.support.stage_runs"]
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +24,19 @@ def environment() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded world at its smallest: ``corpus`` and ``student``."""
+    return build_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def endpoints() -> Iterator[MiniEndpoints]:
+    """The embedded world's teacher and checker."""
+    with MiniEndpoints() as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

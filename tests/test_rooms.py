@@ -25,7 +25,7 @@ FLOORS = (
     {"."},
     {"mini/world"},
     {"mini"},
-    {"tests/rollouts"},
+    {"tests/support"},
     {"benchmarks"},
     {"benchmarks/gpu", "benchmarks/peers"},
 )
@@ -72,4 +72,4 @@ def test_every_folder_has_its_floor() -> None:
         for p in ROOT.rglob("*.py")
         if not any(part.startswith(".") or part in ("tests", "runs", "data") for part in p.relative_to(ROOT).parts)
     }
-    assert folders == set().union(*FLOORS) - {"tests/rollouts"}
+    assert folders == set().union(*FLOORS) - {"tests/support"}

@@ -11,7 +11,7 @@ import pytest
 from answers.answers import match_option
 from datamodules.music_avqa import answers_of
 from datamodules.reading.annotations import read_rows
-from tests.datamodules.dataset_files import SHARED, needs_shared
+from tests.support.dataset_files import SHARED, needs_shared
 
 TEXTS = (
     "{text}",

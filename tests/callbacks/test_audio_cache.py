@@ -19,7 +19,7 @@ from tests.lightning_modules.conftest import make_batch
 
 @pytest.fixture(scope="module")
 def student_weights(tmp_path_factory) -> str:
-    from tests.rollouts.tiny_model import build
+    from tests.support.tiny_model import build
 
     return str(build(tmp_path_factory.mktemp("student"), seconds=2))
 

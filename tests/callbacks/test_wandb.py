@@ -11,7 +11,7 @@ import wandb
 import yaml
 
 from cli.config_files import CONFIG_FOLDER
-from tests.callbacks.recording_logger import RecordingLogger
+from tests.support.recording_logger import RecordingLogger
 from train import main
 
 STEPS = 4
@@ -45,7 +45,7 @@ def fit(world: Path, root: Path, logger: Any, *more: str) -> Any:
                 "weights": f"{world}/student",
                 "num_completions": 2,
                 "optimization_epochs": 1,
-                "reward_functions": [{"class_path": "tests.resume.interruption.Spread"}],
+                "reward_functions": [{"class_path": "tests.support.interruption.Spread"}],
             },
         },
         "data": {
@@ -74,7 +74,7 @@ def by_key(key: str) -> list[tuple[int | None, Any]]:
 @pytest.fixture(scope="module")
 def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("run")
-    logger = {"class_path": "tests.callbacks.recording_logger.RecordingLogger", "init_args": {"save_dir": str(root)}}
+    logger = {"class_path": "tests.support.recording_logger.RecordingLogger", "init_args": {"save_dir": str(root)}}
     return fit(world, root, logger)
 
 

@@ -23,7 +23,7 @@ from datamodules.music_avqa import INSTRUMENTS, NUMBERS, MusicAVQADataModule, an
 from datamodules.prompts.questions import Prompt
 from datamodules.traces import TracesDataModule
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
+from tests.support.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
 
 
 class TestAVQA:

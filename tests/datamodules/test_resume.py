@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.avqa import AVQADataModule
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import avqa_row
-from tests.datamodules.recorder import Recorder
+from tests.support.dataset_files import avqa_row
+from tests.support.recorder import Recorder
 
 ROWS = [avqa_row(number % 16, id=number) for number in range(20)]
 
@@ -154,12 +154,13 @@ def test_lightnings_own_distributed_sampler_is_refused(
 
 def test_two_processes(data: Callable[..., AVQADataModule], tmp_path: Path, processor_dir: str) -> None:
     made = data()
-    script = Path(__file__).with_name("two_ranks.py")
+    root = Path(__file__).parents[2]
+    script = root / "tests" / "integration" / "ranks" / "data_rank.py"
     subprocess.run(
         [sys.executable, str(script), str(made.root), processor_dir, str(tmp_path)],
         check=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{script.parent}"},
+        env={**os.environ, "PYTHONPATH": str(root)},
     )
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     one = Recorder()

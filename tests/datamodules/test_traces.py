@@ -9,7 +9,7 @@ from datamodules.traces import TraceFilter, TracesDataModule, select_traces
 from records.record_files import record_files
 from records.records import Question, RecordError, Trace, Verdict, write_jsonl
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import avqa_row
+from tests.support.dataset_files import avqa_row
 
 OPTIONS = ("a dog", "a cat", "a violin", "rain")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.browser import Browser, find_or_install
+from tests.support.browser import Browser, find_or_install
 
 
 @pytest.fixture(scope="session")

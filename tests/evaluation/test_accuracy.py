@@ -9,7 +9,7 @@ from evaluation.checked import check_predictions
 from evaluation.runs import read_run
 from records.records import Prediction
 from runtime.errors import UserError
-from tests.evaluation.predictions import OPTIONS, prediction, question, write_predictions
+from tests.support.predictions import OPTIONS, prediction, question, write_predictions
 
 QUESTIONS = [question(number) for number in range(6)]  # sound, music, speech, sound, music, speech
 RIGHT = [prediction(number) for number in range(6)]

@@ -6,7 +6,7 @@ import pytest
 
 from evaluation.checked import check_predictions
 from records.records import Prediction
-from tests.evaluation.predictions import prediction, question
+from tests.support.predictions import prediction, question
 
 QUESTIONS = [question(number) for number in range(4)]
 GOOD = [prediction(0), prediction(1), prediction(2, "<answer>dog</answer>"), prediction(3)]

@@ -9,7 +9,7 @@ from evaluation.__main__ import main
 from evaluation.benchmarks import read_questions
 from evaluation.tables import leakage_table, read_paper
 from runtime.errors import UserError
-from tests.evaluation.predictions import prediction, question, write_mmau, write_predictions
+from tests.support.predictions import prediction, question, write_mmau, write_predictions
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from evaluation.accuracy import score
 from evaluation.checked import check_predictions
 from evaluation.intervals import bootstrap, compare, interval, mcnemar
-from tests.evaluation.predictions import prediction, question
+from tests.support.predictions import prediction, question
 
 
 def test_bootstrap_of_a_share_is_binomial() -> None:

@@ -12,7 +12,7 @@ from evaluation.__main__ import main
 from evaluation.fingerprint import FingerprintIndex, fingerprint
 from evaluation.leakage import ClipSet, Shared, audit, read_clip_set, youtube_clip
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import SHARED, needs_shared, tone, write_mp4
+from tests.support.dataset_files import SHARED, needs_shared, tone, write_mp4
 
 RATE = 16_000
 

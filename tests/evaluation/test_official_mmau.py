@@ -11,8 +11,8 @@ from evaluation.benchmarks import read_questions
 from evaluation.checked import check_predictions
 from evaluation.official_mmau import accepts, defects, judge, official_rows, usable_row, write_official
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import SHARED, needs_shared
-from tests.evaluation.predictions import prediction, question, write_mmau
+from tests.support.dataset_files import SHARED, needs_shared
+from tests.support.predictions import prediction, question, write_mmau
 
 CHOICES = ["a dog barking", "a cat", "Light rain", "rain"]
 

@@ -14,9 +14,9 @@ from evaluation.checked import check_predictions
 from evaluation.examples import pick
 from evaluation.plots import read_curves
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import tone
-from tests.evaluation.browser import Browser, find_or_install
-from tests.evaluation.predictions import OPTIONS, prediction, question, write_mmau, write_predictions
+from tests.support.browser import Browser, find_or_install
+from tests.support.dataset_files import tone
+from tests.support.predictions import OPTIONS, prediction, question, write_mmau, write_predictions
 
 HOSTILE = "<think>I hear <b>a</b> cat <script>document.title = 'hacked'</script></think><answer>cat</answer>"
 METRICS = (

@@ -7,7 +7,7 @@ from transformers import AutoProcessor
 
 from datamodules.batching.batch import AudioQABatch, Completions
 from records.records import Question
-from tests.rollouts import tiny_model, tiny_omni
+from tests.support import tiny_model, tiny_omni
 
 SECONDS = 2
 FAMILIES = {"qwen2_audio": tiny_model.build, "qwen2_5_omni": tiny_omni.build}

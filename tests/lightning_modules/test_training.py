@@ -283,7 +283,7 @@ def test_resuming_sharded_beside_other_frozen_weights_is_refused(weights, batch,
 
 
 def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
-    command = [sys.executable, "-m", "tests.lightning_modules.ddp_worker", stage, weights, strategy, str(output)]
+    command = [sys.executable, "-m", "tests.integration.ranks.training_rank", stage, weights, strategy, str(output)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(output.read_text())

@@ -16,7 +16,7 @@ from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
 from records.records import RecordError
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import avqa_row, tone, write_mp4
+from tests.support.dataset_files import avqa_row, tone, write_mp4
 
 BAD_ROWS: list[tuple[Any, str, str]] = [
     ("not an object", "wrong type", "expected an object, found 'not an object'"),

@@ -7,7 +7,7 @@ import pytest
 from callbacks.rollout.local_rollout import LocalRollout
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import trainer
-from tests.rollouts.questions import Learner, Questions
+from tests.support.questions import Learner, Questions
 
 
 class Sharded(Learner):

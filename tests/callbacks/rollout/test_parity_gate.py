@@ -26,7 +26,7 @@ from inference.vllm.client import Generation, ServerUnreachable
 from inference.vllm.sampling import Sample, Sampling
 from lightning_modules.models.student import Student
 from runtime.errors import UserError
-from tests.rollouts.questions import example
+from tests.support.questions import example
 
 WORDS = (40, 41, 42, 2)
 

@@ -17,8 +17,8 @@ from lightning_modules.models.checkpoints.checkpoint_folder import load_processo
 from records.records import Question
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
-from tests.rollouts.fake_server import FakeServer
-from tests.rollouts.questions import Learner, clip, example
+from tests.support.fake_server import FakeServer
+from tests.support.questions import Learner, clip, example
 
 
 class Counting(Collator):

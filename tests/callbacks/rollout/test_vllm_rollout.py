@@ -14,8 +14,8 @@ from callbacks.rollout.vllm_rollout import VLLMRollout
 from inference.server_pool import ServerPool
 from lightning_modules.models.student import LoRASettings
 from runtime.errors import UserError
-from tests.rollouts.fake_server import FakeServer
-from tests.rollouts.questions import Learner, Questions
+from tests.support.fake_server import FakeServer
+from tests.support.questions import Learner, Questions
 
 
 def rollouts(*servers: FakeServer, **settings) -> VLLMRollout:
@@ -160,7 +160,7 @@ def test_refuses_a_server_started_wrongly(tmp_path: Path, server_weights: Path, 
 
 
 def test_refuses_a_server_with_another_model(tmp_path: Path, server_weights: Path, tmp_path_factory):
-    from tests.rollouts.tiny_model import build
+    from tests.support.tiny_model import build
 
     other = build(tmp_path / "other", seconds=1)
     module = Learner(str(server_weights))

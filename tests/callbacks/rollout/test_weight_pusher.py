@@ -21,8 +21,8 @@ from inference.weight_transfer.weight_directory import PREFIX, WeightDirectory
 from inference.weight_transfer.weight_sync import TensorSpec, sent_types
 from records.hub_files import HubTensor
 from runtime.errors import UserError
-from tests.rollouts.fake_server import FakeServer
-from tests.rollouts.tiny_model import build
+from tests.support.fake_server import FakeServer
+from tests.support.tiny_model import build
 
 
 class Weights:

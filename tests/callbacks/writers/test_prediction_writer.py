@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from records.records import Prediction, read_jsonl
-from tests.callbacks.counting_rollout import CountingRollout, Interrupted
+from tests.support.counting_rollout import CountingRollout, Interrupted
 from train import main
 
 
@@ -26,7 +26,7 @@ def evaluate(world: Path, root: Path, *more: str, stage: str = "test", module: s
                         "resume": "${oc.env:SIGHTSOUND_RESUME,false}",  # as in configs/benchmark
                     },
                 },
-                {"class_path": "tests.callbacks.counting_rollout.CountingRollout"},
+                {"class_path": "tests.support.counting_rollout.CountingRollout"},
             ],
         },
         "model": {"class_path": f"lightning_modules.{module}", "init_args": {"weights": f"{world}/student"}},

@@ -5,7 +5,7 @@ from transformers import Qwen2AudioProcessor
 from datamodules.batching.collate import Collator, Example
 from datamodules.prompts.questions import DIRECT
 from records.records import Question
-from tests.datamodules.dataset_files import tone
+from tests.support.dataset_files import tone
 
 
 def test_slices_and_moves_take_everything_along(processor: Qwen2AudioProcessor) -> None:

@@ -7,7 +7,7 @@ from datamodules.batching.collate import Collator, Example, num_audio_tokens, sa
 from datamodules.prompts.questions import THINK
 from records.records import Question
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import tone
+from tests.support.dataset_files import tone
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What can be heard?", ("a dog", "a cat"), 0, "Which")
 LENGTHS = [400, 8_000, 12_345, 16_001, 30_000, 31_841, 31_999, 32_000]  # the extractor's chunk is 32,000 samples

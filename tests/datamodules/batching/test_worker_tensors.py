@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.avqa import AVQADataModule
 from datamodules.batching.worker_tensors import prepare_worker
-from tests.datamodules.dataset_files import avqa_row
+from tests.support.dataset_files import avqa_row
 
 TENSORS = [
     torch.arange(40_000, dtype=torch.float32).view(100, 400),

@@ -10,7 +10,7 @@ import torchaudio
 
 from datamodules.media import audio
 from datamodules.media.audio import MediaError, WaveformCache, load_waveform, resolve_media, wav_bytes
-from tests.datamodules.dataset_files import SHARED, needs_shared, tone, write_mp4
+from tests.support.dataset_files import SHARED, needs_shared, tone, write_mp4
 
 
 def test_wav_at_16_khz_gives_the_exact_samples(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.media.audio import load_waveform
 from datamodules.media.video import FrameSampling, sample_frames
-from tests.datamodules.dataset_files import tone, write_mp4
+from tests.support.dataset_files import tone, write_mp4
 
 
 def _sound(path: Path) -> None:

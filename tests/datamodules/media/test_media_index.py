@@ -9,7 +9,7 @@ import soundfile
 from datamodules.avqa import AVQADataModule
 from datamodules.media.media_files import MediaError, MomentaryMediaError
 from datamodules.media.media_index import MediaIndex
-from tests.datamodules.dataset_files import avqa_row, tone, write_mp4
+from tests.support.dataset_files import avqa_row, tone, write_mp4
 
 
 class Decoder:

@@ -22,7 +22,7 @@ from datamodules.media.video import FrameFolder, FrameSampling, load_frames
 from datamodules.prompts.questions import DIRECT
 from datamodules.trace_clips import TracedClips
 from records.records import Question, Trace
-from tests.datamodules.dataset_files import tone, write_mp4
+from tests.support.dataset_files import tone, write_mp4
 
 PASSING = [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.ENOTCONN]
 QUESTION = Question("q", "avqa", "a.mp4", "What?", ("a dog", "rain"), 0, "Which")

@@ -16,7 +16,7 @@ from datamodules.media.probes import ProbedClips, ProbeName, derangement, shuffl
 from datamodules.trace_clips import TraceClipsDataModule
 from records.records import Question
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import avqa_row, tone
+from tests.support.dataset_files import avqa_row, tone
 
 QUESTION = Question("avqa/val/1", "avqa", "a.wav", "What?", ("dog", "cat", "rain", "wind"), 1, "Which")
 

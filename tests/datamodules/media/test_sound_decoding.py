@@ -11,8 +11,8 @@ import soundfile
 from datamodules.media import sound_decoding
 from datamodules.media.audio import MediaError, load_waveform, wav_bytes
 from datamodules.media.media_files import MomentaryMediaError
-from tests.datamodules.dataset_files import tone, write_mp4
-from tests.datamodules.media_writer import write_sound
+from tests.support.dataset_files import tone, write_mp4
+from tests.support.media_writer import write_sound
 
 RATE = 48_000
 

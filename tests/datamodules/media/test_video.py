@@ -10,8 +10,8 @@ import pytest
 from datamodules.media import frame_decoding
 from datamodules.media.audio import MediaError
 from datamodules.media.video import FrameSampling, load_frames, sample_frames
-from tests.datamodules.dataset_files import tone, write_mp4
-from tests.datamodules.media_writer import write_sound
+from tests.support.dataset_files import tone, write_mp4
+from tests.support.media_writer import write_sound
 
 HEIGHT, WIDTH = 64, 128
 RED, BLUE, BLACK = (255, 0, 0), (0, 0, 255), (0, 0, 0)

@@ -11,7 +11,7 @@ from datamodules.prompts.questions import COT_DISTILL, DIRECT
 from datamodules.reading.hints import read_hints, with_hint
 from records.records import Question, RecordError, Trace, write_jsonl
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import avqa_row
+from tests.support.dataset_files import avqa_row
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What is it?", ("a dog", "a cat"), 0, "Which")
 

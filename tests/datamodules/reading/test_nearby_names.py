@@ -12,7 +12,7 @@ import soundfile
 from datamodules.media.audio import ClipFolder
 from datamodules.mmau import MMAUDataModule
 from datamodules.reading.nearby_names import NearbyNames
-from tests.datamodules.dataset_files import tone
+from tests.support.dataset_files import tone
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café.wav") for form in ("NFC", "NFD"))
 

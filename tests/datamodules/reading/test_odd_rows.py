@@ -15,7 +15,7 @@ from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
 from records.records import Question
 from runtime.errors import UserError
-from tests.datamodules.dataset_files import avqa_row, tone, write_mp4
+from tests.support.dataset_files import avqa_row, tone, write_mp4
 
 ROW = {
     "id": "x",

@@ -9,8 +9,8 @@ from inference.vllm.client import GaveUp, ServerRefused, ServerUnreachable, VLLM
 from inference.vllm.server_info import ServerInfo, ask, read_dtype, read_limit, read_processed
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
-from tests.rollouts.fake_server import FakeServer
-from tests.rollouts.questions import Learner, Questions
+from tests.support.fake_server import FakeServer
+from tests.support.questions import Learner, Questions
 
 
 def test_without_the_route_that_fails(server_weights: Path):

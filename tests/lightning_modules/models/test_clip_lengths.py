@@ -15,7 +15,7 @@ from inference.vllm.sampling import Sampling
 from inference.vllm_server import VLLMServer
 from lightning_modules.models.student import Student
 from records.records import Question
-from tests.rollouts import tiny_model, tiny_omni
+from tests.support import tiny_model, tiny_omni
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What is heard?", ("a dog", "a cat"), 0, "Which")
 WINDOW = 30 * 16_000

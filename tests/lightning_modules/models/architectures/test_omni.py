@@ -16,7 +16,7 @@ from lightning_modules.models.frozen_hearing import FrozenHearing
 from lightning_modules.models.student import LoRASettings, Student
 from tests.lightning_modules.conftest import make_batch, released_logprobs
 from tests.lightning_modules.models.test_collated_batches import QUESTION
-from tests.rollouts import tiny_omni
+from tests.support import tiny_omni
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

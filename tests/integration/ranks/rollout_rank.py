@@ -1,0 +1,82 @@
+"""Trains on CPU ranks with a server: ``rollouts.ddp_worker WEIGHTS URL DEVICES OUTPUT [STALENESS [SHARDED]]``."""
+
+import json
+import sys
+from pathlib import Path
+
+import lightning
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch.utils.data import DataLoader
+
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.sampler import ResumableLoader
+from tests.support.questions import Learner, Questions
+
+GLOBAL_BATCH = 4
+
+
+class Shards(Questions):
+    """Global batches of four questions, split contiguously over the ranks."""
+
+    def train_dataloader(self) -> DataLoader[AudioQABatch]:
+        """This rank's part of each global batch."""
+        size = GLOBAL_BATCH // self.trainer.world_size
+        first = size * self.trainer.global_rank
+        mine = [
+            example
+            for start in range(first, len(self.examples), GLOBAL_BATCH)
+            for example in self.examples[start : start + size]
+        ]
+        return ResumableLoader(mine, size, collate_fn=self.collate)
+
+
+class ShardedLearner(Learner):
+    """A learner whose weights are spread over the ranks."""
+
+    def configure_model(self) -> None:
+        """Spread them."""
+        if not self.student.sharded:
+            self.student.shard(self.device_mesh["data_parallel"])
+
+
+def strategy(devices: int, sharded: int) -> Strategy | str:
+    """How the ranks work together."""
+    if sharded:
+        return ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False, process_group_backend="gloo")
+    return DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto"
+
+
+def main(weights: str, url: str, devices: int, output: str, staleness: int = 0, sharded: int = 0) -> None:
+    """Train for three steps."""
+    module = ShardedLearner(weights) if sharded else Learner(weights)
+    rollouts = VLLMRollout(
+        [url], max_new_tokens=6, parity_gate=False, retry_seconds=20, seed=7, run_id="run", max_staleness=staleness
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=strategy(devices, sharded),
+        use_distributed_sampler=False,
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[rollouts],
+    )
+    trainer.fit(module, Shards(module.student.processor, 12, GLOBAL_BATCH))
+    result = [
+        {
+            "questions": [question.id for question in batch.questions],
+            "ids": batch.completions.ids.tolist(),  # type: ignore[union-attr]
+            "version": batch.completions.weight_version,  # type: ignore[union-attr]
+        }
+        for batch in module.train_batches
+    ]
+    Path(f"{output}.{trainer.global_rank}").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], *map(int, sys.argv[5:]))

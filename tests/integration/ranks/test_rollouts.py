@@ -1,0 +1,106 @@
+"""Two ranks on the CPU: nobody samples before the weights have arrived, and both see what one rank would see."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration.ranks.rollout_rank import main
+from tests.support.fake_server import FakeServer
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(server: FakeServer, devices: int, output: Path, staleness: int = 0, sharded: int = 0) -> list[list[dict]]:
+    command = [sys.executable, "-m", "tests.integration.ranks.rollout_rank"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(server.checkpoint), server.url, str(devices), str(output), str(staleness), str(sharded)],
+        cwd=ROOT,
+        env=environment,
+        timeout=400,  # imports alone take a minute on a loaded machine
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return read(output, devices)
+
+
+def read(output: Path, devices: int) -> list[list[dict]]:
+    return [json.loads(Path(f"{output}.{rank}").read_text()) for rank in range(devices)]
+
+
+def test_two_ranks(tmp_path: Path, server_weights: Path):
+    with FakeServer(server_weights) as server:
+        main(str(server_weights), server.url, 1, str(tmp_path / "one"))
+    (one_rank,) = read(tmp_path / "one", 1)
+    with FakeServer(server_weights) as server:
+        forgot = []
+
+        def behave(route, body) -> None:
+            if route == "/collective_rpc":
+                time.sleep(0.5)  # a rank that did not wait for the push would sample meanwhile
+            if route.endswith("generate") and server.version == "run:1" and not forgot:
+                forgot.append(True)
+                server.version = "default"  # as if it had been restarted between two requests
+
+        server.behave = behave
+        ranks = run(server, 2, tmp_path / "two")
+    # rank 0 alone pushes; whichever rank finds that the server has forgotten its weights pushes them again
+    assert server.pushes() == ["run:0", "run:1", "run:1", "run:2", "run:3"]
+    versions = [one["version"] for one in server.generated]
+    assert [v for v in versions if v != "default"] == [f"run:{step}" for step in (0, 1, 2) for _ in range(4)]
+    for whole, first, second in zip(one_rank, *ranks, strict=True):
+        assert whole["questions"] == first["questions"] + second["questions"]
+        assert whole["version"] == first["version"] == second["version"]
+    # the first batch is drawn with the same weights and seeds: the completions are the same
+    assert one_rank[0]["ids"] == ranks[0][0]["ids"] + ranks[1][0]["ids"]
+
+
+def test_no_rank_changes_the_weights_under_rollouts_of_another(tmp_path: Path, server_weights: Path):
+    """One batch ahead, with a server that has room for one request at a time: a rank waits for the other's turn."""
+    with FakeServer(server_weights, settings={"max_num_seqs": 2}) as server:
+        server.behave = lambda route, body: time.sleep(0.2) if route.endswith("generate") else None
+        ranks = run(server, 2, tmp_path / "two", staleness=1)
+    assert server.pushes() == ["run:0", "run:1", "run:2"]
+    assert [one["version"] for one in server.generated] == ["run:0"] * 8 + ["run:1"] * 4
+    for rank in ranks:
+        assert [batch["version"] for batch in rank] == ["run:0", "run:0", "run:1"]
+
+
+def test_a_failed_push_ends_all_ranks(tmp_path: Path, server_weights: Path):
+    with FakeServer(server_weights) as server:
+
+        def behave(route, body):
+            loads = route == "/collective_rpc" and "is_checkpoint_format" not in body["kwargs"]
+            return (400, "no such method") if loads else None
+
+        server.behave = behave
+        with pytest.raises(AssertionError, match="the server stays paused until a push succeeds"):
+            run(server, 2, tmp_path / "out")
+
+
+def test_sharded_weights_reach_the_server(tmp_path: Path, server_weights: Path):
+    """The first push is of what the server has: gathered from two ranks, every number is the same."""
+    found = []
+    with FakeServer(server_weights) as server:
+
+        def behave(route, body) -> None:
+            folder = Path(body["kwargs"]["weights_path"]) if route == "/collective_rpc" else Path("probe")
+            if folder.name != "probe":
+                files = sorted(folder.glob("*.safetensors"))
+                found.append({name: value for file in files for name, value in load_file(file).items()})
+
+        server.behave = behave
+        run(server, 2, tmp_path / "two", sharded=1)
+    assert server.pushes() == ["run:0", "run:1", "run:2", "run:3"]
+    expected = load_file(server_weights / "model.safetensors")
+    assert found[0].keys() == expected.keys()
+    assert all(torch.equal(found[0][name], value) for name, value in expected.items())
+    assert any(not torch.equal(found[3][name], value) for name, value in expected.items())
