@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules.avqa import AVQADataModule
 from datamodules.batching.question_dataset import Item
 from datamodules.reading.annotations import without_control_tokens
-from records.reasoning_tags import without_tags
+from records.reasoning_tags import tagged_answer, tagged_thought, without_tags
 from records.record_files import record_files
 from records.records import Question, Trace, Verdict, read_jsonl
 from runtime.errors import UserError
@@ -231,7 +231,7 @@ def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
     """Return the completions that SFT learns for a question; none where the true label is asked for and unknown."""
     if target == "cot":
         return tuple(
-            f"<think>{thought(t)}</think><answer>{answered_option(t, traced.question)}</answer>" for t in traced.traces
+            tagged_thought(thought(t)) + tagged_answer(str(answered_option(t, traced.question))) for t in traced.traces
         )
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
-    return () if label is None else (f"<answer>{label}</answer>",)
+    return () if label is None else (tagged_answer(label),)

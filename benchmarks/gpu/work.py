@@ -18,6 +18,7 @@ from benchmarks.shapes import SHAPES, Shape, give_adapters_something_to_say, ran
 from datamodules.batching.batch import AudioQABatch, Completions
 from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.student import LoRASettings, Student
+from records.reasoning_tags import tagged_answer, tagged_thought
 from records.records import Question
 from runtime.whole_file import write_whole
 
@@ -170,7 +171,7 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
         asked.append([*before.tolist(), work.audio_token, *after.tolist()])
         prompts.append(torch.cat([before, audio, after]))
     shape = (questions, group, work.tokens)
-    texts = [f"<think>{'It sounds like that. ' * 30}</think><answer>{option}</answer>" for option in OPTIONS]
+    texts = [tagged_thought("It sounds like that. " * 30) + tagged_answer(option) for option in OPTIONS]
     return AudioQABatch(
         questions=[
             Question(f"gpu/{b}", "gpu", f"{b}.wav", "Which sound?", OPTIONS, 0, "all") for b in range(questions)
