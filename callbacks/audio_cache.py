@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from datamodules.batching.audio_tokens import num_audio_tokens
 from datamodules.batching.batch import AudioQABatch
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import trained_parts
 from runtime.errors import UserError
@@ -72,7 +72,7 @@ class AudioCache(Callback):
         """Put the embeddings into the batch; those that are missing are made and kept."""
         student: Any = pl_module.student
         files = [self._file(waveform) for waveform in batch.waveforms]
-        counts = audio_token_counts(batch.feature_lengths)[1].tolist()
+        counts = num_audio_tokens(batch.feature_lengths).tolist()
         device = batch.features.device
         known = [_load(file, count) for file, count in zip(files, counts, strict=True)]
         missing = [row for row, clip in enumerate(known) if clip is None]

@@ -15,8 +15,8 @@ from transformers import WhisperFeatureExtractor
 
 from benchmarks.needed_flops import grpo_flops, sft_flops
 from benchmarks.shapes import SHAPES, Shape, give_adapters_something_to_say, random_model
+from datamodules.batching.audio_tokens import EDGE_FRAMES, num_audio_tokens
 from datamodules.batching.batch import AudioQABatch, Completions
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.student import LoRASettings, Student
 from records.reasoning_tags import tagged_answer, tagged_thought
 from records.records import Question
@@ -162,7 +162,7 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
     extractor = stand_in_processor().feature_extractor
     features = extractor(waves, sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="pt")["input_features"]
     heard = np.full(questions, frames)
-    audio = torch.full((int(audio_token_counts(heard)[1][0]),), work.audio_token)
+    audio = torch.full((num_audio_tokens(frames),), work.audio_token)
     asked, prompts = [], []
     for _ in range(questions):
         text = work.text_tokens + rng.randint(-work.text_tokens // 6, work.text_tokens // 6)
@@ -180,7 +180,7 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
         request_ids=asked,
         prompt_ids=torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=PAD),
         prompt_lengths=np.array([len(prompt) for prompt in prompts]),
-        features=features[..., : frames + 2],
+        features=features[..., : frames + EDGE_FRAMES],
         feature_lengths=heard,
         labels=[OPTIONS[0]] * questions,
         completions=Completions(
