@@ -1,7 +1,7 @@
 """Traces with verdicts and the sound of their clips: what the audio-text verifier is trained on and applied to."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -249,10 +249,9 @@ class AlignmentDataModule(TraceClipsDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the traces that have no verdict on disk."""
-        done: Collection[Any] = getattr(getattr(self.trainer, "lightning_module", None), "settled", frozenset())
         items = []
         for question in self.unchecked():
-            left = tuple(t for t in self.traces[question.id] if (question.id, t.sample) not in done)
+            left = self.unchecked_traces(question)
             items.append(HeardTraces(question, left, (None,) * len(left)))
         return DataLoader(
             HeardTracesDataset(items, self.clips, keep=False),

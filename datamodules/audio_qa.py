@@ -27,6 +27,7 @@ from datamodules.reading.annotations import AnnotatedQuestion
 from datamodules.reading.hints import read_hints, with_hint
 from datamodules.reading.question_reader import QuestionReader
 from datamodules.reading.record_report import BadRecordPolicy, RecordReport
+from records.completed import Completed
 from records.records import Question, RecordError
 from runtime.errors import UserError
 
@@ -53,6 +54,8 @@ class AudioQADataModule(LightningDataModule):
     number_repeated_ids = False
     can_probe = True
     """False where loaders of its own would ignore ``probe``, ``option_order``, ``hints`` and ``requests``."""
+    completed = Completed()
+    """What earlier runs have completed; no clip is decoded for it. A callback that reads it from the disk says so."""
 
     def __init__(
         self,
@@ -371,7 +374,6 @@ class AudioQADataModule(LightningDataModule):
 
     def _eval_loader(self, role: Role) -> DataLoader[Any]:
         self._check_distributed()
-        self._check_module()
         questions = self.questions(role)
         if role == "val" and all(question.answer is None for question in questions):
             raise UserError(
@@ -393,7 +395,7 @@ class AudioQADataModule(LightningDataModule):
             dataset, collate = QuestionDataset(items, heard), self.collator
         else:
             seen = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=self.requests.frames)
-            answered: dict[str, Any] = getattr(getattr(trainer, "lightning_module", None), "answered", {})
+            answered = self.completed.predictions
             dataset = ClipRequestDataset(asked, self.prompt, self.requests, heard, seen, answered.keys())
             collate = ClipRequests
         return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate, **self._loader_settings())
@@ -414,18 +416,6 @@ class AudioQADataModule(LightningDataModule):
             raise UserError(f"data.prompt {name!r} needs the teacher's traces: set data.hints to their folder")
         if self.probe and gets == "video":
             raise UserError("data.probe tampers with the audio, of which nothing is sent (data.requests.modalities)")
-
-    def _check_module(self) -> None:
-        """Refuse a model that needs other batches than those that are made."""
-        module = getattr(self.trainer, "lightning_module", None)
-        if module is None:
-            return
-        if hasattr(module, "answered") and self.requests is None:
-            raise UserError(f"{type(module).__name__} asks an endpoint: say in data.requests what is sent of each clip")
-        if not hasattr(module, "answered") and self.requests is not None:
-            raise UserError(
-                f"data.requests is for a model behind an endpoint; for {type(module).__name__} set it to null"
-            )
 
     def _read_hints(self, role: Role) -> dict[str, str]:
         """Return the teacher's reasoning by the question's id, and say how many questions have none."""

@@ -1,8 +1,8 @@
 """AVQA as silent video: what the teacher is shown."""
 
-from collections.abc import Callable
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.avqa import AVQADataModule
@@ -82,24 +82,22 @@ class AVQAVideoDataModule(AVQADataModule):
         assert isinstance(self.clips, FrameFolder)
         questions = self.questions("predict")
         return DataLoader(
-            SilentClips(unsettled(self.trainer, questions), self.clips),
+            SilentClips([q for q in own_share(self.trainer, questions) if self.completed.lacks(q.id)], self.clips),
             batch_size=self.eval_batch_size,
             collate_fn=list,
             **self._loader_settings(),
         )
 
 
-def unsettled(trainer: Any, questions: list[Question]) -> list[Question]:
-    """Return this rank's share of the questions, without those that are complete on disk.
+def own_share(trainer: Trainer | None, questions: list[Question]) -> list[Question]:
+    """Return this rank's share of the questions.
 
-    The share does not depend on what is complete, so that a question stays on the machine that has its traces.
+    It does not depend on what is complete, so that a question stays on the machine that has its traces.
 
     Args:
-        trainer: The trainer, or None. Its module may say what remains, as ``remaining(question_id)``.
+        trainer: The trainer, or None.
         questions: All ranks' questions.
     """
     if trainer is None:
         return questions
-    share = eval_share(len(questions), trainer.global_rank, trainer.world_size)
-    remaining: Callable[[str], Any] | None = getattr(trainer.lightning_module, "remaining", None)
-    return [questions[i] for i in share if remaining is None or remaining(questions[i].id)]
+    return [questions[i] for i in eval_share(len(questions), trainer.global_rank, trainer.world_size)]

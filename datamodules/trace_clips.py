@@ -1,7 +1,7 @@
 """The teacher's traces with the true sound of their clips: what the checker reads and hears."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.avqa import AVQADataModule
-from datamodules.avqa_video import unsettled
+from datamodules.avqa_video import own_share
 from datamodules.media.audio import ClipFolder, MediaError, WavFormat, wav_base64
 from datamodules.media.media_files import MomentaryMediaError
 from datamodules.traces import answered_option
@@ -127,13 +127,14 @@ class TraceClipsDataModule(AVQADataModule):
         """Return this rank's share of the questions with traces that have no verdict on disk."""
         self._check_distributed()
         traces = self.traces
-        done: Collection[Any] = getattr(getattr(self.trainer, "lightning_module", None), "settled", frozenset())
         questions = [question for question in self.questions("predict") if question.id in traces]
-        return [
-            question
-            for question in unsettled(self.trainer, questions)
-            if (question.id, None) not in done and any((question.id, t.sample) not in done for t in traces[question.id])
-        ]
+        return [question for question in own_share(self.trainer, questions) if self.unchecked_traces(question)]
+
+    def unchecked_traces(self, question: Question) -> tuple[Trace, ...]:
+        """Return a question's traces that have no verdict on disk."""
+        traces = self.traces[question.id]
+        left = set(self.completed.remaining(question.id, (trace.sample for trace in traces)))
+        return tuple(trace for trace in traces if trace.sample in left)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the questions with traces that are not all checked yet."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,6 +16,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryCalib
 from typing_extensions import override
 
 from datamodules.alignment import AlignmentBatch
+from lightning_modules.doors import RecordStage
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.models.checkpoints.checkpoint_folder import load_processor
 from lightning_modules.models.frozen_hearing import FrozenHearing, Hears
@@ -29,7 +29,7 @@ _PAIRINGS = 2
 """How often each accepted trace of a batch is paired with another clip."""
 
 
-class AudioTextVerifier(LightningModule):
+class AudioTextVerifier(RecordStage):
     """A frozen audio encoder, the student's own by default, and a small head over audio and trace embeddings.
 
     ``fit`` trains the head with binary cross-entropy on verdicts, sets the temperature on held-out ones and writes
@@ -91,7 +91,6 @@ class AudioTextVerifier(LightningModule):
         }
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/")
         self.test_metrics = MetricCollection({n: m.clone() for n, m in metrics.items()}, prefix="test/")
-        self.settled: set[tuple[str, int | None]] = set()
         self.provenance = {"checker": self.name, "mode": "trace", "threshold": threshold}
         self._heard: dict[str, Tensor] = {}
         self._held_out: list[tuple[Tensor, Tensor]] = []
@@ -243,13 +242,13 @@ class AudioTextVerifier(LightningModule):
             self._outcomes.append(Outcome(tuple(verdicts), (), Usage(question_id, self._run_id)))
         return len(probabilities)
 
+    @override
     def outcomes(self) -> list[Outcome]:
-        """Return the verdicts since the last call."""
         done, self._outcomes = self._outcomes, []
         return done
 
+    @override
     def drain(self) -> Iterator[None]:
-        """Yield once: all verdicts can be taken."""
         yield
 
 

@@ -98,7 +98,7 @@ class FactVerifierModule(EndpointStage):
             if (verdict := await self._settle(question.id, [trace.sample], asking, work)) is not None:
                 work.records.append(verdict)
 
-        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.settled])
+        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.completed])
 
     async def _check_trace(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
         text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")

@@ -65,7 +65,7 @@ class TeacherModule(EndpointStage):
         if isinstance(prompt, str) and prompt not in TEACHER_PROMPTS:
             raise UserError(f"model.prompt must be one of {', '.join(TEACHER_PROMPTS)}, found {prompt!r}")
         super().__init__(endpoint, budget, requests_per_item=1 if n_in_one_request else samples)
-        self.samples = samples
+        self.samples: int = samples
         self.prompt = TEACHER_PROMPTS[prompt] if isinstance(prompt, str) else prompt
         self.send = send
         self.timing = timing
@@ -81,9 +81,7 @@ class TeacherModule(EndpointStage):
 
     def remaining(self, question_id: str) -> list[int]:
         """Return which samples of a question are neither on disk nor refused for good."""
-        if (question_id, None) in self.settled:
-            return []
-        return [sample for sample in range(self.samples) if (question_id, sample) not in self.settled]
+        return self.completed.remaining(question_id, range(self.samples))
 
     def question_id(self, item: SilentClip) -> str:
         """Return which question an item is about."""

@@ -223,7 +223,7 @@ class LastCheckpoint(WholeCheckpoint):
 
     def _write(self, trainer: Trainer) -> None:
         self._due = False
-        if not getattr(trainer, "fast_dev_run", False):
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 

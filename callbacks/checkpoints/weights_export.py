@@ -59,7 +59,7 @@ class WeightsExport(Callback):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if trainer.sanity_checking or not fitting or getattr(trainer, "fast_dev_run", False):
+        if trainer.sanity_checking or not fitting or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
@@ -75,7 +75,7 @@ class WeightsExport(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if getattr(trainer, "fast_dev_run", False):
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.best is None:
             rank_zero_warn(f"{self.monitor} was never measured: the last weights are exported, not the best ones")

@@ -177,7 +177,7 @@ def spending(usage: Iterable[Usage], errors: Iterable[RequestError]) -> Spending
     cost = 0.0
     for one in usage:
         for name in ("requests", "retries", "prompt_tokens", "completion_tokens"):
-            totals[name] += getattr(one, name)
+            totals[name] += vars(one)[name]
         cost += one.cost
         begin, end = spans.get(one.run, (one.started, one.ended))
         spans[one.run] = (min(begin, one.started), max(end, one.ended))

@@ -14,6 +14,7 @@ from inference.chat_api.chat_reply import parse_reply
 from inference.chat_api.retries import EndpointError, RetryPolicy
 from lightning_modules.endpoint_stage import Work
 from lightning_modules.teacher import TeacherModule, consecutive, request_seed
+from records.completed import Completed
 from records.records import Question
 
 QUESTION = Question("avqa/train/7", "avqa", "clip.mp4", "What is heard?", ("dog", "cat"), 0, "Which")
@@ -36,7 +37,7 @@ class Spoiling(StubEndpoint):
 def ask(stub: StubEndpoint, settled: Any = (), **settings: Any) -> Work:
     endpoint = EndpointSettings(stub.url, "stub", retry=RetryPolicy(3, 0.01))
     module = TeacherModule(endpoint, **{"samples": 8, **settings})
-    module.settled = {(QUESTION.id, sample) for sample in settled}
+    module.completed = Completed(frozenset((QUESTION.id, sample) for sample in settled))
     work = Work()
 
     async def run() -> None:
