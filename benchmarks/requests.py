@@ -26,7 +26,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from callbacks.writers.record_writer import RecordWriter
-from datamodules.media.video import SilentClip
+from datamodules.batching.silent_clips import SilentClip
 from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
 from records.records import Question

@@ -15,7 +15,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryCalibrationError, BinaryPrecision
 from typing_extensions import override
 
-from datamodules.alignment import AlignmentBatch
+from datamodules.batching.heard_traces import AlignmentBatch
 from lightning_modules.doors import RecordStage
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.models.checkpoints.checkpoint_folder import load_processor

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules.alignment import AlignmentDataModule, HeardTraces, split_by_clip
+from datamodules.alignment import AlignmentDataModule, split_by_clip
+from datamodules.batching.heard_traces import HeardTraces
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.objectives.calibration import fit_temperature
 from mini.world.corpus import CorpusConfig, build_corpus

@@ -27,6 +27,8 @@ ITEMS, BATCH, MAX_BATCHES = 14, 2, 17  # epochs of 7 batches
 class Numbers(AudioQADataModule):
     """Numbers in place of questions; order and position are the real DataModule's."""
 
+    trained = ()
+
     def __init__(self) -> None:
         super().__init__(root="nowhere", seed=3)
 
@@ -37,7 +39,9 @@ class Numbers(AudioQADataModule):
         pass
 
     def train_dataloader(self):
-        self._train_sampler = TrainBatchSampler(ITEMS, BATCH, self.seed, position=self._position)
+        self._train_sampler = TrainBatchSampler(
+            ITEMS, BATCH, self.seed, position=lambda: self._resume.position(self.trainer)
+        )
         return ResumableLoader(torch.arange(ITEMS), batch_sampler=self._train_sampler)
 
     def val_dataloader(self):
