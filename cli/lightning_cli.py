@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
 from wandb.errors.term import termsetup
@@ -34,6 +34,7 @@ from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
+from runtime.all_ranks import is_rank_zero
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -266,7 +267,7 @@ def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
         return
     if logger.init_args.get("id") or logger.init_args.get("version"):
         return
-    if getattr(rank_zero_only, "rank", 0) == 0 and not (resumes and file.is_file()):
+    if is_rank_zero() and not (resumes and file.is_file()):
         file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
     if file.is_file():
         logger.init_args["id"] = file.read_text(encoding="utf-8").strip()

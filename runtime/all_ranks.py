@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from runtime.errors import UserError
 
@@ -13,6 +14,11 @@ T = TypeVar("T")
 
 class RankZeroError(UserError):
     """What rank 0 did for all has failed."""
+
+
+def is_rank_zero() -> bool:
+    """Return True on the first rank, also before there is a trainer."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0  # Lightning's, set when a rank is launched
 
 
 def of_all_ranks(trainer: Trainer, rows: list[T]) -> list[T]:

@@ -10,7 +10,8 @@ from callbacks.rollout.prompt_lengths import check_batch, check_questions
 from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.batching.batch import AudioQABatch
-from inference.server_pool import Prompt, ServerPool
+from inference.rollout_requests import Prompt
+from inference.server_pool import ServerPool
 from inference.vllm.client import audio_url
 from inference.vllm.sampling import Sample, Sampling
 from lightning_modules.doors import RolloutModule

@@ -60,9 +60,18 @@ class AlignmentBatch:
 
     def to(self, device: Any, non_blocking: bool = False) -> "AlignmentBatch":
         """Return the batch on a device."""
-        names = ("features", "clip_of", "ids", "mask", "labels")
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
-        return replace(self, **moved)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            features=moved(self.features),
+            clip_of=moved(self.clip_of),
+            ids=moved(self.ids),
+            mask=moved(self.mask),
+            labels=moved(self.labels),
+        )
 
 
 class AlignmentCollator:

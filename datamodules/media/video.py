@@ -47,8 +47,8 @@ class FrameSampling:
                 "data.frames: set either count or fps, and the other to null "
                 f"(found count {self.count} and fps {self.fps})"
             )
-        for name in ("count", "fps", "max_frames", "max_side"):
-            value = getattr(self, name)
+        sizes = {"count": self.count, "fps": self.fps, "max_frames": self.max_frames, "max_side": self.max_side}
+        for name, value in sizes.items():
             if value is not None and value <= 0:
                 raise UserError(f"data.frames.{name} must be more than 0, found {value}")
         if not 1 <= self.quality <= 100:
