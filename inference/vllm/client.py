@@ -9,6 +9,7 @@ import numpy as np
 import requests
 
 from datamodules.media.audio import wav_bytes
+from inference.vllm.bearer_token import VARIABLE, read_token
 from inference.vllm.sampling import Sample, Sampling
 from runtime.errors import UserError
 
@@ -81,11 +82,20 @@ class VLLMClient:
             url: Address of the server, for example ``http://127.0.0.1:8000``.
             request_seconds: Give up a request after this time.
             connections: Requests that may be under way at once.
+
+        Raises:
+            UserError: The environment's secret for servers cannot be one.
         """
         self.url = url.rstrip("/")
         self.request_seconds = request_seconds
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy between trainer and rollout server helps nobody
+        try:
+            token = read_token()
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
         adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=connections)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
@@ -229,6 +239,9 @@ class VLLMClient:
             raise ServerRefused(f"{self.url!r} is no address of a server: {error}") from None
         except requests.RequestException as error:
             raise ServerUnreachable(f"{self.url} cannot be reached ({type(error).__name__})") from None
+        if answer.status_code == 401:
+            wanted = "another secret" if "Authorization" in self._session.headers else "a secret"
+            raise ServerRefused(f"{self.url} wants {wanted}: set {VARIABLE} here to what the server has")
         if answer.status_code in (404, 405):
             raise RouteMissing(
                 f"{self.url} has no route {path.partition('?')[0]}: start it with VLLM_SERVER_DEV_MODE=1 and "
