@@ -229,7 +229,7 @@ def verdict_metrics(threshold: float, prefix: str) -> MetricCollection:
         threshold: Least probability that is accepted.
         prefix: Of the metrics' names.
     """
-    metrics: dict[str, Metric] = {
+    metrics: dict[str, Metric | MetricCollection] = {
         "auroc": BinaryAUROC(),
         "accuracy": BinaryAccuracy(threshold=threshold),
         "ece": BinaryCalibrationError(n_bins=10),
