@@ -121,7 +121,7 @@ class SightSoundCLI(LightningCLI):
             if is_wandb(logger):
                 find_room(Path(logger.init_args.get("save_dir") or root))
         if self.subcommand == "fit":
-            if is_first_rank():  # two runs would write one last.ckpt.partial, and each other's best weights
+            if is_rank_zero():  # two runs would write one last.ckpt.partial, and each other's best weights
                 self._held.enter_context(claimed(root, "--trainer.default_root_dir"))
             last = root / "checkpoints" / "last.ckpt"
             if options.get("ckpt_path") == "last" and last.exists():
@@ -262,12 +262,6 @@ def is_wandb(logger: Any) -> bool:
         logger: The configuration.
     """
     return str(getattr(logger, "class_path", "")).endswith(".WandbLogger")
-
-
-def is_first_rank() -> bool:
-    """True in the first process of a run, before there is a trainer that knows."""
-    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
-    return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
 
 
 def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:

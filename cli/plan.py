@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from cli.config_files import ConfigError
 from cli.lightning_cli import SightSoundCLI
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
+from datamodules.batching.audio_tokens import audio_token_counts
 from planning.estimate import Assumptions
 from planning.fake_batch import FRAME_RATE
 from planning.geometry import find_geometry

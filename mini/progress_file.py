@@ -1,12 +1,12 @@
 """What a run of the pipeline has done, on disk, so that an interrupted one goes on where it was."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.whole_file import write_whole
 
 
 class ProgressFile:
@@ -67,15 +67,9 @@ class ProgressFile:
         Raises:
             UserError: It cannot be written; what was there before stays.
         """
-        partial = self.path.with_suffix(".partial")
         text = json.dumps({"settings": self.settings, "done": self.done}, indent=2)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
+            write_whole(self.path, [text, "\n"], lasting=True)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written ({error.strerror})") from None
 

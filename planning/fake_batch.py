@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.batch import AudioQABatch, Completions
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from records.records import Question
 
 SAMPLE_RATE, FRAME_RATE, EDGE_FRAMES = 16_000, 100, 2

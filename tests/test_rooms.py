@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"runtime"},
-    {"records", "answers"},
+    {"records"},
+    {"answers"},
     {"datamodules/media", "datamodules/prompts"},
     {"datamodules/reading", "datamodules/batching"},
     {"datamodules"},

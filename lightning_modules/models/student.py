@@ -51,7 +51,15 @@ class CompletionScores(NamedTuple):
 
 
 class Student(nn.Module):
-    """An audio language model as a policy over completions."""
+    """An audio language model as a policy over completions.
+
+    Attributes:
+        dtype: Name of the type of its weights, as it was asked for.
+        attn_implementation: Attention of its audio tower, as it was asked for.
+    """
+
+    dtype: str = AUTO
+    attn_implementation: str = "sdpa"
 
     def __init__(
         self,
@@ -84,6 +92,7 @@ class Student(nn.Module):
         loaded_in = weight_type(dtype, trained=lora is None)
         if attn_implementation not in ATTENTIONS:
             raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
+        self.dtype, self.attn_implementation = dtype, attn_implementation
         places = None
         if shapes_suffice():
             model, processor = model_of_shapes(weights, loaded_in, attn_implementation)
