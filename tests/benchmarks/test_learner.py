@@ -27,6 +27,7 @@ def measure(tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.integration
 def test_the_gpu_script_runs_on_the_cpu_with_a_tiny_shape(measure: Callable[..., dict[str, Any]], tmp_path: Path):
     report = measure("--tasks", "grpo", "--backends")
     row = report["results"]["grpo"]
