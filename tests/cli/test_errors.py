@@ -90,6 +90,7 @@ FILES = [
         r"\(.*unknown_model_key\.yaml:5\); its options: python train\.py fit --model\.help lightning_modules\.SFT",
     ),
     ("no_module", "model: {class_path: lightning_modules.sftt.Sft}\n", r"has no attribute 'sftt'"),
+    ("moved_module", "model: {class_path: lightning_modules.sftt.SFTModule}\n", r"is now lightning_modules\.SFTModule"),
     ("no_class", "model: {class_path: lightning_modules.sft.Sft}\n", r"has no attribute 'Sft'"),
     ("wrong_type", MODEL.replace("weights: x", "weights: x, lr: fast"), r"lr: expected float, found fast"),
     ("missing_weights", "model: {class_path: lightning_modules.SFTModule}\n", r"are required: weights"),
@@ -247,6 +248,7 @@ def test_missing_file_of_the_system() -> None:
     assert user_sentence(RuntimeError("a bug")) is None
 
 
+@pytest.mark.integration
 def test_whole_process(tmp_path: Path) -> None:
     """Nothing but the sentence on standard error, status 2, nothing left behind."""
     command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", "grpo.yaml", "--model.lrr=1"]

@@ -255,6 +255,7 @@ def write_forever(target: Path) -> None:
         io.save_checkpoint({"n": n, "x": torch.full((1_000_000,), float(n))}, target)
 
 
+@pytest.mark.integration
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     target = tmp_path / "last.ckpt"
     writer = multiprocessing.get_context("spawn").Process(target=write_forever, args=(target,), daemon=True)
@@ -290,6 +291,7 @@ def write_beyond_limits(target: Path, limits: list[int], said: Any) -> None:
             said.put((str(error), os.listdir(target.parent)))
 
 
+@pytest.mark.integration
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(1)}, target)
