@@ -11,7 +11,8 @@ import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
-from cli.config_files import ConfigError, check_yaml, resolve_configs
+from cli.config_files import ConfigError, check_yaml
+from cli.config_layers import resolve_configs
 from cli.lightning_cli import SUBCOMMANDS, SightSoundCLI
 from lightning_modules.audio_qa import AudioQAModule
 from lightning_modules.grpo import GRPOModule
