@@ -29,7 +29,8 @@ class AudioQAModule(ScoredAnswers, RolloutModule):
 
         Args:
             weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
-            **student: How the student is loaded.
+            **student: How the student is loaded: ``lora``, ``dtype``, ``attn_implementation``,
+                ``gradient_checkpointing``, ``freeze_audio_tower``; see Student.
         """
         super().__init__()
         self.student = Student(weights, **student)

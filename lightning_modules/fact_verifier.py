@@ -4,9 +4,9 @@ import math
 import re
 from typing import Any, Literal
 
+from datamodules.batching.traced_clips import TracedClip
 from datamodules.media.audio import audio_part
 from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
-from datamodules.trace_clips import TracedClip
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken

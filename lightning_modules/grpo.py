@@ -96,7 +96,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
             importance_limit: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
                 callback), each token's part of the objective is weighted by its probability under the present policy
                 over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
-            **training: How the student is loaded and updated.
+            **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
+                ``allow_low_precision_weights``: see StudentTraining) and how it is loaded (``lora``, ``dtype``,
+                ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
         """
         super().__init__(weights, lr, **training)
         for name, value, least in (
@@ -122,9 +124,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
         self.reference: Student | None = None
         if beta > 0 and self.student.lora is None:
-            settings = {name: training[name] for name in ("attn_implementation",) if name in training}
-            settings["dtype"] = reference_type(reference_dtype, training.get("dtype", AUTO))
-            self.reference = Student(weights, **settings).eval()
+            dtype = reference_type(reference_dtype, self.student.dtype)
+            self.reference = Student(weights, dtype=dtype, attn_implementation=self.student.attn_implementation).eval()
             self.reference.requires_grad_(False)
         self.last_rewards: dict[str, Tensor] = {}
         self.last_advantages: Tensor | None = None

@@ -11,7 +11,7 @@ from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, RequestFailed
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
 from lightning_modules.scored_answers import ScoredAnswers
-from records.reasoning_tags import without_tags
+from records.reasoning_tags import tagged_thought, without_tags
 from records.records import Prediction, Question
 from records.request_records import Outcome, RequestError, Usage
 from runtime.errors import UserError
@@ -184,4 +184,4 @@ def completion_of(choice: Choice) -> str:
         choice: The completion.
     """
     reasoning = without_tags(choice.reasoning)
-    return f"<think>{reasoning}</think>{choice.text}" if reasoning else choice.text
+    return tagged_thought(reasoning) + choice.text if reasoning else choice.text

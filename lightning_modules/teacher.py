@@ -8,7 +8,8 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from answers.answers import match_option
-from datamodules.media.video import SilentClip, image_parts, video_parts, video_timing
+from datamodules.batching.silent_clips import SilentClip
+from datamodules.media.video import image_parts, video_parts, video_timing
 from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed

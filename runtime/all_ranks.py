@@ -1,5 +1,6 @@
 """What the ranks of a run know together."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,7 +19,8 @@ class RankZeroError(UserError):
 
 def is_rank_zero() -> bool:
     """Return True on the first rank, also before there is a trainer."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0  # Lightning's, set when a rank is launched
+    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    return int(getattr(rank_zero_only, "rank", 0)) == 0 and node == "0"  # Lightning's, set when a rank is launched
 
 
 def of_all_ranks(trainer: Trainer, rows: list[T]) -> list[T]:

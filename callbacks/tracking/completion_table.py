@@ -1,6 +1,5 @@
 """Completions to look at and listen to, on Weights & Biases."""
 
-import re
 from typing import Any
 
 import wandb
@@ -11,6 +10,7 @@ from answers.answers import extract_answer
 from callbacks.tracking.wandb_logging import log_to_wandb, logger_step, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.doors import AnsweringModule, GradedRollouts, fitting
+from records.reasoning_tags import shown_thoughts
 from runtime.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -129,7 +129,6 @@ def row_of(batch: AudioQABatch, b: int, text: str, finished: bool, step: int) ->
         step: The step under which it is logged.
     """
     question = batch.questions[b]
-    trace = re.search(r"<think>(.*?)(?:</think>|$)", text, re.DOTALL)
     return {
         "step": step,
         "question_id": question.id,
@@ -137,7 +136,7 @@ def row_of(batch: AudioQABatch, b: int, text: str, finished: bool, step: int) ->
         "audio": wandb.Audio(batch.waveforms[b], sample_rate=SAMPLE_RATE),
         "question": question.text,
         "options": " | ".join(question.options),
-        "trace": trace[1].strip() if trace else "",
+        "trace": shown_thoughts(text),
         "answer": extract_answer(text, finished),
         "label": batch.labels[b] or "",
         "finished": finished,

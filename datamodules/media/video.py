@@ -15,7 +15,6 @@ from torchvision.io import encode_jpeg
 
 from datamodules.media.audio import ClipFolder
 from datamodules.media.frame_decoding import decode_frames
-from records.records import Question
 from runtime.errors import UserError
 
 _EVEN = 1.75
@@ -199,22 +198,3 @@ class FrameFolder(ClipFolder):
             MediaError: The clip cannot be decoded, or its path leads out of ``root``.
         """
         return sample_frames(self.path(media), self.sampling)
-
-
-@dataclass(frozen=True)
-class SilentClip:
-    """A question with what is seen in its clip.
-
-    Attributes:
-        question: The question.
-        images: The frames in order, JPEG in base64.
-        rate: How many of these frames there are in a second of the clip, or None when that cannot be said.
-        error: Why there are none, or None.
-        lasting: Whether the same would be found later: False where the machine was at fault and not the file.
-    """
-
-    question: Question
-    images: tuple[str, ...] = ()
-    rate: float | None = None
-    error: str | None = None
-    lasting: bool = True

@@ -12,8 +12,8 @@ from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings, Student
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16, weight_type
 from lightning_modules.objectives.losses import sft_loss
-from tests.lightning_modules.conftest import make_batch
 from tests.lightning_modules.models.test_student import perturbed
+from tests.support.students import make_batch
 
 
 def types(student: Student) -> tuple[set[torch.dtype], set[torch.dtype]]:
