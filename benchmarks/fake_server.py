@@ -20,7 +20,7 @@ from typing import Any
 import soundfile
 import torch
 
-from datamodules.batching.collate import num_audio_tokens
+from datamodules.batching.audio_tokens import num_audio_tokens
 from inference.weight_transfer.weight_sync import read_specs
 
 AUDIO_TOKEN, END_TOKEN = 3, 2

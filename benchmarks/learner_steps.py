@@ -15,10 +15,10 @@ from benchmarks.learner_world import World, build_model
 from benchmarks.run_record import spread
 from benchmarks.shapes import Shape, advantages_of, give_adapters_something_to_say
 from benchmarks.trainer_fit import fit, module_of
+from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.adapters import LoRASettings
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.student import CompletionScores, Student
 from lightning_modules.objectives.losses import grpo_loss
 from lightning_modules.sft import SFTModule

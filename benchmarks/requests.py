@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.run_record import RESULTS
 from callbacks.writers.record_writer import RecordWriter
-from datamodules.media.video import SilentClip
+from datamodules.batching.silent_clips import SilentClip
 from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
 from records.records import Question

@@ -6,12 +6,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"runtime"},
-    {"records", "answers"},
+    {"records"},
+    {"answers"},
     {"datamodules/media", "datamodules/prompts"},
     {"datamodules/reading", "datamodules/batching"},
     {"datamodules"},
-    {"inference/chat_api", "inference/vllm", "inference/server_process"},
-    {"inference/weight_transfer"},
+    {"inference/chat_api", "inference/vllm"},
+    {"inference/server_process", "inference/weight_transfer"},
     {"inference"},
     {"lightning_modules/models/architectures"},
     {"lightning_modules/models/checkpoints"},

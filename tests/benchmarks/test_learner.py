@@ -31,6 +31,7 @@ def measure(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
+@pytest.mark.integration
 def test_the_gpu_script_runs_on_the_cpu_with_a_tiny_shape(measure: Callable[..., dict[str, Any]], tmp_path: Path):
     report = measure("--tasks", "grpo", "--backends")
     row = report["results"]["grpo"]
