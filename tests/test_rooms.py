@@ -41,8 +41,8 @@ def folder_of(module: str) -> str | None:
     return path.relative_to(ROOT).as_posix() if (path / "__init__.py").is_file() else None
 
 
-def imported(file: Path) -> set[str]:
-    """Folders that a file imports from, anywhere in it."""
+def imported_modules(file: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -50,7 +50,12 @@ def imported(file: Path) -> set[str]:
             names |= {name if folder_of(name) else node.module for name in inner}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {folder for name in names if (folder := folder_of(name))}
+    return names
+
+
+def imported(file: Path) -> set[str]:
+    """Folders that a file imports from."""
+    return {folder for name in imported_modules(file) if (folder := folder_of(name))}
 
 
 def test_imports_go_down() -> None:
@@ -71,3 +76,12 @@ def test_every_folder_has_its_floor() -> None:
         if not any(part.startswith(".") or part in ("tests", "runs", "data") for part in p.relative_to(ROOT).parts)
     }
     assert folders == set().union(*FLOORS)
+
+
+def test_no_circle_of_benchmarks() -> None:
+    """Who compares imports who measures, and nobody imports back."""
+    files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in ROOT.glob("benchmarks/**/*.py")}
+    waiting = {name: imported_modules(file) & files.keys() - {name} for name, file in files.items()}
+    while free := {name for name, below in waiting.items() if not below}:
+        waiting = {name: below - free for name, below in waiting.items() if name not in free}
+    assert not waiting
