@@ -61,7 +61,7 @@ def plan(args: Sequence[str], configs: Sequence[str]) -> int:
     values = ConfigurationOnly(["fit", *rest]).config["fit"].as_dict()
     stage = stage_of(values, machine, options)
     check_stage(stage)
-    assumed = Assumptions(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Assumptions)})
+    assumed = Assumptions(**{f.name: vars(options)[f.name] for f in dataclasses.fields(Assumptions)})
     prompt = options.prompt_tokens + int(audio_token_counts(_frames(options.clip_seconds))[1][0])
     data = (values.get("data") or {}).get("init_args") or {}
     kept = sum("Checkpoint" in str(callback.get("class_path")) for callback in values["trainer"].get("callbacks") or ())

@@ -16,7 +16,7 @@ from datamodules.batching.collate import Collator, said_of_cuts
 from datamodules.batching.items import Item, decoded
 from datamodules.batching.loading import loader_settings, own_share, rank_of
 from datamodules.batching.prepared import Prepared
-from datamodules.batching.processor_folder import read_processor
+from datamodules.batching.processor_folder import BringsProcessor, read_processor
 from datamodules.batching.resume_point import ResumePoint, fingerprint, state_of
 from datamodules.batching.sampler import ResumableLoader, TrainBatchSampler
 from datamodules.evaluation_variant import EvaluationVariant, check_prompt
@@ -291,10 +291,10 @@ class AudioQADataModule(LightningDataModule):
     def _load_processor(self) -> Any:
         if self.processor is not None:
             return read_processor(self.processor)
-        student = getattr(getattr(self.trainer, "lightning_module", None), "student", None)
-        if student is None or getattr(student, "processor", None) is None:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if not isinstance(module, BringsProcessor):
             raise UserError("data.processor is not set and the model has no processor of its own: set data.processor")
-        return student.processor
+        return module.processor
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of training, from where training stands.

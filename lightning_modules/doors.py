@@ -58,6 +58,11 @@ class RolloutModule(lightning.LightningModule):
     completed: Completed = Completed()
 
     @property
+    def processor(self) -> Any:
+        """The student's processor, which the DataModule takes where it is given none."""
+        return self.student.processor
+
+    @property
     def training_rollouts(self) -> TrainingRollouts | None:
         """How training batches are to be sampled; None where they come with targets."""
         return None

@@ -1,5 +1,6 @@
-"""The rollout servers of one stage: what they are given, how they are checked, and what they draw."""
+"""The rollout servers of a run: what they are given, how they are checked, and what they draw."""
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning import Trainer
@@ -18,27 +19,42 @@ from lightning_modules.doors import RolloutModule
 
 
 class RolloutServers:
-    """A pool of servers with its weights and its parity gate."""
+    """A pool of servers, who gives it weights, and its parity gate; open for one stage at a time."""
 
-    def __init__(self, pool: ServerPool, pusher: WeightPusher, gate: ParityGate | None) -> None:
-        """Join the parts; nothing is contacted.
+    def __init__(
+        self,
+        make_pool: Callable[[], ServerPool],
+        make_pusher: Callable[[ServerPool], WeightPusher],
+        make_gate: Callable[[ServerPool], ParityGate] | None,
+    ) -> None:
+        """Describe the parts, each stage gets new ones; nothing is contacted.
 
         Args:
-            pool: The servers.
-            pusher: Gives them weights.
-            gate: Lets those pass that compute what the trainer computes; None lets all pass.
+            make_pool: Describes the servers; called once at once, so that malformed addresses are refused now.
+            make_pusher: Makes what gives them weights.
+            make_gate: Makes what lets those pass that compute what the trainer computes; None lets all pass.
         """
-        self.pool = pool
-        self._pusher = pusher
-        self._gate = gate
+        self._make_pool = make_pool
+        self._make_pusher = make_pusher
+        self._make_gate = make_gate
+        make_pool()
+        self._pool: ServerPool | None = None
+        self._pusher: WeightPusher | None = None
+        self._gate: ParityGate | None = None
+
+    @property
+    def pool(self) -> ServerPool:
+        """The servers of the stage."""
+        assert self._pool is not None, "they are opened when a stage begins"
+        return self._pool
 
     @property
     def version(self) -> str | None:
         """Name of the weights that the servers have; None before the first push."""
-        return self._pusher.version
+        return self._pusher.version if self._pusher is not None else None
 
-    def wait(self, module: RolloutModule, stage: str) -> None:
-        """Wait until all servers are ready, and check how they were started.
+    def open(self, module: RolloutModule, stage: str) -> None:
+        """Begin a stage: wait until all servers are ready, and check how they were started.
 
         Args:
             module: What they will sample for.
@@ -47,6 +63,10 @@ class RolloutServers:
         Raises:
             UserError: One did not become ready in time, or was started in a way that rollouts cannot use.
         """
+        self.close()
+        self._pool = self._make_pool()
+        self._pusher = self._make_pusher(self._pool)
+        self._gate = self._make_gate(self._pool) if self._make_gate is not None else None
         wanted = module.training_rollouts if stage == "fit" else None
         self.pool.wait(1 if wanted is None else wanted.num_completions, module.student.weights or "DIR")
 
@@ -77,6 +97,7 @@ class RolloutServers:
         Returns:
             Name of the run.
         """
+        assert self._pusher is not None, "they are opened when a stage begins"
         return self._pusher.push(trainer, module.student, run_id)
 
     def pass_together(self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: Sampling) -> None:
@@ -122,6 +143,9 @@ class RolloutServers:
         return [answer.samples for answer in answers], version
 
     def close(self) -> None:
-        """Close connections and delete the weights that were sent."""
-        self.pool.close()
-        self._pusher.close()
+        """Close connections and delete the weights that were sent, where a stage has begun."""
+        if self._pool is not None:
+            self._pool.close()
+        if self._pusher is not None:
+            self._pusher.close()
+        self._pool = self._pusher = self._gate = None

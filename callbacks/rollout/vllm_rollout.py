@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -75,26 +76,22 @@ class VLLMRollout(RolloutCallback):
                 trainer works on the present one.
         """
         super().__init__(max_new_tokens, eval_max_new_tokens, seed)
-        self.server_urls = [server_urls] if isinstance(server_urls, str) else list(server_urls)
-        self.sync_dir = sync_dir
-        self.server_checkpoint = server_checkpoint
-        self.wait_seconds = wait_seconds
-        self.retry_seconds = retry_seconds
-        self.request_seconds = request_seconds
-        self.parity_gate = parity_gate
-        self.parity_tolerance = parity_tolerance
+        urls = [server_urls] if isinstance(server_urls, str) else list(server_urls)
         self.run_id = run_id
         if max_staleness not in (0, 1):
             raise UserError(f"max_staleness is {max_staleness}: 0 (on-policy) and 1 (one batch ahead) are possible")
         self.max_staleness = max_staleness
         self._ahead = RolloutsAhead()
-        self._new_pool()  # refuses malformed addresses before anything is loaded
-        self._running: RolloutServers | None = None
+        self._servers = RolloutServers(
+            partial(ServerPool, urls, wait_seconds, retry_seconds, request_seconds),
+            partial(WeightPusher, sync_dir=sync_dir, server_checkpoint=server_checkpoint),
+            partial(ParityGate, tolerance=parity_tolerance) if parity_gate else None,
+        )
 
     @property
     def weight_version(self) -> str | None:
         """Name of the weights that the servers have; None before the first push."""
-        return self._running.version if self._running is not None else None
+        return self._servers.version
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the run's name for resuming."""
@@ -106,12 +103,8 @@ class VLLMRollout(RolloutCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the servers and check how they were started."""
-        super().setup(trainer, pl_module, stage)
-        self._release()
-        pool = self._new_pool()
-        gate = ParityGate(pool, self.parity_tolerance) if self.parity_gate else None
-        self._running = RolloutServers(pool, WeightPusher(pool, self.sync_dir, self.server_checkpoint), gate)
-        self._running.wait(self.module(pl_module), stage)
+        self._ahead = RolloutsAhead()
+        self._servers.open(self.module(pl_module), stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse questions that no server has room for, now and not when their batch comes."""
@@ -169,11 +162,11 @@ class VLLMRollout(RolloutCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close connections and delete the weights that were sent."""
-        self._release()
+        self._servers.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close connections and delete the weights that were sent."""
-        self._release()
+        self._servers.close()
 
     def prepare(
         self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[Sampling]
@@ -224,14 +217,6 @@ class VLLMRollout(RolloutCallback):
         servers.check_batch(upcoming, sampling)
         self._ahead.begin(upcoming, sampling, lambda: servers.draw(upcoming, sampling))
 
-    @property
-    def _servers(self) -> RolloutServers:
-        assert self._running is not None, "setup comes first"
-        return self._running
-
-    def _new_pool(self) -> ServerPool:
-        return ServerPool(self.server_urls, self.wait_seconds, self.retry_seconds, self.request_seconds)
-
     def _sync(self, trainer: Trainer, pl_module: LightningModule, timed: bool = False) -> None:
         """Push the current weights where the servers have others; all ranks return together.
 
@@ -251,9 +236,3 @@ class VLLMRollout(RolloutCallback):
         if timed:
             seconds = time.perf_counter() - begun
             pl_module.log("time/sync", seconds, on_step=True, on_epoch=False, batch_size=1)
-
-    def _release(self) -> None:
-        if self._running is not None:
-            self._running.close()
-        self._running = None
-        self._ahead = RolloutsAhead()

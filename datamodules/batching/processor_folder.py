@@ -1,9 +1,18 @@
 """The processor that a configuration names."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from runtime.errors import UserError
+
+
+@runtime_checkable
+class BringsProcessor(Protocol):
+    """A module whose model has a processor of its own: all that a DataModule needs to know of a module."""
+
+    @property
+    def processor(self) -> Any:
+        """The processor."""
 
 
 def read_processor(name: str) -> Any:

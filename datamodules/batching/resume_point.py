@@ -25,7 +25,7 @@ class ResumePoint:
         Args:
             trainer: The trainer, which knows how far training is.
         """
-        if trainer is None or getattr(trainer, "overfit_batches", False):
+        if trainer is None or trainer.overfit_batches:  # type: ignore[attr-defined]
             return Position()
         if (restored := self.restored) and trained_batches(trainer) == restored["trained_batches"]:
             return Position(restored["epoch"], restored["batch"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.media.audio import ClipFolder
 from datamodules.media.media_index import MediaIndex
@@ -13,6 +13,7 @@ from datamodules.reading.annotations import AnnotatedQuestion
 from datamodules.reading.question_reader import QuestionReader
 from datamodules.reading.record_report import BadRecordPolicy, RecordReport
 from records.records import Question, RecordError
+from runtime.all_ranks import is_rank_zero
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Splits:
         if index is not None:
             self.clip_seconds |= {q.media: index.seconds(self.clips.path(q.media)) for q in questions}
         name = f"{self.dataset}-{split}"
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if is_rank_zero():
             report_file = self.report_dir / f"{name}.bad.jsonl"
             report.write(report_file)
             if report.findings:

@@ -1,5 +1,6 @@
 """Against a real vLLM server."""
 
+import functools
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from callbacks.rollout import parity
+from callbacks.rollout import parity, vllm_rollout
 from callbacks.rollout.local_rollout import LocalRollout
 from callbacks.rollout.parity import ParityError, judge_parity, measure_parity
 from callbacks.rollout.rollout_callback import end_token_ids
@@ -223,7 +224,7 @@ def test_the_server_loads_a_student_by_itself(vllm_server: VLLMServer, tmp_path:
 
 
 def test_a_paused_server_is_woken(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(VLLMRollout, "_new_pool", lambda self: ServerPool(self.server_urls, watch_seconds=1.0))
+    monkeypatch.setattr(vllm_rollout, "ServerPool", functools.partial(ServerPool, watch_seconds=1.0))
 
     class Pause(lightning.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
