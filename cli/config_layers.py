@@ -50,7 +50,11 @@ def layers(path: str, above: Sequence[str] = ()) -> Iterator[Layer]:
         below = values[EXTENDS]
         if not isinstance(below, str):
             raise ConfigError(f"{path}: {EXTENDS} must name one file, found {below!r}")
-        yield from layers(find_config(below), [*above, path])
+        try:
+            found = find_config(below)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {EXTENDS}: {error}") from None
+        yield from layers(found, [*above, path])
     yield Layer(path, values)
 
 
