@@ -162,7 +162,7 @@ def changed(callbacks: Sequence[Any], changes: Sequence[Any], where: str = "conf
 
 
 def _over(callback: Any, change: Mapping[str, Any]) -> dict[str, Any]:
-    below = {"class_path": callback} if isinstance(callback, str) else dict(callback)
+    below: dict[str, Any] = {"class_path": callback} if isinstance(callback, str) else dict(callback)
     settings = {**(below.get("init_args") or {}), **(change.get("init_args") or {})}
     return {**below, **change, **({"init_args": settings} if settings else {})}
 
