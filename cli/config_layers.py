@@ -1,6 +1,7 @@
 """Configurations over others: files that extend a file, and callbacks that are changed without repeating the list."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +86,8 @@ def resolve_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:
             names_file = True
         else:
             callbacks.told = callbacks.told or option.startswith("--trainer.callbacks")
-            refuse_moved_class(argument.rpartition("=")[2], f"{argument}: ")
+            for named in re.findall(r"(?<![\w./-])[A-Za-z_][\w.]*(?![\w/-])", argument):
+                refuse_moved_class(named)
             resolved.append(argument)
     return [*resolved, *(["--config"] if names_file else [])], paths
 

@@ -6,6 +6,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.distributed.device_mesh import DeviceMesh
 
 from datamodules.batching.batch import AudioQABatch
+from lightning_modules.doors import RolloutModule
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.student import Student
 from lightning_modules.scored_answers import ScoredAnswers
@@ -13,16 +14,14 @@ from records.records import Prediction
 from runtime.errors import UserError
 
 
-class AudioQAModule(ScoredAnswers):
+class AudioQAModule(ScoredAnswers, RolloutModule):
     """A student that answers audio questions; ``validate``, ``test`` and ``predict`` need nothing more.
 
     Completions come from a rollout callback (``callbacks.VLLMRollout`` or
     ``callbacks.LocalRollout``), which fills each batch before the step sees it.
     """
 
-    rollouts_in_training = False
-    """True where the rollout callback is to sample completions for training batches too."""
-
+    student: Student
     _frozen: str | None = None
 
     def __init__(self, weights: str, **student: Any) -> None:
@@ -30,7 +29,8 @@ class AudioQAModule(ScoredAnswers):
 
         Args:
             weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
-            **student: How the student is loaded.
+            **student: How the student is loaded: ``lora``, ``dtype``, ``attn_implementation``,
+                ``gradient_checkpointing``, ``freeze_audio_tower``; see Student.
         """
         super().__init__()
         self.student = Student(weights, **student)

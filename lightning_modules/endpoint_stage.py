@@ -9,7 +9,6 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
@@ -18,6 +17,7 @@ from inference.chat_api.chat_endpoint import ChatEndpoint, Choice, EndpointSetti
 from inference.chat_api.endpoint_client import open_client
 from inference.chat_api.in_flight import InFlight, LastResult
 from inference.chat_api.retries import EndpointError, Failure
+from lightning_modules.doors import RecordStage
 from records.records import Record
 from records.request_records import Outcome, RequestError, Usage
 
@@ -44,21 +44,13 @@ class Work:
     unpaid: bool = False
 
 
-class EndpointStage(LightningModule):
+class EndpointStage(RecordStage):
     """A module whose ``predict_step`` hands its items to an endpoint and does not wait for the answers.
 
     Many requests are under way at once. ``predict_step`` waits only when there are too many, which holds the
     DataLoader's workers back. A writer takes what has ended (:meth:`outcomes`) after each batch and at the end
-    (:meth:`drain`), and tells at the beginning what is on disk (:attr:`settled`, :attr:`spent`).
-
-    Attributes:
-        record_type: What the stage writes.
-        settled: Question and sample of all results that are on disk already.
-        spent: Tokens and money that earlier runs took.
-        provenance: Fields that all of its results share; results of other settings are not mixed with them.
+    (:meth:`drain`), and tells at the beginning what is on disk (:attr:`completed`, :attr:`spent`).
     """
-
-    record_type: type[Record]
 
     def __init__(self, endpoint: EndpointSettings, budget: BudgetSettings, requests_per_item: int) -> None:
         """Prepare; nothing is sent before the first batch.
@@ -75,8 +67,6 @@ class EndpointStage(LightningModule):
         open_client(endpoint, endpoint.key())  # refuses what cannot work before clips are decoded
         self.endpoint_settings = endpoint
         self.budget_settings = budget
-        self.settled: set[tuple[str, int | None]] = set()
-        self.spent: tuple[int, float] = (0, 0.0)
         self.provenance: dict[str, Any] = {}
         self._items_under_way = max(2, -(-2 * endpoint.in_flight // max(1, requests_per_item)))
         self._run_id = uuid.uuid4().hex[:12]
@@ -128,8 +118,8 @@ class EndpointStage(LightningModule):
             self._in_flight.submit(self._work(item))
         return len(batch)
 
+    @override
     def outcomes(self) -> list[Outcome]:
-        """Return what has ended since the last call."""
         if self._in_flight is None:
             return []
         done = self._in_flight.finished()
@@ -140,13 +130,14 @@ class EndpointStage(LightningModule):
             done += [Outcome((), (e,), Usage(e.question_id, self._run_id, started=now, ended=now)) for e in errors]
         return done
 
+    @override
     def drain(self) -> Iterator[None]:
-        """Yield whenever something has ended and can be taken (:meth:`outcomes`), until nothing is under way."""
         if self._in_flight is not None:
             yield from self._in_flight.wait()
             self._ended = True
             yield
 
+    @override
     def give_up(self, why: BaseException | None = None) -> None:
         """End what is under way; what has come of it can still be taken.
 

@@ -4,9 +4,9 @@ import math
 import re
 from typing import Any, Literal
 
+from datamodules.batching.traced_clips import TracedClip
 from datamodules.media.audio import audio_part
 from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
-from datamodules.trace_clips import TracedClip
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
 from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
@@ -98,7 +98,7 @@ class FactVerifierModule(EndpointStage):
             if (verdict := await self._settle(question.id, [trace.sample], asking, work)) is not None:
                 work.records.append(verdict)
 
-        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.settled])
+        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.completed])
 
     async def _check_trace(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
         text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")

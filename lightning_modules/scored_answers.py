@@ -3,15 +3,18 @@
 from collections import defaultdict
 from typing import Any
 
-import lightning
+from typing_extensions import override
 
 from answers.answers import match_option
+from datamodules.audio_qa import AudioQADataModule
+from lightning_modules.doors import AnsweringModule
 from lightning_modules.objectives.rewards import FormatReward
 from records.records import Prediction, Question
 from runtime.all_ranks import of_all_ranks
+from runtime.errors import UserError
 
 
-class ScoredAnswers(lightning.LightningModule):
+class ScoredAnswers(AnsweringModule):
     """What all modules that answer questions share: predictions and their accuracy.
 
     Attributes:
@@ -31,12 +34,27 @@ class ScoredAnswers(lightning.LightningModule):
     @property
     def asked_as(self) -> dict[str, Any]:
         """Fields that all predictions of a run share: the model, how it is asked, and what it gets beside the text."""
-        data = getattr(self._trainer, "datamodule", None)
+        data = self._questions
         return {
             "model": self.model_name,
-            "prompt_version": getattr(getattr(data, "prompt", None), "identifier", ""),
-            "modalities": getattr(getattr(data, "requests", None), "modalities", "audio"),
+            "prompt_version": "" if data is None else data.prompt.identifier,
+            "modalities": "audio" if data is None or data.requests is None else data.requests.modalities,
         }
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Refuse data that is prepared for a model of another kind.
+
+        Raises:
+            UserError: A model behind an endpoint gets batches of tensors, or a student gets requests.
+        """
+        data = self._questions
+        if data is None or self.asks_endpoint == (data.requests is not None):
+            return
+        name = type(self).__name__
+        if self.asks_endpoint:
+            raise UserError(f"{name} asks an endpoint: say in data.requests what is sent of each clip")
+        raise UserError(f"data.requests is for a model behind an endpoint; for {name} set it to null")
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last epoch's predictions."""
@@ -86,6 +104,12 @@ class ScoredAnswers(lightning.LightningModule):
         """Count a prediction in the running epoch."""
         self.predictions.append(prediction)
         self._formatted[question.id] = self._format(prediction.completion, question, None)
+
+    @property
+    def _questions(self) -> AudioQADataModule | None:
+        """The DataModule, where there is one of questions."""
+        data = self._trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
+        return data if isinstance(data, AudioQADataModule) else None
 
     def _begin(self) -> None:
         self.predictions = []

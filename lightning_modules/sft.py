@@ -30,7 +30,9 @@ class SFTModule(StudentTraining):
             lr: Peak learning rate of AdamW.
             micro_batch_size: Traces in one forward and backward pass at most, whichever questions they belong to; the
                 whole batch unless given. It bounds memory and changes nothing else.
-            **training: How the student is loaded and updated.
+            **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
+                ``allow_low_precision_weights``: see StudentTraining) and how it is loaded (``lora``, ``dtype``,
+                ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
         """
         super().__init__(weights, lr, **training)
         if micro_batch_size is not None and micro_batch_size < 1:
@@ -44,7 +46,7 @@ class SFTModule(StudentTraining):
         targets = batch.completions
         if targets is None:
             raise UserError("the batch has no target traces: train SFT on datamodules.TracesDataModule")
-        tokens = torch.full((), float(targets.lengths.sum()), device=self.device)
+        tokens = torch.full((), float(targets.lengths.sum()), device=self.device)  # made there, not sent
         # every rank divides by the same number, so that the mean over ranks is the mean over all tokens
         shared = self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
         divisor = self._gather(shared, batch_idx)
@@ -71,7 +73,8 @@ class SFTModule(StudentTraining):
             nll = nll * (divisor / shared)
         metrics = {"train/loss": nll, "train/tokens": tokens, "train/entropy": entropy / tokens.clamp(min=1)}
         lr = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        self.log_dict(metrics | {"lr": lr}, sync_dist=True, batch_size=len(batch))
+        metrics["lr"] = torch.full_like(nll, lr)  # made on the device: Lightning would send a number, and wait for it
+        self.log_dict(metrics, sync_dist=True, batch_size=len(batch))
         self.log("loss", nll, prog_bar=True, logger=False, batch_size=len(batch))
         return loss * batches_of_step if batches_of_step > 1 else loss  # Lightning divides by it
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from answers.answers import match_option
-from datamodules.media.video import SilentClip, image_parts, video_parts, video_timing
+from datamodules.batching.silent_clips import SilentClip
+from datamodules.media.video import image_parts, video_parts, video_timing
 from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
@@ -65,7 +66,7 @@ class TeacherModule(EndpointStage):
         if isinstance(prompt, str) and prompt not in TEACHER_PROMPTS:
             raise UserError(f"model.prompt must be one of {', '.join(TEACHER_PROMPTS)}, found {prompt!r}")
         super().__init__(endpoint, budget, requests_per_item=1 if n_in_one_request else samples)
-        self.samples = samples
+        self.samples: int = samples
         self.prompt = TEACHER_PROMPTS[prompt] if isinstance(prompt, str) else prompt
         self.send = send
         self.timing = timing
@@ -81,9 +82,7 @@ class TeacherModule(EndpointStage):
 
     def remaining(self, question_id: str) -> list[int]:
         """Return which samples of a question are neither on disk nor refused for good."""
-        if (question_id, None) in self.settled:
-            return []
-        return [sample for sample in range(self.samples) if (question_id, sample) not in self.settled]
+        return self.completed.remaining(question_id, range(self.samples))
 
     def question_id(self, item: SilentClip) -> str:
         """Return which question an item is about."""

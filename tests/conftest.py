@@ -1,6 +1,7 @@
-"""What all tests may ask for: the embedded world and its endpoints, one real vLLM server."""
+"""Tiers and workers, and what all tests may ask for: the embedded world and its endpoints, one real vLLM server."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,27 @@ from tests.support.embedded import build_world
 from tests.support.tiny_model import build
 
 pytest_plugins = ["tests.support.stage_runs"]
+
+INTEGRATION = Path(__file__).parent / "integration"
+LONGEST = INTEGRATION / "stages" / "test_pipeline.py"
+
+# A shell without job control, as make's and CI's are, starts what it puts in the background with SIGINT ignored, and
+# every process that is started from there inherits that: no stage under test would hear a Ctrl-C. Handlers do not
+# outlive exec, so that with one here each child begins with the system's default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tier; the longest begins first; a file stays with one worker, and all that share the server do."""
+    for item in items:
+        shares = isinstance(item, pytest.Function) and "shared_vllm_server" in item.fixturenames
+        if item.path.is_relative_to(INTEGRATION) or item.get_closest_marker("server"):
+            item.add_marker("integration")
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group("server" if shares else str(item.path)))
+    items.sort(key=lambda item: (item.path != LONGEST, item.get_closest_marker("integration") is None))
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
+from datamodules.batching.audio_tokens import num_audio_tokens
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError, load_family, reason
 
 Hears = Literal["encoder", "spectrum", "both"]
@@ -75,7 +75,7 @@ class FrozenHearing(nn.Module):
             features: Log-mel features ``[K, M, F]``.
             feature_lengths: Heard frames ``[K]``.
         """
-        tokens = audio_token_counts(feature_lengths)[1].tolist()
+        tokens = num_audio_tokens(feature_lengths).tolist()
         flat = self.family.encode_audio(self.audio_path, features, feature_lengths)
         return list(flat.float().split(tokens))
 

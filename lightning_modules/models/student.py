@@ -28,6 +28,7 @@ from lightning_modules.models.checkpoints.deferred_weights import (
     read_weights,
 )
 from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, hub_shapes, untied_by_adapters
+from lightning_modules.models.checkpoints.shapes_only import model_of_shapes, shapes_suffice
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.models.token_logprobs import token_logprobs
 from lightning_modules.models.weight_types import AUTO, weight_type
@@ -50,7 +51,15 @@ class CompletionScores(NamedTuple):
 
 
 class Student(nn.Module):
-    """An audio language model as a policy over completions."""
+    """An audio language model as a policy over completions.
+
+    Attributes:
+        dtype: Name of the type of its weights, as it was asked for.
+        attn_implementation: Attention of its audio tower, as it was asked for.
+    """
+
+    dtype: str = AUTO
+    attn_implementation: str = "sdpa"
 
     def __init__(
         self,
@@ -83,14 +92,18 @@ class Student(nn.Module):
         loaded_in = weight_type(dtype, trained=lora is None)
         if attn_implementation not in ATTENTIONS:
             raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
-        processor = load_processor(weights)
-        family = load_family(weights)[0]
-        found = find_tensors(weights) if are_deferred() else None
+        self.dtype, self.attn_implementation = dtype, attn_implementation
         places = None
-        if found is None:
-            model = load_model(family, weights, loaded_in, attn_implementation)
+        if shapes_suffice():
+            model, processor = model_of_shapes(weights, loaded_in, attn_implementation)
         else:
-            model, places = model_without_weights(family, weights, found, loaded_in, attn_implementation)
+            processor = load_processor(weights)
+            family = load_family(weights)[0]
+            found = find_tensors(weights) if are_deferred() else None
+            if found is None:
+                model = load_model(family, weights, loaded_in, attn_implementation)
+            else:
+                model, places = model_without_weights(family, weights, found, loaded_in, attn_implementation)
         self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
 
     @classmethod

@@ -14,7 +14,7 @@ from callbacks.audio_cache import AudioCache, fingerprint
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.sft import SFTModule
 from runtime.errors import UserError
-from tests.lightning_modules.conftest import make_batch
+from tests.support.students import make_batch
 
 
 @pytest.fixture(scope="module")

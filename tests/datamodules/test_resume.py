@@ -152,6 +152,7 @@ def test_lightnings_own_distributed_sampler_is_refused(
             loader()
 
 
+@pytest.mark.integration
 def test_two_processes(data: Callable[..., AVQADataModule], tmp_path: Path, processor_dir: str) -> None:
     made = data()
     root = Path(__file__).parents[2]

@@ -87,6 +87,7 @@ def test_all_right_is_not_certain() -> None:
     assert (average.low, average.high) == (pytest.approx(0.025**0.1), 1.0)
 
 
+@pytest.mark.integration
 def test_a_hundred_thousand_predictions_in_ten_seconds() -> None:
     rng = np.random.default_rng(0)
     said = rng.choice(["cat", "dog", "(B)", "(A) dog", "a whale"], size=100_000)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules.alignment import AlignmentDataModule, HeardTraces, split_by_clip
+from datamodules.alignment import AlignmentDataModule, split_by_clip
+from datamodules.batching.heard_traces import HeardTraces
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.objectives.calibration import fit_temperature
 from mini.world.corpus import CorpusConfig, build_corpus
@@ -70,7 +71,7 @@ def test_each_of_two_ranks_is_calibrated_on_all_that_was_held_out(tmp_path: Path
     data = AlignmentDataModule(str(tmp_path), str(tmp_path))
     question = Question("q", "avqa", "clip", "?", ("a", "b"), 0, "x")
     held_out = [HeardTraces(question, (Trace("q", sample, "r", "a", "t"),), (True,)) for sample in range(5)]
-    data._parts = {"train": held_out, "val": held_out, "test": held_out}
+    data.parts = {"train": held_out, "val": held_out, "test": held_out}
     data._collator = SimpleNamespace()  # type: ignore[assignment]
     own = SimpleNamespace(use_distributed_sampler=False)
     data.trainer = SimpleNamespace(world_size=2, global_rank=1, _accelerator_connector=own)  # type: ignore[assignment]

@@ -8,7 +8,7 @@ from benchmarks.learner_world import build_model, build_world
 from benchmarks.shapes import SHAPES, advantages_of, give_adapters_something_to_say
 from lightning_modules.models.student import LoRASettings, Student
 from lightning_modules.objectives.losses import grpo_loss, sft_loss
-from tests.lightning_modules.conftest import make_batch
+from tests.support.students import make_batch
 
 
 @pytest.fixture(scope="module")

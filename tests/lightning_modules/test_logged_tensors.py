@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
-from tests.lightning_modules.conftest import make_batch
 from tests.support.host_tensors import HostTensors, watch_logged
+from tests.support.students import make_batch
 
 
 def fit(module: lightning.LightningModule, training: list, validation: list, root: Path) -> None:

@@ -317,6 +317,7 @@ def test_what_does_not_fit_together_is_refused(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_two_machines_share_the_questions(ask: Ask, avqa: Path, tmp_path: Path) -> None:
     with StubEndpoint() as stub:
         nodes = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]

@@ -12,7 +12,7 @@ from datamodules.batching.batch import AudioQABatch
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
 from runtime.errors import UserError
-from tests.lightning_modules.conftest import make_batch
+from tests.support.students import make_batch
 
 LENGTHS = [[40, 3, 0], [2, 0, 0], [9, 1, 25], [4, 6, 0]]
 

@@ -1,11 +1,8 @@
-"""SFT and GRPO steps inside a real Trainer, on one rank and on two."""
+"""SFT and GRPO steps inside a real Trainer."""
 
 import contextlib
 import copy
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning
@@ -24,9 +21,7 @@ from lightning_modules.models.student import LoRASettings
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
 from runtime.errors import UserError
-from tests.lightning_modules.conftest import make_batch
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.support.students import make_batch
 
 
 class Recorder(lightning.Callback):
@@ -280,39 +275,6 @@ def test_resuming_sharded_beside_other_frozen_weights_is_refused(weights, batch,
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def run_worker(stage: str, weights: str, strategy: str, output: Path) -> dict:
-    command = [sys.executable, "-m", "tests.integration.ranks.training_rank", stage, weights, strategy, str(output)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(output.read_text())
-
-
-@pytest.mark.parametrize(
-    ("weights", "stage"),
-    [
-        ("qwen2_audio", "sft"),
-        ("qwen2_audio", "micro"),
-        ("qwen2_audio", "grpo"),
-        ("qwen2_audio", "lora"),
-        ("qwen2_5_omni", "sft"),
-    ],
-    indirect=["weights"],
-)
-def test_two_ranks_and_one_rank_agree(weights, tmp_path: Path, stage: str) -> None:
-    """The same global batch on one process and split over two (gloo) gives the same losses and weights."""
-    one = run_worker(stage, weights, "auto", tmp_path / "one.json")
-    for strategy in ("ddp", "fsdp"):
-        two = run_worker(stage, weights, strategy, tmp_path / f"{strategy}.json")
-        assert one["losses"] == pytest.approx(two["losses"], abs=1e-5, rel=1e-5)
-        assert one["norm"] == pytest.approx(two["norm"], rel=1e-6)
-        assert one["moved"] == pytest.approx(two["moved"], rel=1e-3)
-        assert one["accuracy"] == pytest.approx(two["accuracy"])
-        assert one["questions"] == two["questions"] == 5
-        exported = load_file(tmp_path / strategy / "model.safetensors")
-        for name, value in load_file(tmp_path / "one" / "model.safetensors").items():
-            torch.testing.assert_close(exported[name], value, atol=3e-5 if stage == "grpo" else 3e-3, rtol=0)
 
 
 class Half(MixedPrecision):

@@ -9,7 +9,7 @@ from runtime.matplotlib_folder import find_room
 
 CODE = """
 import importlib, os, sys
-for package in ("cli", "callbacks", "scores", "mini", "benchmarks"):
+for package in ("cli", "callbacks", "evaluation", "mini", "benchmarks"):
     sys.modules.pop("runtime.matplotlib_folder", None)
     importlib.import_module(package)
     assert "runtime.matplotlib_folder" in sys.modules, package

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
+from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.host_arrays import to_device, to_device_together
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 
 _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
 

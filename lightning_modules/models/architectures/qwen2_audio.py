@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 
+from datamodules.batching.audio_tokens import EDGE_FRAMES, audio_token_counts
 from datamodules.batching.host_arrays import to_device
-from lightning_modules.models.architectures.audio_encoding import attention_mask, audio_token_counts
-
-EDGE_FRAMES = 2
-"""Mel frames past the heard ones that the two convolutions look at."""
+from lightning_modules.models.architectures.audio_encoding import attention_mask
 
 LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 

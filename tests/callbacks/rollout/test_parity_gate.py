@@ -152,7 +152,7 @@ def test_rank_0_decides_for_all(server_weights: Path, monkeypatch, well, error, 
     def work(rank: int) -> None:
         info = SimpleNamespace(dtype="float32")
         server = SimpleNamespace(client=servers[rank], url="http://loud", gate_due=due[rank], suspect=False, info=info)
-        module = SimpleNamespace(student=shards[rank], temperature=1.0)
+        module = SimpleNamespace(student=shards[rank], training_rollouts=None)
         gate = ParityGate(SimpleNamespace(servers=[server]))  # type: ignore[arg-type]
         try:
             gate.pass_together(world.trainer(rank), module, batches[rank], Sampling(1, 4, 1.0, 0, (2,)))

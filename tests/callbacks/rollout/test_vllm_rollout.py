@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.fake_server import FakeServer
 from callbacks.rollout.rollout_callback import request_seeds
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from inference.server_pool import ServerPool
 from lightning_modules.models.student import LoRASettings
 from runtime.errors import UserError
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, Questions
 
 

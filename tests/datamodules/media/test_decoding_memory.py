@@ -19,6 +19,7 @@ def _frames(path: Path) -> None:
 
 
 @pytest.mark.parametrize("decode", [_sound, _frames])
+@pytest.mark.integration
 def test_memory_does_not_grow_with_the_clips(tmp_path: Path, decode: Callable[[Path], None]) -> None:
     # a decoder that keeps what it has decoded, as one did, grows by 60 times 5 s of 48,000 floats: 58 MB
     path = tmp_path / "clip.mp4"

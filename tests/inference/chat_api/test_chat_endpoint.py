@@ -157,7 +157,7 @@ def test_what_is_asked_to_wait() -> None:
     assert retry_after({"retry-after-ms": "x", "retry-after": "9"}) == 9
 
 
-@pytest.mark.parametrize("value", ["86400", "inf", email.utils.formatdate(time.time() + 86400, usegmt=True), "1e300"])
+@pytest.mark.parametrize("value", ["86400", "inf", "Fri, 01 Jan 2100 00:00:00 GMT", "1e300"])
 def test_a_wait_beyond_the_limit_ends_the_stage_with_a_sentence(value: str) -> None:
     with StubEndpoint(rule=lambda body, headers: error(429, "daily limit", headers=f"Retry-After: {value}\r\n")) as s:
         (ended,) = ask(s.url)

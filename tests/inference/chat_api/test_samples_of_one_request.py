@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint
-from datamodules.media.video import SilentClip
+from datamodules.batching.silent_clips import SilentClip
 from inference.chat_api.chat_endpoint import EndpointSettings
 from inference.chat_api.chat_reply import parse_reply
 from inference.chat_api.retries import EndpointError, RetryPolicy
 from lightning_modules.endpoint_stage import Work
 from lightning_modules.teacher import TeacherModule, consecutive, request_seed
+from records.completed import Completed
 from records.records import Question
 
 QUESTION = Question("avqa/train/7", "avqa", "clip.mp4", "What is heard?", ("dog", "cat"), 0, "Which")
@@ -36,7 +37,7 @@ class Spoiling(StubEndpoint):
 def ask(stub: StubEndpoint, settled: Any = (), **settings: Any) -> Work:
     endpoint = EndpointSettings(stub.url, "stub", retry=RetryPolicy(3, 0.01))
     module = TeacherModule(endpoint, **{"samples": 8, **settings})
-    module.settled = {(QUESTION.id, sample) for sample in settled}
+    module.completed = Completed(frozenset((QUESTION.id, sample) for sample in settled))
     work = Work()
 
     async def run() -> None:

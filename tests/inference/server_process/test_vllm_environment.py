@@ -21,7 +21,7 @@ from runtime.errors import UserError
 
 NOBODY = 54_321
 AS_NOBODY = (
-    "import json, os, sys; from pathlib import Path; from callbacks import vllm_environment as here\n"
+    "import json, os, sys; from pathlib import Path; from inference.server_process import environment as here\n"
     "here.computes_on_cpu = lambda: True  # Python itself may be out of reach of others\n"
     f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
     "folder = here.make_private_folder(); print(json.dumps([str(folder), here.environment('none', folder, 1, 1)]))\n"

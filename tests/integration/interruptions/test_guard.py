@@ -18,7 +18,7 @@ from inference.vllm_server import ServerStartError, VLLMServer
 FAKE = Path(__file__).with_name("fake_vllm.py")
 LIKE_VLLM = (
     "import sys, time\n"
-    "from callbacks import vllm_server\n"
+    "from inference import vllm_server\n"
     "port, file = sys.argv[1:]\n"
     f"vllm_server.VLLMServer.command = lambda self: [sys.executable, {str(FAKE)!r}, port, file]\n"
 )
@@ -114,7 +114,7 @@ def test_who_does_not_listen_is_killed(tmp_path: Path):
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
     )
     run = (
-        "import os, sys; from callbacks import guard\n"
+        "import os, sys; from inference.server_process import guard\n"
         "guard.COMMAND_SECONDS = guard.REST_SECONDS = 0.3\n"
         f"sys.exit(guard.main([str(os.getppid()), {str(tmp_path / 'folder')!r}, sys.executable, '-c', sys.argv[1]]))"
     )

@@ -1,7 +1,6 @@
-"""Trains on CPU ranks with a server: ``rollouts.ddp_worker WEIGHTS URL DEVICES OUTPUT [STALENESS [SHARDED]]``."""
+"""Trains on CPU ranks with a server."""
 
 import json
-import sys
 from pathlib import Path
 
 import lightning
@@ -76,7 +75,3 @@ def main(weights: str, url: str, devices: int, output: str, staleness: int = 0, 
         for batch in module.train_batches
     ]
     Path(f"{output}.{trainer.global_rank}").write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], *map(int, sys.argv[5:]))

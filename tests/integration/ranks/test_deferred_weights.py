@@ -20,7 +20,7 @@ from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 from lightning_modules.models.frozen_weights import fingerprint
 from lightning_modules.models.student import Student
-from tests.lightning_modules.conftest import FAMILIES
+from tests.support.students import FAMILIES
 
 BOTH = pytest.mark.parametrize("weights", FAMILIES, indirect=True, scope="session")
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,9 +1,6 @@
 """Two ranks on the CPU: nobody samples before the weights have arrived, and both see what one rank would see."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,24 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.fake_server import FakeServer
 from tests.integration.ranks.rollout_rank import main
-from tests.support.fake_server import FakeServer
-
-ROOT = Path(__file__).parents[3]
+from tests.support.ranks import run_ranks
 
 
 def run(server: FakeServer, devices: int, output: Path, staleness: int = 0, sharded: int = 0) -> list[list[dict]]:
-    command = [sys.executable, "-m", "tests.integration.ranks.rollout_rank"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, str(server.checkpoint), server.url, str(devices), str(output), str(staleness), str(sharded)],
-        cwd=ROOT,
-        env=environment,
-        timeout=400,  # imports alone take a minute on a loaded machine
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    logs = output.with_suffix(".logs")
+    run_ranks(main, str(server.checkpoint), server.url, devices, str(output), staleness, sharded, folder=logs)
     return read(output, devices)
 
 

@@ -1,8 +1,7 @@
-"""Runs a stage on one CPU rank or two and writes what it logged: ``ddp_worker STAGE WEIGHTS STRATEGY OUTPUT``."""
+"""Runs a stage on one CPU rank or two and writes what it logged."""
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import lightning
@@ -15,7 +14,7 @@ from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.sft import SFTModule
-from tests.lightning_modules.conftest import make_batch
+from tests.support.students import make_batch
 
 GLOBAL_BATCHES = 3
 
@@ -106,7 +105,3 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
             "questions": float(trainer.callback_metrics["val/questions"]),
         }
         Path(output).write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
+from benchmarks.fake_server import FakeServer
 from callbacks.checkpoints.weights_export import WeightsExport
 from callbacks.rollout.local_rollout import LocalRollout
 from callbacks.rollout.parity import judge_parity, measure_parity
@@ -29,7 +30,6 @@ from lightning_modules.sft import SFTModule
 from records.records import Question
 from tests.callbacks.rollout.test_vllm_rollout import trainer
 from tests.support.agreement import assert_local_rollouts_are_the_servers
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, Questions, example
 from tests.support.tiny_omni import build
 

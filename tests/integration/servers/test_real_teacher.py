@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import requests
 
-from datamodules.media.video import SilentClip, image_parts, jpeg_base64, video_parts, video_timing
+from datamodules.batching.silent_clips import SilentClip
+from datamodules.media.video import image_parts, jpeg_base64, video_parts, video_timing
 from inference.chat_api.chat_endpoint import EndpointSettings, Tally
 from inference.vllm_server import VLLMServer
 from lightning_modules.endpoint_stage import Work

@@ -12,7 +12,7 @@ from lightning_modules.models.adapters import LoRASettings
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts, trained_parts
-from tests.lightning_modules.conftest import FAMILIES, make_batch, released_logprobs
+from tests.support.students import FAMILIES, make_batch, released_logprobs
 
 BOTH = pytest.mark.parametrize("weights", FAMILIES, indirect=True, scope="session")
 OMNI = pytest.mark.parametrize("weights", ["qwen2_5_omni"], indirect=True, scope="session")

@@ -8,7 +8,7 @@ from lightning_modules.models.architectures.audio_encoding import attention_mask
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.student import Student
 from runtime.errors import UserError
-from tests.lightning_modules.conftest import make_batch
+from tests.support.students import make_batch
 
 
 def unpadded(module, query, key, value, mask, scaling=None, **_):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.batching.collate import Collator, Example, num_audio_tokens
+from datamodules.batching.audio_tokens import num_audio_tokens
+from datamodules.batching.collate import Collator, Example
 from datamodules.media.audio import MIN_SAMPLES
 from datamodules.prompts.questions import THINK_SHORT
 from inference.vllm.client import VLLMClient, audio_url

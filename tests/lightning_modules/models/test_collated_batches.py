@@ -8,7 +8,7 @@ from datamodules.batching.collate import Collator, Example
 from datamodules.prompts.questions import PROMPTS
 from lightning_modules.models.student import Student
 from records.records import Question
-from tests.lightning_modules.conftest import FAMILIES, clip, released_logprobs
+from tests.support.students import FAMILIES, clip, released_logprobs
 
 QUESTION = Question("q/0", "avqa", "a.wav", "What is heard?", ("dog", "cat"), 0, "Which")
 

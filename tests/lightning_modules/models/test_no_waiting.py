@@ -18,7 +18,7 @@ from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings, Student
 from lightning_modules.objectives.losses import grpo_loss, importance_weights, sft_loss
 from lightning_modules.sft import SFTModule
-from tests.lightning_modules.conftest import FAMILIES, make_batch
+from tests.support.students import FAMILIES, make_batch
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from datamodules.batching.audio_tokens import num_audio_tokens
 from lightning_modules.models import token_logprobs as token_logprobs_module
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.architectures.qwen2_5_omni import Qwen25Omni
 from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.student import LoRASettings, Student
-from tests.lightning_modules.conftest import FAMILIES, make_batch, released_logprobs
+from tests.support.students import FAMILIES, make_batch, released_logprobs
 
 CLIPS = {
     "equal": [2.0, 2.0],
@@ -89,7 +89,7 @@ def test_audio_embeddings_equal_the_released_encoder(weights, processor) -> None
     released_logprobs(student.model, processor, batch)
     hook.remove()
     got = student.encode_audio(batch)
-    counts = audio_token_counts(batch.feature_lengths)[1].tolist()
+    counts = num_audio_tokens(batch.feature_lengths).tolist()
     assert got.shape[0] == sum(counts)
     for part, whole, count in zip(got.split(counts), expected, counts, strict=True):
         torch.testing.assert_close(part, whole.reshape(-1, whole.shape[-1])[:count], atol=1e-5, rtol=0)
@@ -248,7 +248,7 @@ def test_questions_in_one_row_do_not_see_each_other(weights, processor) -> None:
     for row in range(3):
         alone = student.completion_logprobs(batch[row : row + 1]).logprobs
         torch.testing.assert_close(whole[row : row + 1], alone, atol=1e-4, rtol=0)
-    counts = audio_token_counts(batch.feature_lengths)[1].tolist()
+    counts = num_audio_tokens(batch.feature_lengths).tolist()
     audio = student.encode_audio(batch).requires_grad_()
     scores = student.completion_logprobs(batch, audio=audio).logprobs
     (heard,) = torch.autograd.grad(scores[1].sum(), audio)

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.cli import LightningCLI
 from safetensors.torch import load_file
 
+from cli.lightning_cli import SightSoundCLI
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings, Student
-from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
+from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16, weight_type
 from lightning_modules.objectives.losses import sft_loss
-from tests.lightning_modules.conftest import make_batch
 from tests.lightning_modules.models.test_student import perturbed
+from tests.support.students import make_batch
 
 
 def types(student: Student) -> tuple[set[torch.dtype], set[torch.dtype]]:
@@ -35,6 +37,19 @@ def types(student: Student) -> tuple[set[torch.dtype], set[torch.dtype]]:
 def test_a_gpu_that_computes_in_bfloat16(monkeypatch, accelerator, precision, gpu: bool, expected: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert computes_in_bfloat16(accelerator, precision) is expected
+
+
+def test_a_stage_tells_its_students_what_the_trainer_computes_in(monkeypatch, tmp_path: Path) -> None:
+    """The shipped stage of SFT, up to where its classes would be made."""
+    told: list[torch.dtype] = []
+    monkeypatch.setattr(LightningCLI, "instantiate_classes", lambda _: told.append(weight_type("auto", trained=False)))
+    monkeypatch.setattr(LightningCLI, "_run_subcommand", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for more in ([], ["--trainer.accelerator=cpu"], ["--trainer.precision=32-true"]):
+        root = f"--trainer.default_root_dir={tmp_path}"
+        SightSoundCLI(["fit", "--config", "configs/sft.yaml", root, "--trainer.logger=false", *more])
+    assert told == [torch.bfloat16, torch.float32, torch.float32]
+    assert weight_type("auto", trained=False) == torch.float32  # elsewhere nobody has said so
 
 
 def test_only_what_is_not_trained_is_low(weights) -> None:

@@ -14,9 +14,9 @@ from datamodules.prompts.questions import PROMPTS
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.frozen_hearing import FrozenHearing
 from lightning_modules.models.student import LoRASettings, Student
-from tests.lightning_modules.conftest import make_batch, released_logprobs
 from tests.lightning_modules.models.test_collated_batches import QUESTION
 from tests.support import tiny_omni
+from tests.support.students import make_batch, released_logprobs
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

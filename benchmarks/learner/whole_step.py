@@ -23,7 +23,8 @@ from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch, Completions
 from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.models.student import LoRASettings, Student
+from lightning_modules.models.adapters import LoRASettings
+from lightning_modules.models.student import Student
 
 PARTS = {"time/rollout": "rollout", "time/learner": "learner", "time/sync": "weight push"}
 
@@ -47,9 +48,8 @@ def measure(options: argparse.Namespace, shape: Shape, world: World) -> dict[str
 def ours(options: argparse.Namespace, shape: Shape, world: World, folder: str) -> dict[str, Any]:
     """Return seconds of our steps, their parts, and completion tokens of a step."""
     weights = Path(folder) / "student"
-    Student.of_model(build_model(shape, world, dtype=options.torch_dtype), world.processor).save_hub(weights)
-    cuda, low = options.device == "cuda", options.torch_dtype == torch.bfloat16
-    beside_the_learner = ["--gpu-memory-utilization", "0.3"] if cuda else []
+    Student.of_model(build_model(shape, world, dtype=getattr(torch, options.dtype)), world.processor).save_hub(weights)
+    beside_the_learner = ["--gpu-memory-utilization", "0.3"] if options.device == "cuda" else []
     log = Path(folder) / "server.log"
     with VLLMServer(
         weights,
@@ -69,8 +69,8 @@ def ours(options: argparse.Namespace, shape: Shape, world: World, folder: str) -
             ),
             VLLMRollout([server.url], max_new_tokens=options.tokens, seed=0),
             Questions(world, options.rounds + WARM_UP, options.questions, options.seconds),
-            accelerator="gpu" if cuda else "cpu",
-            precision="bf16-mixed" if low else "32-true",
+            device=options.device,
+            dtype=getattr(torch, options.dtype),
         )
     return {
         "seconds": spread(clock.steps),
@@ -81,7 +81,7 @@ def ours(options: argparse.Namespace, shape: Shape, world: World, folder: str) -
 
 def conventionally(options: argparse.Namespace, shape: Shape, world: World) -> dict[str, Any]:
     """Return the same of the conventional steps."""
-    base = build_model(shape, world, options.device, options.torch_dtype)
+    base = build_model(shape, world, options.device, getattr(torch, options.dtype))
     model = conventional.with_adapters(base, checkpointing=options.checkpointing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     seconds, parts, tokens = [], [], []

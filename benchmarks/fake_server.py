@@ -1,4 +1,7 @@
-"""A rollout server that checks what it is sent, records it, and answers with made-up tokens."""
+"""A rollout server that checks what it is sent, records it, and answers with made-up tokens.
+
+Tests ask it what it was sent; benchmarks let it take a given time.
+"""
 
 import base64
 import contextlib
@@ -17,7 +20,7 @@ from typing import Any
 import soundfile
 import torch
 
-from datamodules.batching.collate import num_audio_tokens
+from datamodules.batching.audio_tokens import num_audio_tokens
 from inference.weight_transfer.weight_sync import read_specs
 
 AUDIO_TOKEN, END_TOKEN = 3, 2
@@ -63,6 +66,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
+        """Where it is."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -88,6 +92,7 @@ class FakeServer:
         return [version for route, version in self.calls if route == "/update_weight_version"]
 
     def answer(self, route: str, body: Any) -> tuple[int, Any]:
+        """Return status and body of the answer to a request."""
         if failure := self.behave(route, body):
             return failure[0], {"error": {"message": failure[1]}}
         if route == "/v1/models":

@@ -1,0 +1,108 @@
+"""Processes that are forked from one which has imported everything: each costs what it does and not the imports."""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+PRELOAD = [
+    "train",
+    "lightning_modules.grpo",
+    "lightning_modules.sft",
+    "lightning_modules.teacher",
+    "lightning_modules.fact_verifier",
+    "datamodules.traces",
+    "callbacks.checkpoints.checkpointing",
+    "callbacks.checkpoints.weights_export",
+    "callbacks.rollout.local_rollout",
+    "callbacks.rollout.vllm_rollout",
+    "tests.support.ranks",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def forked(target: Callable[..., object], *args: Any, log: Path, **variables: object) -> BaseProcess:
+    """Start a function in a process of its own.
+
+    Args:
+        target: The function, of a module.
+        *args: Its arguments.
+        log: File that is given what it prints.
+        **variables: Environment variables beside those of this process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    with contextlib.chdir(ROOT):  # where its first start finds the modules
+        forkserver.ensure_running()
+    environment = dict(os.environ) | {name: str(value) for name, value in variables.items()}
+    process = context.Process(target=_run, args=(target, args, log, environment))
+    process.start()
+    return process
+
+
+def _run(target: Callable[..., object], args: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    with open(log, "ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    torch.set_num_threads(1)
+    target(*args)
+
+
+def start_ranks(target: Callable[..., object], *args: Any, folder: Path, ranks: int = 2) -> list[BaseProcess]:
+    """Start the ranks of one run, as torchrun does: nobody watches over them. ``log-RANK`` is what a rank prints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    names = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
+    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        forked(target, *args, log=folder / f"log-{rank}", RANK=rank, LOCAL_RANK=rank, **names) for rank in range(ranks)
+    ]
+
+
+def run_ranks(target: Callable[..., object], *args: Any, folder: Path, ranks: int = 2, seconds: float = 240) -> None:
+    """Run a function on all ranks to its end.
+
+    Args:
+        target: The function, of a module.
+        *args: Its arguments.
+        folder: Where the ranks' logs are written.
+        ranks: How many; one is a process without a launcher's environment.
+        seconds: How long it may take.
+
+    Raises:
+        AssertionError: A rank has failed, or it took too long; with the end of what it said.
+    """
+    if ranks == 1:
+        folder.mkdir(parents=True, exist_ok=True)
+        processes = [forked(target, *args, log=folder / "log-0")]
+    else:
+        processes = start_ranks(target, *args, folder=folder, ranks=ranks)
+    try:
+        deadline = time.monotonic() + seconds
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        said = [(folder / f"log-{rank}").read_text(errors="replace") for rank in range(ranks)]
+        assert [process.exitcode for process in processes] == [0] * ranks, "\n".join(text[-3000:] for text in said)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
