@@ -35,9 +35,7 @@ def fake_batch(
     shape = (questions, completions, completion)
     asked: Any = [[word, audio_token, *[word] * (prompt - 1)] for _ in range(questions)]
     return AudioQABatch(
-        questions=[
-            Question(f"plan/{b}", "plan", f"{b}.wav", "Which?", ("a", "b"), 0, "all") for b in range(questions)
-        ],
+        questions=[Question(f"plan/{b}", "plan", f"{b}.wav", "Which?", ("a", "b"), 0, "all") for b in range(questions)],
         waveforms=[np.zeros(round(SAMPLE_RATE * seconds), dtype=np.float32)] * questions,
         request_ids=asked,
         prompt_ids=ids,

@@ -10,8 +10,8 @@ from unittest import mock
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import model_parallel
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import model_parallel
 from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh

@@ -151,7 +151,9 @@ def rehearse_stage(stage: Stage, machine: Machine, folder: Path | None = None) -
     def batches_for(module: Any) -> list[Any]:
         token = module.student.base.config.audio_token_id
         sizes = dataclasses.astuple(short.lengths)
-        return [fake_batch(short.questions, short.completions, token, audio.num_mel_bins, *sizes)] * min(stage.gathered, 2)
+        return [fake_batch(short.questions, short.completions, token, audio.num_mel_bins, *sizes)] * min(
+            stage.gathered, 2
+        )
 
     def make() -> Any:
         model = LightningArgumentParser(exit_on_error=False)
