@@ -51,7 +51,11 @@ def layers(path: str, above: Sequence[str] = ()) -> Iterator[Layer]:
         below = values[EXTENDS]
         if not isinstance(below, str):
             raise ConfigError(f"{path}: {EXTENDS} must name one file, found {below!r}")
-        yield from layers(find_config(below), [*above, path])
+        try:
+            found = find_config(below)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {EXTENDS}: {error}") from None
+        yield from layers(found, [*above, path])
     yield Layer(path, values)
 
 
@@ -160,7 +164,7 @@ def changed(callbacks: Sequence[Any], changes: Sequence[Any], where: str = "conf
 
 
 def _over(callback: Any, change: Mapping[str, Any]) -> dict[str, Any]:
-    below = {"class_path": callback} if isinstance(callback, str) else dict(callback)
+    below: dict[str, Any] = {"class_path": callback} if isinstance(callback, str) else dict(callback)
     settings = {**(below.get("init_args") or {}), **(change.get("init_args") or {})}
     return {**below, **change, **({"init_args": settings} if settings else {})}
 

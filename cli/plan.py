@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from typing_extensions import override
 
 from cli.config_files import ConfigError
@@ -54,8 +55,8 @@ def plan(args: Sequence[str], configs: Sequence[str]) -> int:
     facts = Path(options.machine) if options.machine else machine_beside(configs)
     if facts is None:
         raise ConfigError(
-            "plan needs a machine: add an overlay such as --config hardware/8xa40.yaml, or --machine FILE.json with its "
-            "facts"
+            "plan needs a machine: add an overlay such as --config hardware/8xa40.yaml, or --machine FILE.json with "
+            "its facts"
         )
     machine = read_machine(facts)
     values = ConfigurationOnly(["fit", *rest]).config["fit"].as_dict()
@@ -84,9 +85,7 @@ def own_options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "train.py plan", description=__doc__, add_help=True, allow_abbrev=False, epilog="All other options are fit's."
     )
-    parser.add_argument(
-        "--machine", help="JSON file with the machine's facts; that beside the last overlay unless given"
-    )
+    parser.add_argument("--machine", help="JSON file with the machine's facts; the last overlay's unless given")
     parser.add_argument("--geometry", help="a known student's name, or a folder with a config.json")
     parser.add_argument("--clip-seconds", type=float, default=10.0, help="length of a clip")
     parser.add_argument("--prompt-tokens", type=int, default=60, help="tokens of a prompt beside the audio")
@@ -125,6 +124,4 @@ def stage_of(values: dict[str, Any], machine: Machine, options: argparse.Namespa
 
 
 def _frames(seconds: float) -> Any:
-    import numpy as np
-
     return np.array([round(FRAME_RATE * seconds)])

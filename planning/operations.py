@@ -49,10 +49,9 @@ class Onlooker(TorchDispatchMode):
         """Run an operation and look at it."""
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its parts are seen
-        if func is _ATEN._local_scalar_dense.default:
-            if self.without_values and not has_value(args[0]):
-                self.reads += 1
-                return 1 if not args[0].dtype.is_floating_point else 1.0
+        if func is _ATEN._local_scalar_dense.default and self.without_values and not has_value(args[0]):
+            self.reads += 1
+            return 1.0 if args[0].dtype.is_floating_point else 1
         result = func(*args, **(kwargs or {}))
         self.account.see(result)
         if self.account.phase != "loading":

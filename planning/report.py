@@ -87,15 +87,15 @@ def _lines(
         yield f"  weights pushed    {found.weights / GIB:.2f} GiB"
     own = found.trained + found.state
     yield (
-        f"on disk             {kept} checkpoints of {own / GIB:.2f} GiB, one more while it is written; exported weights "
-        f"{found.exported / GIB:.2f} GiB, twice while they are written"
+        f"on disk             {kept} checkpoints of {own / GIB:.2f} GiB, one more while it is written; exported "
+        f"weights {found.exported / GIB:.2f} GiB, twice while they are written"
     )
     yield (
         f"time of a step, estimated: MFU {assumed.mfu:.0%} of {machine.tflops:g} TFLOP/s, links {machine.link_gb_s:g} "
         f"GB/s, network {machine.network_gb_s:g} GB/s of a node ({assumed.bandwidth:.0%} reached), memory "
         f"{machine.memory_gb_s:g} GB/s"
     )
-    yield f"  {'nodes':>5} {'ranks':>6} {'learner':>9} {'collectives':>12} {'rollouts':>9} {'push':>7} {'step':>8} {'tokens/s':>11}"
+    yield "  nodes  ranks   learner  collectives  rollouts    push     step    tokens/s"
     for count in sorted({nodes, *GROWTH}):
         yield _row(step_time(stage, found, machine, assumed, prompt, count), stage, nodes)
 

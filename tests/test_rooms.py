@@ -18,6 +18,7 @@ FLOORS = (
     {"lightning_modules/models/checkpoints"},
     {"lightning_modules/models", "lightning_modules/objectives"},
     {"lightning_modules"},
+    {"planning"},
     {"callbacks/rollout", "callbacks/tracking", "callbacks/checkpoints"},
     {"callbacks/writers"},
     {"callbacks"},

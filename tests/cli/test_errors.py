@@ -115,11 +115,19 @@ FILES = [
         "trainer: {logger: {class_path: WandbLogger, init_args: {projct: a}}}\n",
         r"trainer\.logger: .*'projct'",
     ),
-    ("doubled_key", "model:\n  init_args:\n    lr: 1.0\n    lr: 2.0\n", r"doubled_key\.yaml:4:5: 'lr' stands twice, see line 3"),
+    (
+        "doubled_key",
+        "model:\n  init_args:\n    lr: 1.0\n    lr: 2.0\n",
+        r"doubled_key\.yaml:4:5: 'lr' stands twice, see line 3",
+    ),
     ("doubled_group", MODEL + "data: {}\ntrainer: {}\ndata: {}\n", r"doubled_group\.yaml:4:1: 'data' stands twice"),
     ("number_key", "1: 2\n", r"number_key\.yaml:1:1: 1 is no name of an option"),
     ("model_list", "model:\n- lr: 1\n", r"model_list\.yaml: 'model' takes one class .*found a list"),
-    ("null_options", "model:\n  class_path: lightning_modules.SFTModule\n  init_args:\n", r"null_options\.yaml:3:3: 'init_args' has no options"),
+    (
+        "null_options",
+        "model:\n  class_path: lightning_modules.SFTModule\n  init_args:\n",
+        r"null_options\.yaml:3:3: 'init_args' has no options",
+    ),
     ("no_data", MODEL, r"required: .*data"),
 ]  # fmt: skip
 

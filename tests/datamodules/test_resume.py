@@ -1,9 +1,6 @@
 """A resumed run goes through the same questions as one that was never interrupted."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.avqa import AVQADataModule
 from runtime.errors import UserError
+from tests.integration.ranks import data_rank
 from tests.support.dataset_files import avqa_row
+from tests.support.ranks import run_ranks
 from tests.support.recorder import Recorder
 
 ROWS = [avqa_row(number % 16, id=number) for number in range(20)]
@@ -155,14 +154,7 @@ def test_lightnings_own_distributed_sampler_is_refused(
 @pytest.mark.integration
 def test_two_processes(data: Callable[..., AVQADataModule], tmp_path: Path, processor_dir: str) -> None:
     made = data()
-    root = Path(__file__).parents[2]
-    script = root / "tests" / "integration" / "ranks" / "data_rank.py"
-    subprocess.run(
-        [sys.executable, str(script), str(made.root), processor_dir, str(tmp_path)],
-        check=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
+    run_ranks(data_rank.main, str(made.root), processor_dir, str(tmp_path), folder=tmp_path / "logs")
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     one = Recorder()
     trainer(tmp_path, max_steps=5).fit(one, datamodule=data(batch_size=4))

@@ -183,7 +183,12 @@ def test_the_rows_of_the_paper_have_figures_and_configurations() -> None:
     assert [len(table["rows"]) for table in paper.values()] == [16, 10]
     rows = {(key, row["name"]): row["figures"] for key, table in paper.items() for row in table["rows"]}
     assert rows["table1", "qwen2-audio-cot-distill"] == {"avqa": {"average": 82.7}}
-    assert rows["table2", "tts-agfv-sft-grpo"]["mmau"] == {"sound": 66.1, "speech": 49.8, "music": 52.7, "average": 56.2}
+    assert rows["table2", "tts-agfv-sft-grpo"]["mmau"] == {
+        "sound": 66.1,
+        "speech": 49.8,
+        "music": 52.7,
+        "average": 56.2,
+    }
     assert rows["table2", "tts-agfv-sft-grpo"]["music_avqa"]["Temporal"] == 62.7
     without = {name for _, name in rows if not (root / f"configs/benchmark/rows/{name}.yaml").is_file()}
     assert without == {"audio-thinker-sft", "audio-thinker-grpo"}  # quoted by the paper from another one

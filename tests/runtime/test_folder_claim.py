@@ -31,9 +31,9 @@ def test_a_folder_is_kept_from_others_until_its_process_is_killed(tmp_path: Path
     assert other.stdout is not None
     worker = int(other.stdout.readline())
     try:
-        with pytest.raises(UserError, match=rf"another run \(process {other.pid} on .*with --output"):
-            with claimed(tmp_path, "--output"):
-                pass
+        named = rf"another run \(process {other.pid} on .*with --output"
+        with pytest.raises(UserError, match=named), claimed(tmp_path, "--output"):
+            pass
         other.kill()
         other.wait()
         os.kill(worker, 0)  # is still there and has the file open

@@ -67,6 +67,17 @@ def _run(target: Callable[..., object], args: tuple[Any, ...], log: Path, enviro
     target(*args)
 
 
+def stage(args: list[str], folder: Path | None = None) -> None:
+    """``train.py ARGS`` as a process's only work; the target of ``forked`` and ``run_ranks``."""
+    from cli.ranks import end_with_launcher, run_rank
+    from train import run
+
+    sys.argv = ["train.py", *args]
+    os.chdir(folder or ROOT)
+    end_with_launcher()
+    run_rank(run)
+
+
 def start_ranks(target: Callable[..., object], *args: Any, folder: Path, ranks: int = 2) -> list[BaseProcess]:
     """Start the ranks of one run, as torchrun does: nobody watches over them. ``log-RANK`` is what a rank prints."""
     folder.mkdir(parents=True, exist_ok=True)

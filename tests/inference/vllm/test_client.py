@@ -70,6 +70,7 @@ def test_a_web_page_is_named() -> None:
 
 def test_a_redirection_is_named() -> None:
     """Followed, a request to sample would lose its body and be one for a page."""
-    with answers(302, b"", Location="https://gpu.example/login") as client:
-        with pytest.raises(ServerRefused, match="sends requests on to https://gpu.example/login: .* that address"):
-            client.generate([1], "", ONE)
+    away = "https://gpu.example/login"
+    refused = pytest.raises(ServerRefused, match=rf"sends requests on to {away}: .* that address")
+    with answers(302, b"", Location=away) as client, refused:
+        client.generate([1], "", ONE)

@@ -1,7 +1,6 @@
 """Run by tests of the data: two processes with gloo, each writes which questions it got."""
 
 import json
-import sys
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -29,7 +28,3 @@ def main(root: str, processor: str, out: str) -> None:
     trainer.fit(module, datamodule=AVQADataModule(root, processor=processor, batch_size=2, num_workers=0, seed=5))
     found = {"seen": [ids for _, _, ids in module.seen], "evaluated": module.evaluated}
     Path(out, f"rank{trainer.global_rank}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

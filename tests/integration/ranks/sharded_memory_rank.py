@@ -1,13 +1,12 @@
 """What one of two ranks holds in main memory while it begins GRPO on sharded weights: ``WEIGHTS STORE RANK HOW``."""
 
 import contextlib
+import os
 import re
-import sys
 import threading
 import time
 from pathlib import Path
 
-import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -42,9 +41,9 @@ class Peak(threading.Thread):
         return max(self.most, anonymous()) - self.begun
 
 
-def main(weights: str, store: str, rank: int, how: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", store=distributed.FileStore(store, 2), rank=rank, world_size=2)
+def main(weights: str, how: str, output: str) -> None:
+    """Begin, and write the most that was held, the model's size and the fingerprint of what is frozen."""
+    distributed.init_process_group("gloo")
     peak = Peak()
     peak.start()
     with weights_deferred() if how == "deferred" else contextlib.nullcontext():
@@ -55,10 +54,6 @@ def main(weights: str, store: str, rank: int, how: str) -> None:
     most = peak.stop()
     whole = sum(p.numel() * p.element_size() for p in module.student.parameters())
     assert module.reference is not None and module.reference.sharded
-    print(f"{most} {whole} {module._frozen}")
+    Path(f"{output}.{os.environ['RANK']}").write_text(f"{most} {whole} {module._frozen}")
     distributed.barrier()
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

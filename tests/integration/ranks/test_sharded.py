@@ -1,10 +1,7 @@
 """Weights sharded over two ranks (FSDP2): checkpoints are whole or absent, and a resumed run is the same."""
 
 import copy
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.integration.interruptions.test_sigkill import config
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.support.ranks import run_ranks, stage
 
 
 def sharded(world: Path, root: Path, distributed_checkpoint: bool = False) -> dict[str, Any]:
@@ -43,12 +39,7 @@ def sharded(world: Path, root: Path, distributed_checkpoint: bool = False) -> di
 def fit(values: dict[str, Any], root: Path, *more: str) -> None:
     root.mkdir(exist_ok=True)
     (root / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(root / "config.yaml"), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    run_ranks(stage, ["fit", "--config", str(root / "config.yaml"), *more], root, folder=root.with_suffix(".logs"))
 
 
 @pytest.fixture(scope="module")

@@ -238,5 +238,5 @@ def test_own_folders_are_replaced_and_what_was_begun_is_known(pipeline: Pipeline
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SIGHTSOUND_MINI", "")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/below cannot be made .* set --output"):
+    with pytest.raises(UserError, match=r"file/below cannot be made .* set --output"):
         Pipeline(tmp_path / "file" / "below").run()

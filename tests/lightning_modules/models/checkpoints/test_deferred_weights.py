@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,10 +18,11 @@ from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 from lightning_modules.models.frozen_weights import fingerprint
 from lightning_modules.models.student import Student
+from tests.integration.ranks import sharded_memory_rank
+from tests.support.ranks import run_ranks
 from tests.support.students import FAMILIES
 
 BOTH = pytest.mark.parametrize("weights", FAMILIES, indirect=True, scope="session")
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -139,6 +138,7 @@ def test_weights_in_a_bin_file_are_not_deferred(weights: str, tmp_path: Path) ->
     assert not any(p.is_meta for p in deferred(str(place)).parameters())
 
 
+@pytest.mark.integration
 def test_a_rank_never_holds_the_whole_model(tmp_path: Path) -> None:
     """Policy and reference, each of some 100 MB, over two ranks: a rank needs a half of each."""
     size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
@@ -154,18 +154,8 @@ def test_a_rank_never_holds_the_whole_model(tmp_path: Path) -> None:
 
 def starts(weights: str, folder: Path, how: str) -> tuple[int, int, set[str]]:
     """Begin on two ranks; returns the most that one held, the model's size and the fingerprints of what is frozen."""
-    command = [sys.executable, "-m", "tests.integration.ranks.sharded_memory_rank", weights, str(folder / "store")]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), how], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    said = []
-    for process in ranks:
-        out, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-3000:]
-        said.append(out.split())
+    run_ranks(sharded_memory_rank.main, weights, how, str(folder / "held"), folder=folder / "logs")
+    said = [(folder / f"held.{rank}").read_text().split() for rank in range(2)]
     most, whole, frozen = zip(*said, strict=True)
     return max(map(int, most)), int(whole[0]), set(frozen)
 
