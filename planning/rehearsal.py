@@ -1,7 +1,9 @@
 """A training step without values: the configured module in Lightning's own trainer, watched."""
 
 import contextlib
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +174,20 @@ def first_of_ranks(ranks: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Let Lightning keep to itself what it has to say about a run that is none."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
 def without_values(on_gpu: bool) -> Iterator[None]:
     """Let tensors have shapes alone; what would read them all is left out."""
     chunk = {"cpu": token_logprobs.LOGITS_AT_ONCE["cuda" if on_gpu else "cpu"]}
@@ -243,6 +259,7 @@ def rehearse(
     watch = Watch(account, on_gpu)
     onlooker = Onlooker(account)
     with (
+        quietly(),
         first_of_ranks(ranks),
         shapes_only(folder_of),
         frozen_in_bfloat16(low),
