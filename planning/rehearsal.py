@@ -11,8 +11,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.strategies.model_parallel import _setup_device_mesh
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import model_parallel
 from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
@@ -195,7 +196,7 @@ def without_values(on_gpu: bool) -> Iterator[None]:
         mock.patch.dict(token_logprobs.LOGITS_AT_ONCE, chunk),
         mock.patch.object(frozen_weights, "fingerprint", lambda module: "planned"),
         mock.patch.object(nn.Module, "_apply", apply_in_place),
-        mock.patch.object(model_parallel, "_setup_device_mesh", with_values(model_parallel._setup_device_mesh)),
+        mock.patch.object(model_parallel, "_setup_device_mesh", with_values(_setup_device_mesh)),
         mock.patch.object(DeviceMesh, "__getitem__", with_values(DeviceMesh.__getitem__)),
         mock.patch.object(LightningModule, "log", lambda *_, **__: None),
         mock.patch.object(LightningModule, "log_dict", lambda *_, **__: None),
