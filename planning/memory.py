@@ -154,8 +154,8 @@ def resizing_seen(account: Account) -> Iterator[None]:
         account.resized(storage)
         return result
 
-    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign]
+    torch.UntypedStorage.resize_ = resize_  # type: ignore
     try:
         yield
     finally:
-        torch.UntypedStorage.resize_ = original  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = original  # type: ignore

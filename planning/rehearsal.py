@@ -1,7 +1,9 @@
 """A training step without values: the configured module in Lightning's own trainer, watched."""
 
 import contextlib
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.strategies.model_parallel import _setup_device_mesh
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import model_parallel
 from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
@@ -172,6 +175,20 @@ def first_of_ranks(ranks: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Let Lightning keep to itself what it has to say about a run that is none."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextlib.contextmanager
 def without_values(on_gpu: bool) -> Iterator[None]:
     """Let tensors have shapes alone; what would read them all is left out."""
     chunk = {"cpu": token_logprobs.LOGITS_AT_ONCE["cuda" if on_gpu else "cpu"]}
@@ -179,7 +196,7 @@ def without_values(on_gpu: bool) -> Iterator[None]:
         mock.patch.dict(token_logprobs.LOGITS_AT_ONCE, chunk),
         mock.patch.object(frozen_weights, "fingerprint", lambda module: "planned"),
         mock.patch.object(nn.Module, "_apply", apply_in_place),
-        mock.patch.object(model_parallel, "_setup_device_mesh", with_values(model_parallel._setup_device_mesh)),
+        mock.patch.object(model_parallel, "_setup_device_mesh", with_values(_setup_device_mesh)),
         mock.patch.object(DeviceMesh, "__getitem__", with_values(DeviceMesh.__getitem__)),
         mock.patch.object(LightningModule, "log", lambda *_, **__: None),
         mock.patch.object(LightningModule, "log_dict", lambda *_, **__: None),
@@ -243,6 +260,7 @@ def rehearse(
     watch = Watch(account, on_gpu)
     onlooker = Onlooker(account)
     with (
+        quietly(),
         first_of_ranks(ranks),
         shapes_only(folder_of),
         frozen_in_bfloat16(low),

@@ -79,7 +79,7 @@ def ways_out(
     fitting = next((way for way in tried if way.bytes <= limit), None)
     if fitting is not None:
         return tried, fitting
-    together, names = stage, ()
+    together, names = stage, tuple[str, ...]()
     for name, change in smaller(stage, machine):
         together, names = change(together), (*names, name)
         if len(names) > 1 and (size := measure(together)) <= limit:
