@@ -262,7 +262,9 @@ class VLLMClient:
             raise ServerRefused(f"{self.url} wants {wanted}: set {VARIABLE} here to what the server has")
         if answer.is_redirect:
             place = answer.headers["Location"]
-            raise ServerRefused(f"{self.url} sends requests on to {place}: name the server by that address, or check it")
+            raise ServerRefused(
+                f"{self.url} sends requests on to {place}: name the server by that address, or check it"
+            )
         if answer.status_code in (404, 405):
             raise RouteMissing(
                 f"{self.url} has no route {path.partition('?')[0]}: start it with VLLM_SERVER_DEV_MODE=1 and "
