@@ -1,4 +1,4 @@
-# `make mini` runs the main job on the embedded world, `make test` all tests, `make test-fast` those for each commit.
+# `make mini` runs the main job on the synthetic world, `make test` all tests, `make test-fast` those for each commit.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -20,7 +20,7 @@ unexport PYTHONSAFEPATH
 .PHONY: help env mini test test-fast test-slow lint docs clean distclean
 
 help:
-	@echo "make mini    the whole pipeline on the embedded world (CPU, minutes); ARGS=--resume goes on after an interruption"
+	@echo "make mini    the whole pipeline on the synthetic world (CPU, minutes); ARGS=--resume goes on after an interruption"
 	@echo "make test    all tests, with real vLLM servers; make test-fast the unit tests alone; make test-slow what takes minutes each"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the documentation as a site, in site/"

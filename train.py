@@ -9,10 +9,10 @@ import wandb
 from cli.config_layers import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
 from cli.ending import Ended, ended_by_signals
+from cli.error_messages import user_sentence
 from cli.lightning_cli import SightSoundCLI
 from cli.plan import plan
 from cli.ranks import end_with_launcher, leave, run_rank
-from cli.sentences import user_sentence
 from cli.wandb_service import leave_inherited_service
 
 

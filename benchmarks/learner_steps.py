@@ -86,7 +86,7 @@ class Ours:
         model = build_model(setting.shape, world, setting.device, setting.dtype)
         self.student = Student.of_model(model, world.processor, LoRASettings(rank=8, alpha=16), setting.checkpointing)
         give_adapters_something_to_say(self.student)
-        language_model = self.student.family.language_model(self.student.base)
+        language_model = self.student.architecture.language_model(self.student.base)
         self.watch = StepWatch(self.student, Laps(language_model, setting.device, setting.clock))
 
     def take(

@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     world = build_world(SHAPES[options.shape].vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "student"
-        Student.of_model(build_model(SHAPES[options.shape], world), world.processor).save_hub(weights)
+        Student.of_model(build_model(SHAPES[options.shape], world), world.processor).save_pretrained(weights)
         learner = spread(run(weights, world, 0, 0.0, options).part("time/learner"))["median"]
         clocks = [run(weights, world, staleness, learner, options) for staleness in (0, 1)]
     serial, overlapped = (spread(clock.steps) for clock in clocks)

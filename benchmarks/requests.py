@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.run_record import RESULTS
 from callbacks.writers.record_writer import RecordWriter
-from datamodules.batching.silent_clips import SilentClip
+from datamodules.batching.silent_clips import TeacherExample
 from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
 from records.records import Question
 
 
-class Clips(Dataset[SilentClip]):
+class Clips(Dataset[TeacherExample]):
     """Questions that all show the same frames."""
 
     def __init__(self, number: int, image_bytes: int) -> None:
@@ -50,10 +50,10 @@ class Clips(Dataset[SilentClip]):
         """Return the number of questions."""
         return self.number
 
-    def __getitem__(self, index: int) -> SilentClip:
+    def __getitem__(self, index: int) -> TeacherExample:
         """Return a question."""
         question = Question(f"avqa/train/{index}", "avqa", "", "What is heard?", ("a dog", "rain"), 0, "Which")
-        return SilentClip(question, self.images)
+        return TeacherExample(question, self.images)
 
 
 class ClipsDataModule(LightningDataModule):
@@ -68,7 +68,7 @@ class ClipsDataModule(LightningDataModule):
         super().__init__()
         self.clips = clips
 
-    def predict_dataloader(self) -> DataLoader[SilentClip]:
+    def predict_dataloader(self) -> DataLoader[TeacherExample]:
         """Return them in batches of 16, made by one worker."""
         return DataLoader(self.clips, batch_size=16, collate_fn=list, num_workers=1)
 

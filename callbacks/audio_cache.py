@@ -48,7 +48,7 @@ class AudioCache(Callback):
             UserError: The audio tower is trained, or its weights are spread over ranks.
         """
         student: Any = pl_module.student
-        if not student.hears_with_frozen_tower:
+        if not student.audio_tower_frozen:
             counts = trained_parts(student).items()
             trained = ", ".join(name.replace("_", " ") for name, n in counts if n and "language_model" not in name)
             raise UserError(
@@ -95,7 +95,7 @@ class AudioCache(Callback):
 def fingerprint(student: Student, precision: str) -> str:
     """Return a name for what a student hears with: weights of tower and projector, their type and the precision."""
     digest = hashlib.sha256(precision.encode())
-    for part in student.audio_path.values():
+    for part in student.audio_modules.values():
         for name, value in part.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from datamodules.audio_qa import Role
-from datamodules.batching.heard_traces import AlignmentCollator, HeardTraces, heard_traces
+from datamodules.batching.heard_traces import AlignmentCollator, LabelledTraces, heard_traces
 from datamodules.batching.loading import loader_settings, rank_of
 from datamodules.batching.prepared import Prepared
 from datamodules.trace_clips import TraceClipsDataModule
@@ -60,7 +60,7 @@ class AlignmentDataModule(TraceClipsDataModule):
         return self.predict_split
 
     @cached_property
-    def parts(self) -> dict[str, list[HeardTraces]]:
+    def parts(self) -> dict[str, list[LabelledTraces]]:
         """The items of training, validation and test.
 
         Raises:
@@ -73,12 +73,12 @@ class AlignmentDataModule(TraceClipsDataModule):
             for file in record_files(self.verdict_files)
             for verdict in read_jsonl(file, Verdict)
         }
-        by_clip: dict[str, list[HeardTraces]] = {}
+        by_clip: dict[str, list[LabelledTraces]] = {}
         for question in self.questions("predict"):
             known = [t for t in self.traces.get(question.id, ()) if (t.question_id, t.sample) in accepted]
             if known:
                 verdicts = tuple(accepted[t.question_id, t.sample] for t in known)
-                by_clip.setdefault(question.media, []).append(HeardTraces(question, tuple(known), verdicts))
+                by_clip.setdefault(question.media, []).append(LabelledTraces(question, tuple(known), verdicts))
         parts = split_by_clip(by_clip, self.calibration, self.held_out, self.verdicts_per_clip, self.seed)
         for name in ("train", "val"):
             found = {verdict for item in parts[name] for verdict in item.accepted}
@@ -118,7 +118,7 @@ class AlignmentDataModule(TraceClipsDataModule):
         items = []
         for question in self.unchecked():
             left = self.unchecked_traces(question)
-            items.append(HeardTraces(question, left, (None,) * len(left)))
+            items.append(LabelledTraces(question, left, (None,) * len(left)))
         return DataLoader(
             Prepared(items, partial(heard_traces, clips=self.clips)),
             batch_size=self.eval_batch_size,
@@ -128,8 +128,8 @@ class AlignmentDataModule(TraceClipsDataModule):
 
 
 def split_by_clip(
-    by_clip: dict[str, list[HeardTraces]], calibration: int, held_out: float, per_clip: int, seed: int
-) -> dict[str, list[HeardTraces]]:
+    by_clip: dict[str, list[LabelledTraces]], calibration: int, held_out: float, per_clip: int, seed: int
+) -> dict[str, list[LabelledTraces]]:
     """Share clips out over training, validation and test.
 
     Args:
@@ -139,7 +139,7 @@ def split_by_clip(
         per_clip: How many of them may be about the same clip.
         seed: Decides which clips come first, and which verdicts on a clip are used.
     """
-    parts: dict[str, list[HeardTraces]] = {"train": [], "val": [], "test": []}
+    parts: dict[str, list[LabelledTraces]] = {"train": [], "val": [], "test": []}
     used = 0
     for clip in sorted(by_clip, key=lambda clip: _rank(seed, clip)):
         if used >= calibration:

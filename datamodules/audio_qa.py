@@ -74,7 +74,7 @@ class AudioQADataModule(LightningDataModule):
         report_dir: str | None = None,
         limit: int | None = None,
         seed: int = 0,
-        length_pool: int = 1,
+        length_bucket: int = 1,
         probe: ProbeName | None = None,
         option_order: int | None = None,
         hints: str | list[str] | None = None,
@@ -99,9 +99,9 @@ class AudioQADataModule(LightningDataModule):
                 ``root`` whose name ends in ``-report``.
             limit: Use only the first so many usable questions of each split.
             seed: Seed of the order of training.
-            length_pool: Sort the questions of so many successive training batches by length (clip and targets), so that
-                a batch holds questions of similar length; 1 leaves the random order as it is. Which questions share a
-                pool, and the order of its batches, stay random.
+            length_bucket: Sort the questions of so many successive training batches by length (clip and targets), so
+                that a batch holds questions of similar length; 1 leaves the random order as it is. Which questions
+                share a bucket, and the order of its batches, stay random.
             probe: In validation, test and prediction, replace the audio by silence, by another clip's (swap) or by
                 noise of the same level; null leaves it. Training is never probed.
             option_order: In validation, test and prediction, show the options in an order drawn from this seed; null
@@ -119,7 +119,7 @@ class AudioQADataModule(LightningDataModule):
             ("batch_size", batch_size),
             ("eval_batch_size", eval_batch_size),
             ("limit", limit),
-            ("length_pool", length_pool),
+            ("length_bucket", length_bucket),
         ):
             if value is not None and value < 1:
                 raise UserError(f"data.{name} must be 1 or more, found {value}")
@@ -144,7 +144,7 @@ class AudioQADataModule(LightningDataModule):
         self.report_dir = Path(report_dir) if report_dir else self.root.parent / f"{self.root.name}-report"
         self.limit = limit
         self.seed = seed
-        self.length_pool = length_pool
+        self.length_bucket = length_bucket
         self.variant = EvaluationVariant(probe, option_order, tuple(listed(hints)))
         self.requests = requests
         check_prompt(self.prompt, self.variant, requests)
@@ -318,7 +318,7 @@ class AudioQADataModule(LightningDataModule):
             world_size=world_size,
             position=partial(self._resume.position, self.trainer),
             lengths=[self.length(item) for item in items],
-            pool=self.length_pool,
+            pool=self.length_bucket,
         )
         return ResumableLoader(
             Prepared(items, partial(decoded, clips=self.clips)),
@@ -388,4 +388,4 @@ class AudioQADataModule(LightningDataModule):
 
     def _fingerprint(self) -> dict[str, Any]:
         global_batch = self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
-        return fingerprint(self.trained, self.seed, global_batch, map(self.length, self.trained), self.length_pool)
+        return fingerprint(self.trained, self.seed, global_batch, map(self.length, self.trained), self.length_bucket)

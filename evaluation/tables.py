@@ -187,7 +187,7 @@ def order_table(scores: Scores) -> Table | None:
     return Table("Order of the options", columns, tuple(rows), note) if rows else None
 
 
-def leakage_table(path: Path) -> Table:
+def contamination_table(path: Path) -> Table:
     """Return the clips that the audit found in training set and benchmark.
 
     Args:

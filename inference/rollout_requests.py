@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from inference.vllm.client import Generation, ServerFailed, ServerRefused, ServerUnreachable
+from inference.vllm.client import RequestOutput, ServerFailed, ServerRefused, ServerUnreachable
 from inference.vllm.pooled_server import PooledServer, ServersLost, StaleWeights
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from inference.weight_transfer.weight_keeper import WeightKeeper
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
@@ -34,7 +34,7 @@ class Prompt(NamedTuple):
     name: str
     token_ids: list[int]
     audio: str
-    sampling: Sampling
+    sampling: SamplingParams
 
 
 class RolloutRequests:
@@ -56,12 +56,12 @@ class RolloutRequests:
         self.servers = keeper.servers
         self.retry_seconds = retry_seconds
         self.watch_seconds = watch_seconds
-        self._answers: list[Generation | None] = [None] * len(prompts)
+        self._answers: list[RequestOutput | None] = [None] * len(prompts)
         self._pending: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self._over = threading.Event()
 
-    def answers(self) -> list[Generation]:
+    def answers(self) -> list[RequestOutput]:
         """Send all and return the answers in the order of the prompts, all drawn with the expected weights.
 
         Raises:
@@ -115,7 +115,7 @@ class RolloutRequests:
                 raise error
             finished += 1
 
-    def _answer(self, prompt: Prompt) -> Generation:
+    def _answer(self, prompt: Prompt) -> RequestOutput:
         """Have one request answered, by another server where one is lost."""
         lost_since: float | None = None
         survived = 0
@@ -148,7 +148,7 @@ class RolloutRequests:
                     server.in_flight -= prompt.sampling.n
                     self.keeper.changed.notify_all()
 
-    def _ask(self, server: PooledServer, prompt: Prompt) -> Generation:
+    def _ask(self, server: PooledServer, prompt: Prompt) -> RequestOutput:
         """Ask one server once.
 
         Raises:
@@ -176,7 +176,7 @@ class RolloutRequests:
         raise ServerUnreachable("the rollouts were given up")
 
 
-def check_version(server: PooledServer, answer: Generation, version: str | None) -> None:
+def check_version(server: PooledServer, answer: RequestOutput, version: str | None) -> None:
     """Refuse completions of other weights than the server was given.
 
     Args:

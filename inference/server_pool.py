@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from inference.chat_api.endpoint_settings import without_credentials
 from inference.rollout_requests import MOST_THREADS, Prompt, RolloutRequests
-from inference.vllm.client import Generation, VLLMClient
+from inference.vllm.client import RequestOutput, VLLMClient
 from inference.vllm.pooled_server import PooledServer, ServersLost
 from inference.weight_transfer.weight_keeper import WeightKeeper
 from runtime.errors import UserError
@@ -74,7 +74,7 @@ class ServerPool:
             wait_until_healthy(server.client, deadline, self.wait_seconds, checkpoint)
             self.keeper.inspect(server)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation]:
+    def generate(self, prompts: Sequence[Prompt]) -> list[RequestOutput]:
         """Draw completions of many prompts at once, on whichever server has room.
 
         Args:

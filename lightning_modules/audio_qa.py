@@ -9,12 +9,12 @@ from datamodules.batching.batch import AudioQABatch
 from lightning_modules.doors import RolloutModule
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.student import Student
-from lightning_modules.scored_answers import ScoredAnswers
+from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Prediction
 from runtime.errors import UserError
 
 
-class AudioQAModule(ScoredAnswers, RolloutModule):
+class AudioQAModule(QAEvaluation, RolloutModule):
     """A student that answers audio questions; ``validate``, ``test`` and ``predict`` need nothing more.
 
     Completions come from a rollout callback (``callbacks.VLLMRollout`` or
@@ -106,10 +106,10 @@ class AudioQAModule(ScoredAnswers, RolloutModule):
                 "nobody generated completions for this batch: add callbacks.VLLMRollout or "
                 "callbacks.LocalRollout to trainer.callbacks"
             )
-        asked_as = self.asked_as
+        prediction_metadata = self.prediction_metadata
         read = []
         finished = batch.completions.finished.tolist()
         for question, texts, ended in zip(batch.questions, batch.completions.texts, finished, strict=True):
-            read.append(self.read_answer(question, texts[0], bool(ended[0]), **asked_as))
+            read.append(self.read_answer(question, texts[0], bool(ended[0]), **prediction_metadata))
             self.keep(question, read[-1])
         return read

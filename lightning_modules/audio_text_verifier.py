@@ -16,14 +16,14 @@ from datamodules.batching.heard_traces import AlignmentBatch
 from lightning_modules.doors import RecordStage
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.models.checkpoints.checkpoint_folder import load_processor
-from lightning_modules.models.frozen_hearing import FrozenHearing, Hears
+from lightning_modules.models.frozen_audio_encoder import FrozenAudioEncoder, Hears
 from lightning_modules.models.head_folder import load_head, save_head
 from lightning_modules.models.hearing_memory import HearingMemory
 from lightning_modules.objectives.calibration import fit_temperature
 from lightning_modules.objectives.mismatched_pairs import mismatched_pairs
 from lightning_modules.trace_verdicts import TraceVerdicts
 from records.records import Verdict
-from records.request_records import Outcome
+from records.request_records import ItemResult
 from runtime.errors import UserError
 
 _PAIRINGS = 2
@@ -70,7 +70,7 @@ class AudioTextVerifier(RecordStage):
         if not 0 <= threshold <= 1:
             raise UserError(f"model.threshold must be between 0 and 1, found {threshold}")
         self.weights = weights
-        self.encoder = FrozenHearing(weights)
+        self.encoder = FrozenAudioEncoder(weights)
         self.processor = load_processor(weights)
         widths = (self.encoder.audio_width(hears), self.encoder.text_width)
         self.head = AlignmentHead(*widths, hidden, dropout) if head is None else load_head(head)
@@ -97,21 +97,21 @@ class AudioTextVerifier(RecordStage):
 
     # Scores
 
-    def logits(self, batch: AlignmentBatch, clip_of: Tensor | None = None, keep: bool = False) -> Tensor:
+    def logits(self, batch: AlignmentBatch, clip_index: Tensor | None = None, keep: bool = False) -> Tensor:
         """Return the logit of "fits" for each trace ``[B]``, before calibration.
 
         Args:
             batch: Clips and traces.
-            clip_of: Which clip each trace is compared with; its own by default.
+            clip_index: Which clip each trace is compared with; its own by default.
             keep: Encode each clip once and keep the result, for training on few clips.
         """
         clips = self._hear(batch, keep)
         audio = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
         lengths = torch.tensor([len(clip) for clip in clips], device=audio.device)
         audio_mask = torch.arange(audio.shape[1], device=audio.device) < lengths[:, None]
-        clip_of = batch.clip_of if clip_of is None else clip_of
+        clip_index = batch.clip_index if clip_index is None else clip_index
         text = self.encoder.embedding(batch.ids)
-        logits: Tensor = self.head(audio[clip_of], audio_mask[clip_of], text, batch.mask)
+        logits: Tensor = self.head(audio[clip_index], audio_mask[clip_index], text, batch.mask)
         return logits
 
     def _hear(self, batch: AlignmentBatch, keep: bool) -> list[Tensor]:
@@ -136,9 +136,9 @@ class AudioTextVerifier(RecordStage):
         for _ in range(_PAIRINGS if self.mismatched else 0):
             others, rows = mismatched_pairs(batch)
             if len(rows):
-                clip_of = batch.clip_of.clone()
-                clip_of[rows] = others
-                wrong = self.logits(batch, clip_of, keep=True)[rows]
+                clip_index = batch.clip_index.clone()
+                clip_index[rows] = others
+                wrong = self.logits(batch, clip_index, keep=True)[rows]
                 wrong_loss = binary_cross_entropy_with_logits(wrong, torch.zeros_like(wrong))
                 loss = loss + self.mismatched / _PAIRINGS * wrong_loss
         return loss
@@ -214,7 +214,7 @@ class AudioTextVerifier(RecordStage):
         return len(batch.traces)
 
     @override
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[ItemResult]:
         return self._verdicts.take()
 
     @override

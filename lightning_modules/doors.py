@@ -9,7 +9,7 @@ from torch import Tensor
 
 from records.completed import Completed
 from records.records import Prediction, Record
-from records.request_records import Outcome
+from records.request_records import ItemResult
 from runtime.errors import UserError
 
 D = TypeVar("D", bound=lightning.LightningModule)
@@ -94,7 +94,7 @@ class AnsweringModule(lightning.LightningModule):
     asks_endpoint = False
 
     @property
-    def asked_as(self) -> dict[str, Any]:
+    def prediction_metadata(self) -> dict[str, Any]:
         """Fields that all predictions of a run share."""
         raise NotImplementedError
 
@@ -116,7 +116,7 @@ class RecordStage(lightning.LightningModule):
     spent: tuple[int, float] = (0, 0.0)
     provenance: Mapping[str, Any]
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[ItemResult]:
         """Return what has ended since the last call."""
         raise NotImplementedError
 

@@ -9,16 +9,16 @@ from datamodules.media.audio import audio_part
 from datamodules.media.video import image_parts, video_parts, video_timing
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, RequestFailed
-from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
-from lightning_modules.scored_answers import ScoredAnswers
+from lightning_modules.chat_stage import ChatStage, Work, spoken
+from lightning_modules.qa_evaluation import QAEvaluation
 from records.reasoning_tags import tagged_thought, without_tags
 from records.records import Prediction, Question
-from records.request_records import Outcome, RequestError, Usage
+from records.request_records import ItemResult, RequestError, Usage
 from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
 
-class RemoteQAModule(EndpointStage, ScoredAnswers):
+class RemoteQAModule(ChatStage, QAEvaluation):
     """A model behind an endpoint that answers questions about clips: ``validate``, ``test`` and ``predict``.
 
     The DataModule prepares what is sent (``data.requests``): the sound, silent frames, or both. Many questions are
@@ -156,9 +156,11 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
             work.records.append(self._answer(item, choice))
 
     def _answer(self, item: ClipRequest, choice: Choice) -> Prediction:
-        return self.read_answer(item.question, completion_of(choice), choice.finish_reason != "length", **self.asked_as)
+        return self.read_answer(
+            item.question, completion_of(choice), choice.finish_reason != "length", **self.prediction_metadata
+        )
 
-    def _collect(self, outcomes: Sequence[Outcome]) -> None:
+    def _collect(self, outcomes: Sequence[ItemResult]) -> None:
         for outcome in outcomes:
             self.usage.append(outcome.usage)
             self.errors += outcome.errors

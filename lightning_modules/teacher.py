@@ -8,13 +8,13 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from answers.answers import match_option
-from datamodules.batching.silent_clips import SilentClip
+from datamodules.batching.silent_clips import TeacherExample
 from datamodules.media.video import image_parts, video_parts, video_timing
 from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
 from inference.chat_api.retries import EndpointError, Failure
-from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
+from lightning_modules.chat_stage import ChatStage, Work, spoken
 from records.reasoning_tags import split_thought, without_tags
 from records.records import Question, Trace
 from records.request_records import RequestError
@@ -23,7 +23,7 @@ from runtime.errors import UserError
 _VLLM_FRAMES = 32
 
 
-class TeacherModule(EndpointStage):
+class TeacherModule(ChatStage):
     """Samples n traces r_i = T(P(v, q)) of each question from a vision-language model that gets silent frames only."""
 
     record_type = Trace
@@ -84,17 +84,17 @@ class TeacherModule(EndpointStage):
         """Return which samples of a question are neither on disk nor refused for good."""
         return self.completed.remaining(question_id, range(self.samples))
 
-    def question_id(self, item: SilentClip) -> str:
+    def question_id(self, item: TeacherExample) -> str:
         """Return which question an item is about."""
         return item.question.id
 
-    def messages(self, item: SilentClip) -> list[dict[str, Any]]:
+    def messages(self, item: TeacherExample) -> list[dict[str, Any]]:
         """Return the chat that asks the teacher: the frames and then the text."""
         parts = (image_parts if self.send == "images" else video_parts)(list(item.images))
         text = {"type": "text", "text": self.prompt.render(item.question)}
         return [{"role": "user", "content": [*parts, text]}]
 
-    async def ask(self, item: SilentClip, work: Work) -> None:
+    async def ask(self, item: TeacherExample, work: Work) -> None:
         """Ask for the samples that remain."""
         question = item.question
         if item.error is not None:

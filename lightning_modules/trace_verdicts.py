@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 
 from records.records import Trace, Verdict
-from records.request_records import Outcome, RequestError, Usage
+from records.request_records import ItemResult, RequestError, Usage
 
 
 class TraceVerdicts:
@@ -25,7 +25,7 @@ class TraceVerdicts:
         self.checker = checker
         self.threshold = threshold
         self._run_id = uuid.uuid4().hex[:12]
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[ItemResult] = []
 
     def cannot_hear(self, question_id: str, reason: str) -> None:
         """Note that a question's clip cannot be decoded.
@@ -35,7 +35,7 @@ class TraceVerdicts:
             reason: Why not.
         """
         error = RequestError.now(question_id, "media", True, reason)
-        self._outcomes.append(Outcome((), (error,), self._usage(question_id)))
+        self._outcomes.append(ItemResult((), (error,), self._usage(question_id)))
 
     def judge(self, traces: Sequence[Trace], probabilities: Sequence[float]) -> None:
         """Judge traces.
@@ -57,9 +57,9 @@ class TraceVerdicts:
             )
             by_question.setdefault(trace.question_id, []).append(verdict)
         for question_id, verdicts in by_question.items():
-            self._outcomes.append(Outcome(tuple(verdicts), (), self._usage(question_id)))
+            self._outcomes.append(ItemResult(tuple(verdicts), (), self._usage(question_id)))
 
-    def take(self) -> list[Outcome]:
+    def take(self) -> list[ItemResult]:
         """Return what has come since the last call."""
         done, self._outcomes = self._outcomes, []
         return done

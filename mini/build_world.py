@@ -1,4 +1,4 @@
-"""The embedded world on disk: the corpus and the small student."""
+"""The synthetic world on disk: the corpus and the small student."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stages of the whole paper on the embedded world, in order, each done once.
+"""The stages of the whole paper on the synthetic world, in order, each done once.
 
 Every stage is a process of its own that reads files and writes files; what is done is noted on disk, so that a run that
 was interrupted anywhere goes on with the stage that was interrupted. What takes seconds to import is imported where a
@@ -224,7 +224,7 @@ def train_py(
     server: VLLMServer | None = None,
     environment: dict[str, str] | None = None,
 ) -> None:
-    """Run ``train.py`` with a stage's configuration and its overlay for the embedded world.
+    """Run ``train.py`` with a stage's configuration and its overlay for the synthetic world.
 
     Args:
         subcommand: ``fit`` or ``predict``.
@@ -251,5 +251,5 @@ def write_report(output: Path, metrics: Path) -> None:
     from evaluation.__main__ import main as scores_main
 
     runs = [f"{title}={output / 'benchmark' / student}" for student, title in STUDENTS.items()]
-    where = ["--data", str(output / "corpus"), "--output", str(output / "report"), "--title", "The embedded world"]
+    where = ["--data", str(output / "corpus"), "--output", str(output / "report"), "--title", "The synthetic world"]
     scores_main(["report", *runs, f"--metrics={STUDENTS['grpo']}={metrics}", *where])

@@ -23,7 +23,7 @@ def is_rank_zero() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0 and node == "0"  # Lightning's, set when a rank is launched
 
 
-def of_all_ranks(trainer: Trainer, rows: list[T]) -> list[T]:
+def all_gather_objects(trainer: Trainer, rows: list[T]) -> list[T]:
     """Return the rows of all ranks in the order of the ranks; every rank must call it.
 
     Args:

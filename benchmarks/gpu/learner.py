@@ -36,7 +36,7 @@ def checkpoint(student: Student) -> None:
 def grpo_step(student: Student, batch: AudioQABatch, advantages: Tensor, reference: Student | None = None) -> Tensor:
     """Reference forward, policy forward, backward; returns the policy's log-probabilities."""
     assert batch.completions is not None
-    audio = student.encode_audio(batch) if student.hears_with_frozen_tower else None
+    audio = student.encode_audio(batch) if student.audio_tower_frozen else None
     with torch.no_grad():
         inside = reference is None
         scorer = reference or student

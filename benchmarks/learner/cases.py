@@ -15,7 +15,7 @@ from benchmarks.run_record import spread
 from benchmarks.shapes import SHAPES
 from datamodules.batching.batch import AudioQABatch
 
-BARS = {"grpo": 3.5, "grpo memory": 0.5, "sft": 1.25, "sft cached": 1.5, "sft four traces": 2.2}
+TARGETS = {"grpo": 3.5, "grpo memory": 0.5, "sft": 1.25, "sft cached": 1.5, "sft four traces": 2.2}
 BACKENDS = (
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
@@ -72,7 +72,7 @@ def compared(
     shape = SHAPES[options.shape]
     flops = (grpo_flops if case == "grpo" else sft_flops)(shape, batch)
     flops -= audio_flops(shape, batch) if case.endswith("cached") else 0.0
-    row: dict[str, Any] = {"bar": BARS.get(case)}
+    row: dict[str, Any] = {"bar": TARGETS.get(case)}
     for name, measured in (("ours", ours), ("conventional", other)):
         row[name] = measured.summary()
         if measured.seconds:

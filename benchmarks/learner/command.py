@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.learner import whole_step
-from benchmarks.learner.cases import BARS, attention_backends, collating, measure
+from benchmarks.learner.cases import TARGETS, attention_backends, collating, measure
 from benchmarks.learner.memory import peak_memory
 from benchmarks.learner.report import write
 from benchmarks.learner_steps import SYSTEMS
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, world: World, command: str) -> dict[str, An
     """Measure what the options ask for and write it; returns the report."""
     options.peak = peak_flops(options.device, getattr(torch, options.dtype))
     shape = dataclasses.asdict(SHAPES[options.shape])
-    report = run_record(command) | {"shape": shape, "peak_tflops": round(options.peak / 1e12, 2), "bars": BARS}
+    report = run_record(command) | {"shape": shape, "peak_tflops": round(options.peak / 1e12, 2), "bars": TARGETS}
     if options.device == "cuda":
         report["gpu"] = torch.cuda.get_device_name()
     if not options.no_memory:

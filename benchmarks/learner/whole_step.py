@@ -48,7 +48,9 @@ def measure(options: argparse.Namespace, shape: Shape, world: World) -> dict[str
 def ours(options: argparse.Namespace, shape: Shape, world: World, folder: str) -> dict[str, Any]:
     """Return seconds of our steps, their parts, and completion tokens of a step."""
     weights = Path(folder) / "student"
-    Student.of_model(build_model(shape, world, dtype=getattr(torch, options.dtype)), world.processor).save_hub(weights)
+    Student.of_model(build_model(shape, world, dtype=getattr(torch, options.dtype)), world.processor).save_pretrained(
+        weights
+    )
     beside_the_learner = ["--gpu-memory-utilization", "0.3"] if options.device == "cuda" else []
     log = Path(folder) / "server.log"
     with VLLMServer(

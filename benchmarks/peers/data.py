@@ -23,7 +23,7 @@ def write_data(folder: Path, shape: Shape, world: World, questions: int = 64) ->
     if (folder / "whole.jsonl").exists():
         return
     (folder / "wav").mkdir(parents=True, exist_ok=True)
-    Student.of_model(build_model(shape, world), world.processor).save_hub(folder / "model")
+    Student.of_model(build_model(shape, world), world.processor).save_pretrained(folder / "model")
     _make_readable_for_older_transformers(folder / "model", world, shape)
     rows: dict[str, list[dict[str, Any]]] = {"sft": [], "grpo": [], "whole": []}
     prompt_length = 0

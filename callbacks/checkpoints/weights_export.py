@@ -83,7 +83,7 @@ class WeightsExport(Callback):
         if trainer.is_global_zero or pl_module.student.sharded:
             notes = {"module": type(pl_module).__qualname__, "step": trainer.global_step, self.monitor: self.best.value}
             try:
-                pl_module.student.save_hub(target, {"training.json": json.dumps(notes, indent=2) + "\n"})
+                pl_module.student.save_pretrained(target, {"training.json": json.dumps(notes, indent=2) + "\n"})
                 rank_zero_info(
                     f"step {trainer.global_step}: weights with {self.monitor} {self.best.value} exported to {target}"
                 )

@@ -9,7 +9,7 @@ from lightning import Trainer
 
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from runtime.errors import UserError
 
 T = TypeVar("T")
@@ -57,10 +57,10 @@ class Drawn(NamedTuple):
         sampling: How they were drawn.
     """
 
-    samples: list[list[Sample]]
+    samples: list[list[CompletionOutput]]
     version: str
     seconds: float
-    sampling: list[Sampling]
+    sampling: list[SamplingParams]
 
 
 class RolloutsAhead:
@@ -68,12 +68,15 @@ class RolloutsAhead:
 
     def __init__(self) -> None:
         """Begin with nothing under way."""
-        self._work: Ahead[tuple[list[list[Sample]], str]] | None = None
+        self._work: Ahead[tuple[list[list[CompletionOutput]], str]] | None = None
         self._ids: list[str] = []
-        self._sampling: list[Sampling] = []
+        self._sampling: list[SamplingParams] = []
 
     def begin(
-        self, batch: AudioQABatch, sampling: list[Sampling], draw: Callable[[], tuple[list[list[Sample]], str]]
+        self,
+        batch: AudioQABatch,
+        sampling: list[SamplingParams],
+        draw: Callable[[], tuple[list[list[CompletionOutput]], str]],
     ) -> None:
         """Have a batch's completions drawn.
 

@@ -13,10 +13,10 @@ from datamodules.batching.batch import AudioQABatch
 from inference.server_pool import ServerPool
 from inference.vllm.client import ServerUnreachable
 from inference.vllm.pooled_server import PooledServer
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from lightning_modules.doors import RolloutModule
 from lightning_modules.served_qa import ServedStudent
-from runtime.all_ranks import of_all_ranks, of_rank_zero
+from runtime.all_ranks import all_gather_objects, of_rank_zero
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
@@ -38,7 +38,9 @@ class ParityGate:
         self.pool = pool
         self.tolerance = tolerance
 
-    def pass_alone(self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: Sampling) -> None:
+    def pass_alone(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
         """Compare servers that are due with this rank's student, which is whole.
 
         Args:
@@ -59,7 +61,9 @@ class ParityGate:
             else:
                 self._judge(trainer, module, server, self._compare(trainer, module, asked))
 
-    def pass_together(self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: Sampling) -> None:
+    def pass_together(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
         """Compare servers that are due with a student whose weights are spread over the ranks.
 
         Computing log-probabilities is a collective act then. Which servers are due on any rank is gathered, rank 0
@@ -74,7 +78,9 @@ class ParityGate:
         Raises:
             UserError: They differ; on all ranks.
         """
-        due = dict.fromkeys(of_all_ranks(trainer, [server.url for server in self.pool.servers if server.gate_due]))
+        due = dict.fromkeys(
+            all_gather_objects(trainer, [server.url for server in self.pool.servers if server.gate_due])
+        )
         for server in [server for server in self.pool.servers if server.url in due]:
             found: list[Asked] = []
 
@@ -90,7 +96,7 @@ class ParityGate:
             server.gate_due = False
 
     def _ask(
-        self, server: PooledServer, module: RolloutModule, batch: AudioQABatch, sampling: Sampling
+        self, server: PooledServer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
     ) -> Asked | None:
         wanted = module.training_rollouts
         temperature = 1.0 if wanted is None else wanted.temperature

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from callbacks.rollout.earlier_answers import earlier_completions
 from datamodules.batching.batch import AudioQABatch, Completions
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule, TrainingRollouts, fitting
 from runtime.errors import UserError
 
@@ -57,8 +57,8 @@ class RolloutCallback(Callback):
         return fitting(pl_module, RolloutModule, self, MODULES)
 
     def sample(
-        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[Sampling]
-    ) -> tuple[list[list[Sample]], str]:
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
+    ) -> tuple[list[list[CompletionOutput]], str]:
         """Draw the completions of a batch.
 
         Args:
@@ -73,7 +73,7 @@ class RolloutCallback(Callback):
         raise NotImplementedError
 
     def prepare(
-        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[Sampling]
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
     ) -> None:
         """Do what all ranks must do together before completions are drawn; by default nothing.
 
@@ -134,11 +134,14 @@ class RolloutCallback(Callback):
 
     def _train_sampling(
         self, step: int, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch
-    ) -> list[Sampling]:
+    ) -> list[SamplingParams]:
         """Return how the completions of a training batch are drawn at an optimizer step."""
         seeds = request_seeds(self._base_seed(), step, [question.id for question in batch.questions])
         stop = end_token_ids(module.student.processor.tokenizer)
-        return [Sampling(wanted.num_completions, self.max_new_tokens, wanted.temperature, seed, stop) for seed in seeds]
+        return [
+            SamplingParams(wanted.num_completions, self.max_new_tokens, wanted.temperature, seed, stop)
+            for seed in seeds
+        ]
 
     def _log_rollout(self, pl_module: LightningModule, batch: AudioQABatch, version: int) -> None:
         done = batch.completions
@@ -153,7 +156,7 @@ class RolloutCallback(Callback):
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int) -> None:
         module = self.module(pl_module)
         stop = end_token_ids(module.student.processor.tokenizer)
-        sampling = [Sampling(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch)
+        sampling = [SamplingParams(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch)
         if batch_idx == 0:
             self.prepare(trainer, module, batch, sampling)
         if (answered := earlier_completions(batch, module.completed.predictions)) is not None:
@@ -162,7 +165,7 @@ class RolloutCallback(Callback):
         self._fill(trainer, module, batch, sampling)
 
     def _fill(
-        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[Sampling]
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
     ) -> Completions:
         begun = time.perf_counter()
         samples, version = self.sample(trainer, pl_module, batch, sampling)
@@ -172,7 +175,7 @@ class RolloutCallback(Callback):
         self,
         pl_module: RolloutModule,
         batch: AudioQABatch,
-        samples: list[list[Sample]],
+        samples: list[list[CompletionOutput]],
         version: str,
         seconds: float,
         end_tokens: Sequence[int],
@@ -216,7 +219,7 @@ def request_seeds(seed: int, step: int, question_ids: Sequence[str]) -> list[int
 
 
 def to_completions(
-    samples: list[list[Sample]], tokenizer: Any, end_tokens: Sequence[int], device: torch.device | str = "cpu"
+    samples: list[list[CompletionOutput]], tokenizer: Any, end_tokens: Sequence[int], device: torch.device | str = "cpu"
 ) -> Completions:
     """Put completions into tensors.
 

@@ -14,7 +14,7 @@ from datamodules.batching.batch import AudioQABatch
 from inference.rollout_requests import Prompt
 from inference.server_pool import ServerPool
 from inference.vllm.client import audio_url
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule
 
 
@@ -100,21 +100,25 @@ class RolloutServers:
         assert self._pusher is not None, "they are opened when a stage begins"
         return self._pusher.push(trainer, module.student, run_id)
 
-    def pass_together(self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: Sampling) -> None:
+    def pass_together(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
         """Pass the servers through the gate where all ranks must compute for it together."""
         if self._gate is not None and module.student.sharded:
             self._gate.pass_together(trainer, module, batch, sampling)
 
-    def pass_alone(self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: Sampling) -> None:
+    def pass_alone(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
         """Pass the servers through the gate where this rank can do so alone."""
         if self._gate is not None and not module.student.sharded:
             self._gate.pass_alone(trainer, module, batch, sampling)
 
-    def check_batch(self, batch: AudioQABatch, sampling: list[Sampling]) -> None:
+    def check_batch(self, batch: AudioQABatch, sampling: list[SamplingParams]) -> None:
         """Refuse a batch that does not fit into every server."""
         check_batch(batch, sampling[0].max_tokens, self.pool.servers)
 
-    def draw(self, batch: AudioQABatch, sampling: list[Sampling]) -> tuple[list[list[Sample]], str]:
+    def draw(self, batch: AudioQABatch, sampling: list[SamplingParams]) -> tuple[list[list[CompletionOutput]], str]:
         """Draw the completions of a batch, all requests at once.
 
         Args:

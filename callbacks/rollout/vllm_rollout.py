@@ -15,7 +15,7 @@ from callbacks.rollout.rollout_servers import RolloutServers
 from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.batching.batch import AudioQABatch
 from inference.server_pool import ServerPool
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule, TrainingRollouts
 from runtime.errors import UserError
 
@@ -169,14 +169,14 @@ class VLLMRollout(RolloutCallback):
         self._servers.close()
 
     def prepare(
-        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[Sampling]
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
     ) -> None:
         """Pass the servers through the parity gate where all ranks must compute for it together."""
         self._servers.pass_together(trainer, pl_module, batch, sampling[0])
 
     def sample(
-        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[Sampling]
-    ) -> tuple[list[list[Sample]], str]:
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
+    ) -> tuple[list[list[CompletionOutput]], str]:
         """Draw the completions of a batch on the servers."""
         servers = self._servers
         servers.check_batch(batch, sampling)

@@ -228,7 +228,7 @@ class WeightPusher:
 def _specs_of(checkpoint: str, student: Any) -> dict[str, TensorSpec]:
     """Return what a checkpoint holds of a student."""
     specs = read_specs(find_checkpoint(checkpoint))
-    return {name: spec for name, spec in specs.items() if not name.startswith(student.family.foreign)}
+    return {name: spec for name, spec in specs.items() if not name.startswith(student.architecture.ignored_prefixes)}
 
 
 def push_seconds(wanted: float, collective: float, spent: float) -> float:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.doors import GradedRollouts, fitting
-from runtime.all_ranks import of_all_ranks
+from runtime.all_ranks import all_gather_objects
 from runtime.errors import UserError
 
 
@@ -56,7 +56,7 @@ class RewardLogger(Callback):
         if (batch_idx + 1) % self.every_n_batches != 0:
             return
         advantages = module.last_advantages
-        shares = of_all_ranks(
+        shares = all_gather_objects(
             trainer,
             [
                 (

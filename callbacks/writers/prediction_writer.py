@@ -13,8 +13,8 @@ from typing_extensions import override
 from lightning_modules.doors import AnsweringModule, fitting
 from records.completed import Completed
 from records.records import Prediction, Question, read_jsonl, write_jsonl
-from records.shards import cut_torn_line
-from runtime.all_ranks import of_all_ranks
+from records.shards import truncate_partial_line
+from runtime.all_ranks import all_gather_objects
 from runtime.errors import UserError
 
 MODULES = "modules that answer questions"
@@ -68,7 +68,7 @@ class PredictionWriter(Callback):
         self._done = {}
         if self.resume:
             for shard in self._shards() if trainer.is_global_zero else ():
-                cut_torn_line(shard, Prediction)
+                truncate_partial_line(shard, Prediction)
             trainer.strategy.barrier("predictions")
             for shard in self._shards():
                 take_over(self._done, read_jsonl(shard, Prediction))
@@ -90,7 +90,7 @@ class PredictionWriter(Callback):
         Raises:
             UserError: Some of the questions were.
         """
-        now = self._module(pl_module).asked_as
+        now = self._module(pl_module).prediction_metadata
         for question in questions:
             if (then := self._done.get(question.id)) is None:
                 continue
@@ -131,7 +131,7 @@ class PredictionWriter(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             return
         predictions = self._module(pl_module).predictions
-        answered = of_all_ranks(trainer, [prediction.question_id for prediction in predictions])
+        answered = all_gather_objects(trainer, [prediction.question_id for prediction in predictions])
         trainer.strategy.barrier("predictions")
         if trainer.is_global_zero:
             found = dict(self._done)

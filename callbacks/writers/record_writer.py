@@ -14,8 +14,8 @@ from datamodules.media.audio import MediaError
 from lightning_modules.doors import RecordStage, fitting
 from records.completed import Completed, Place
 from records.records import Record, Trace, Verdict
-from records.request_records import Outcome, RequestError, Usage, spent
-from records.shards import Shards
+from records.request_records import ItemResult, RequestError, Usage, spent
+from records.shards import JsonlShards
 from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
@@ -41,7 +41,7 @@ class RecordWriter(Callback):
     def __init__(self, directory: str, retry_errors: bool = False) -> None:
         self.directory = Path(directory)
         self.retry_errors = retry_errors
-        self._shards = Shards(self.directory, FOLDERS)
+        self._shards = JsonlShards(self.directory, FOLDERS)
         self.written = 0
 
     def read(self, record: type[Record]) -> list[Any]:
@@ -89,7 +89,7 @@ class RecordWriter(Callback):
         with uninterrupted():
             self._write(module.outcomes())
 
-    def _write(self, made: Sequence[Outcome]) -> None:
+    def _write(self, made: Sequence[ItemResult]) -> None:
         if not made:
             return
         self._shards.append(Usage, (outcome.usage for outcome in made))  # first: what was paid for is never forgotten

@@ -18,7 +18,7 @@ from lightning_modules.remote_qa import RemoteQAModule
 from records.completed import Completed
 from records.records import Prediction, Record, read_jsonl
 from records.request_records import RequestError, Usage, spent
-from records.shards import Shards
+from records.shards import JsonlShards
 from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
@@ -47,7 +47,7 @@ class RemotePredictionWriter(PredictionWriter):
 
     def __init__(self, path: str, resume: bool = True) -> None:
         super().__init__(path, resume)
-        self._logs = Shards(self.path.parent, _FOLDERS)
+        self._logs = JsonlShards(self.path.parent, _FOLDERS)
         self._logged = {kind: 0 for kind in _FOLDERS}
 
     @override
@@ -125,7 +125,7 @@ class RemotePredictionWriter(PredictionWriter):
         not_asked = [name for name in asked if name not in said]
         taken = spending(self._logs.read(Usage), errors.values())
         content = {
-            **module.asked_as,
+            **module.prediction_metadata,
             "endpoint": module.endpoint_settings.label,
             "sampling": module.fields,
             "frames_as": module.send,

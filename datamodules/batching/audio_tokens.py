@@ -13,8 +13,8 @@ Frames = TypeVar("Frames", int, np.ndarray)
 def audio_token_counts(feature_lengths: Frames) -> tuple[Frames, Frames]:
     """Return how many encoder positions and how many audio tokens clips of ``feature_lengths`` mel frames have.
 
-    Both families descend from Whisper's encoder: a convolution of stride 2 and a pooling of 2. Their processors expand
-    the audio's placeholder to as many tokens.
+    Both architectures descend from Whisper's encoder: a convolution of stride 2 and a pooling of 2. Their processors
+    expand the audio's placeholder to as many tokens.
 
     Args:
         feature_lengths: Heard mel frames, of one clip or ``[B]``.

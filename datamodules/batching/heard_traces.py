@@ -14,7 +14,7 @@ from records.records import Question, Trace
 
 
 @dataclass(frozen=True)
-class HeardTraces:
+class LabelledTraces:
     """The traces of one question, what was said of them, and the sound of its clip.
 
     Attributes:
@@ -41,7 +41,7 @@ class AlignmentBatch:
         traces: The traces.
         features: Log-mel features ``[K, M, F]``.
         feature_lengths: Heard frames, in main memory ``[K]``.
-        clip_of: Which clip a trace is about ``[B]``.
+        clip_index: Which clip a trace is about ``[B]``.
         ids: Tokens of the traces ``[B, T]``, padded with 0.
         mask: True where there is a token ``[B, T]``.
         labels: 1 for accepted, 0 for rejected, NaN where there is no verdict ``[B]``.
@@ -52,7 +52,7 @@ class AlignmentBatch:
     traces: list[Trace]
     features: Tensor
     feature_lengths: np.ndarray
-    clip_of: Tensor
+    clip_index: Tensor
     ids: Tensor
     mask: Tensor
     labels: Tensor
@@ -67,7 +67,7 @@ class AlignmentBatch:
         return replace(
             self,
             features=moved(self.features),
-            clip_of=moved(self.clip_of),
+            clip_index=moved(self.clip_index),
             ids=moved(self.ids),
             mask=moved(self.mask),
             labels=moved(self.labels),
@@ -85,18 +85,18 @@ class AlignmentCollator:
         """
         self.collator = collator
 
-    def __call__(self, items: Sequence[HeardTraces]) -> AlignmentBatch:
+    def __call__(self, items: Sequence[LabelledTraces]) -> AlignmentBatch:
         """Return items as a batch."""
         heard = [item for item in items if item.waveform is not None]
         waveforms = [item.waveform[: self.collator.max_samples] for item in heard if item.waveform is not None]
         silence = torch.zeros(0, 0, 0), np.zeros(0, np.int64)
         features, lengths = self.collator.features(waveforms) if waveforms else silence
         tokenizer = self.collator.processor.tokenizer
-        rows, clip_of, labels = [], [], []
+        rows, clip_index, labels = [], [], []
         for place, item in enumerate(heard):
             for trace, accepted in zip(item.traces, item.accepted, strict=True):
                 rows.append(tokenizer(said(trace), add_special_tokens=False)["input_ids"] or [0])
-                clip_of.append(place)
+                clip_index.append(place)
                 labels.append(float("nan") if accepted is None else float(accepted))
         ids = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=torch.long)
         mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -108,7 +108,7 @@ class AlignmentCollator:
             traces=[trace for item in heard for trace in item.traces],
             features=features,
             feature_lengths=lengths,
-            clip_of=torch.tensor(clip_of, dtype=torch.long),
+            clip_index=torch.tensor(clip_index, dtype=torch.long),
             ids=ids,
             mask=mask,
             labels=torch.tensor(labels, dtype=torch.float32),
@@ -121,7 +121,7 @@ def said(trace: Trace) -> str:
     return f"{trace.reasoning.strip()} Answer: {trace.answer}"
 
 
-def heard_traces(item: HeardTraces, clips: ClipFolder) -> HeardTraces:
+def heard_traces(item: LabelledTraces, clips: ClipFolder) -> LabelledTraces:
     """Return an item with its clip, or with the reason why there is none.
 
     Args:

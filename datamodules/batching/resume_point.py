@@ -76,7 +76,7 @@ def state_of(trainer: Trainer, epoch: int, data: dict[str, Any]) -> dict[str, An
 
 
 def fingerprint(
-    items: Sequence[Item], seed: int, global_batch_size: int, lengths: Iterable[float], length_pool: int
+    items: Sequence[Item], seed: int, global_batch_size: int, lengths: Iterable[float], length_bucket: int
 ) -> dict[str, Any]:
     """Return what decides which question is in which batch.
 
@@ -84,13 +84,13 @@ def fingerprint(
         items: What is trained on.
         seed: Seed of its order.
         global_batch_size: Items of a batch, all ranks' together.
-        lengths: Length of each item, for ``length_pool``.
-        length_pool: Batches whose items are sorted by length.
+        lengths: Length of each item, for ``length_bucket``.
+        length_bucket: Batches whose items are sorted by length.
     """
     ids = "\n".join(item.question.id for item in items)
     pool = {}
-    if length_pool > 1:
-        pool = {"length_pool": length_pool, "lengths": _digest(",".join(f"{length:.1f}" for length in lengths))}
+    if length_bucket > 1:
+        pool = {"length_bucket": length_bucket, "lengths": _digest(",".join(f"{length:.1f}" for length in lengths))}
     return {
         "seed": seed,
         "global_batch_size": global_batch_size,

@@ -9,7 +9,7 @@ from records.records import Question
 
 
 @dataclass(frozen=True)
-class SilentClip:
+class TeacherExample:
     """A question with what is seen in its clip.
 
     Attributes:
@@ -27,7 +27,7 @@ class SilentClip:
     lasting: bool = True
 
 
-def silent_clip(question: Question, clips: FrameFolder) -> SilentClip:
+def silent_clip(question: Question, clips: FrameFolder) -> TeacherExample:
     """Return a question with its frames, or with the reason why there are none.
 
     Args:
@@ -37,5 +37,5 @@ def silent_clip(question: Question, clips: FrameFolder) -> SilentClip:
     try:
         frames = clips.frames(question.media)
     except MediaError as error:
-        return SilentClip(question, error=str(error), lasting=is_lasting(error))
-    return SilentClip(question, tuple(jpeg_base64(frames.pixels, clips.sampling.quality)), frames.rate)
+        return TeacherExample(question, error=str(error), lasting=is_lasting(error))
+    return TeacherExample(question, tuple(jpeg_base64(frames.pixels, clips.sampling.quality)), frames.rate)

@@ -11,7 +11,7 @@ import requests
 
 from datamodules.media.audio import wav_bytes
 from inference.vllm.bearer_token import VARIABLE, read_token
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from runtime.errors import UserError
 
 NOT_A_NUMBER = -9999.0
@@ -56,7 +56,7 @@ class RouteMissing(ServerRefused):
 
 
 @dataclass(frozen=True)
-class Generation:
+class RequestOutput:
     """The server's answer to one prompt.
 
     Attributes:
@@ -65,7 +65,7 @@ class Generation:
     """
 
     prompt_token_ids: list[int]
-    samples: list[Sample]
+    samples: list[CompletionOutput]
 
 
 def audio_url(waveform: np.ndarray) -> str:
@@ -138,7 +138,7 @@ class VLLMClient:
             row = answer["choices"][0]["logprobs"]["content"][0]
             return {one["token_id"]: float(one["logprob"]) for one in (row, *row["top_logprobs"])}
 
-    def generate(self, token_ids: list[int], audio: str, sampling: Sampling) -> Generation:
+    def generate(self, token_ids: list[int], audio: str, sampling: SamplingParams) -> RequestOutput:
         """Draw completions of one prompt.
 
         Args:
@@ -161,7 +161,7 @@ class VLLMClient:
             samples = [self._sample(choice) for choice in sorted(answer["choices"], key=lambda choice: choice["index"])]
             if len(samples) != sampling.n:
                 raise ServerRefused(f"{self.url} was asked for {sampling.n} completions and sent {len(samples)}")
-            return Generation(answer["prompt_token_ids"], samples)
+            return RequestOutput(answer["prompt_token_ids"], samples)
 
     def score(self, token_ids: list[int], audio: str, completion_ids: list[int]) -> list[float]:
         """Return the log-probabilities, at temperature 1, of given completion tokens after a prompt and a clip.
@@ -219,7 +219,7 @@ class VLLMClient:
         }
         return self._read("POST", "/inference/v1/generate", seconds or self.request_seconds, body)
 
-    def _sample(self, choice: dict[str, Any]) -> Sample:
+    def _sample(self, choice: dict[str, Any]) -> CompletionOutput:
         if choice["finish_reason"] not in ("stop", "length"):
             raise GaveUp(f"{self.url} gave up a request ({choice['finish_reason']})")
         rows = choice["logprobs"]["content"]
@@ -227,7 +227,7 @@ class VLLMClient:
             raise ServerRefused(f"{self.url} sent log-probabilities of other tokens than it sampled")
         if any(row["logprob"] <= NOT_A_NUMBER for row in rows):
             raise ServerRefused(f"{self.url} computes log-probabilities that are no numbers: its weights are broken")
-        return Sample(
+        return CompletionOutput(
             token_ids=choice["token_ids"],
             logprobs=[row["logprob"] for row in rows],
             finished=choice["finish_reason"] == "stop",

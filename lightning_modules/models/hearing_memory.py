@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from lightning_modules.models.frozen_hearing import FrozenHearing, Hears
+from lightning_modules.models.frozen_audio_encoder import FrozenAudioEncoder, Hears
 
 
 class HearingMemory:
     """Windows of clips in the memory of the encoder's device, by the clip's name."""
 
-    def __init__(self, encoder: FrozenHearing, hears: Hears) -> None:
+    def __init__(self, encoder: FrozenAudioEncoder, hears: Hears) -> None:
         """Begin without clips.
 
         Args:
@@ -23,7 +23,7 @@ class HearingMemory:
         self._known: dict[str, Tensor] = {}
 
     def windows(self, features: Tensor, feature_lengths: np.ndarray, names: Sequence[str] | None) -> list[Tensor]:
-        """Return what :meth:`FrozenHearing.windows` returns.
+        """Return what :meth:`FrozenAudioEncoder.windows` returns.
 
         Args:
             features: Log-mel features ``[K, M, F]``.

@@ -16,22 +16,24 @@ def mismatched_pairs(batch: AlignmentBatch) -> tuple[Tensor, Tensor]:
         The clips, and the rows of the traces.
     """
     accepted = [bool(label == 1) for label in batch.labels.tolist()]
-    clip_of = batch.clip_of.tolist()
+    clip_index = batch.clip_index.tolist()
     media = [question.media for question in batch.questions]
     true_of: dict[str, set[str]] = {}
     for row, is_true in enumerate(accepted):
         if is_true:
-            true_of.setdefault(media[clip_of[row]], set()).add(batch.traces[row].reasoning)
+            true_of.setdefault(media[clip_index[row]], set()).add(batch.traces[row].reasoning)
     rows, others = [], []
     for row, is_true in enumerate(accepted):
         if not is_true:
             continue
         said = batch.traces[row].reasoning
         choices = [
-            clip for clip, name in enumerate(media) if name != media[clip_of[row]] and said not in true_of.get(name, ())
+            clip
+            for clip, name in enumerate(media)
+            if name != media[clip_index[row]] and said not in true_of.get(name, ())
         ]
         if choices:
             rows.append(row)
             others.append(choices[int(torch.randint(len(choices), ()))])
-    device = batch.clip_of.device
+    device = batch.clip_index.device
     return torch.tensor(others, dtype=torch.long, device=device), torch.tensor(rows, dtype=torch.long, device=device)

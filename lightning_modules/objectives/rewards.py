@@ -68,7 +68,7 @@ class FormatReward:
         return float(exact_parts(completion) is not None)
 
 
-def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
+def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
     """Grade all completions of a batch.
 
     Args:

@@ -1,4 +1,4 @@
-"""The embedded world's teacher, checker and omni model behind the OpenAI chat API: ``python -m mini.world.endpoints``.
+"""The synthetic world's teacher, checker and omni model behind the OpenAI chat API: ``python -m mini.world.endpoints``.
 
 The teacher decodes the frames that it is sent and reasons from what it sees: it believes that whatever acts makes its
 sound. The checker decodes the WAV file that it is sent and tests what a trace says against the signal. The omni model

@@ -105,9 +105,11 @@ def build_student(
     extractor = WhisperFeatureExtractor(feature_size=config.mel_bins, sampling_rate=16_000, chunk_length=2)
     processor = Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE)
     model = _random_model(config, tokenizer)
-    family = Qwen2Audio()
+    architecture = Qwen2Audio()
     with whole_folder(target, lasting=False) as partial:
-        save_torch_state_dict({family.hub_name(n): v.contiguous() for n, v in model.state_dict().items()}, partial)
+        save_torch_state_dict(
+            {architecture.hub_name(n): v.contiguous() for n, v in model.state_dict().items()}, partial
+        )
         model.config.save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         processor.save_pretrained(partial)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from cli.sentences import user_sentence
+from cli.error_messages import user_sentence
 from records.records import RecordError
 from runtime.errors import UserError
 from runtime.folder_claim import CLAIM
@@ -88,6 +88,11 @@ FILES = [
         "model:\n  class_path: lightning_modules.SFTModule\n  init_args:\n    weights: x\n    learning_rate: 1\n",
         r"model: lightning_modules\.SFTModule: option 'learning_rate' is not accepted "
         r"\(.*unknown_model_key\.yaml:5\); its options: python train\.py fit --model\.help lightning_modules\.SFT",
+    ),
+    (
+        "renamed_key",
+        "model:\n  class_path: lightning_modules.GRPOModule\n  init_args:\n    weights: x\n    optimization_epochs: 2\n",
+        r"option 'optimization_epochs' is not accepted \(.*renamed_key\.yaml:5\); it is called num_iterations now",
     ),
     ("no_module", "model: {class_path: lightning_modules.sftt.Sft}\n", r"has no attribute 'sftt'"),
     ("moved_module", "model: {class_path: lightning_modules.sftt.SFTModule}\n", r"is now lightning_modules\.SFTModule"),

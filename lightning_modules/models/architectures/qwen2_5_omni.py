@@ -23,22 +23,22 @@ _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
 
 
 class Qwen25Omni:
-    """The family of Qwen2.5-Omni; what the parts mean says :class:`.families.Family`."""
+    """The architecture of Qwen2.5-Omni; what the parts mean says :class:`.architecture.Architecture`."""
 
     name = "Qwen2.5-Omni"
     model_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
     language_model_linears = r"model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    foreign: tuple[str, ...] = ("talker.", "token2wav.")
+    ignored_prefixes: tuple[str, ...] = ("talker.", "token2wav.")
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head."""
         return model.model
 
-    def audio_path(self, model: Any) -> dict[str, nn.Module]:
+    def audio_modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the tower, whose last layer projects."""
         return {"audio_tower": model.audio_tower}
 
-    def new_audio_path(self, config: Any) -> dict[str, nn.Module]:
+    def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return a tower without weights."""
         audio = _thinker(config).audio_config
         return {"audio_tower": Qwen2_5OmniAudioEncoder._from_config(audio, attn_implementation="sdpa")}

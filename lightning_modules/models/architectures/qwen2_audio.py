@@ -30,25 +30,25 @@ _PREFIXES = {
 
 
 class Qwen2Audio:
-    """The family of Qwen2-Audio; what the parts mean says :class:`.families.Family`."""
+    """The architecture of Qwen2-Audio; what the parts mean says :class:`.architecture.Architecture`."""
 
     name = "Qwen2-Audio"
     model_class: Any = Qwen2AudioForConditionalGeneration
     language_model_linears = LANGUAGE_MODEL_LINEARS
-    foreign: tuple[str, ...] = ()
+    ignored_prefixes: tuple[str, ...] = ()
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head."""
         return model.model.language_model
 
-    def audio_path(self, model: Any) -> dict[str, nn.Module]:
+    def audio_modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the tower and the projector."""
         return {
             "audio_tower": model.model.audio_tower,
             "multi_modal_projector": model.model.multi_modal_projector,
         }
 
-    def new_audio_path(self, config: Any) -> dict[str, nn.Module]:
+    def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return a tower and a projector without weights."""
         return {
             "audio_tower": Qwen2AudioEncoder._from_config(config.audio_config, attn_implementation="sdpa"),

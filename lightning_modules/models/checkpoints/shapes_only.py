@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from lightning_modules.models.checkpoints.checkpoint_folder import load_family
+from lightning_modules.models.checkpoints.checkpoint_folder import load_architecture
 
 _folder_of: ContextVar[Callable[[str], Path] | None] = ContextVar("folder_of", default=None)
 
@@ -48,9 +48,9 @@ def model_of_shapes(weights: str, dtype: torch.dtype, attn_implementation: str) 
     folder_of = _folder_of.get()
     assert folder_of is not None
     folder = str(folder_of(weights))
-    family = load_family(folder)[0]
-    config = family.model_class.config_class.from_pretrained(folder)
-    model = family.model_class._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+    architecture = load_architecture(folder)[0]
+    config = architecture.model_class.config_class.from_pretrained(folder)
+    model = architecture.model_class._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
     model.requires_grad_(True)
     model.generation_config = GenerationConfig()
     return model, SimpleNamespace()

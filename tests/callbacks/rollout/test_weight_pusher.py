@@ -29,7 +29,7 @@ class Weights:
     """A student of two weights, as far as pushes know it."""
 
     sharded = False
-    family = SimpleNamespace(foreign=())
+    architecture = SimpleNamespace(ignored_prefixes=())
 
     def __init__(self, specs) -> None:
         self.specs = specs

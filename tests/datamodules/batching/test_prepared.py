@@ -4,7 +4,7 @@ from lightning.fabric.utilities import move_data_to_device
 
 from datamodules.batching.loading import SentBatch
 from datamodules.batching.prepared import Prepared
-from datamodules.batching.silent_clips import SilentClip
+from datamodules.batching.silent_clips import TeacherExample
 from records.records import Question
 
 
@@ -23,5 +23,5 @@ def test_an_item_is_prepared_when_it_is_asked_for_and_kept_where_that_is_wanted(
 
 def test_a_batch_that_is_sent_away_is_not_taken_apart_on_its_way_to_a_device() -> None:
     # Lightning copies lists and refuses the frozen dataclasses in them
-    batch = SentBatch([SilentClip(Question("q", "avqa", "a.mp4", "What?", ("a dog",), 0, "Which"))])
+    batch = SentBatch([TeacherExample(Question("q", "avqa", "a.mp4", "What?", ("a dog",), 0, "Which"))])
     assert move_data_to_device(batch, "meta") is batch

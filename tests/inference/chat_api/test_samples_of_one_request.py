@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint
-from datamodules.batching.silent_clips import SilentClip
+from datamodules.batching.silent_clips import TeacherExample
 from inference.chat_api.chat_endpoint import EndpointSettings
 from inference.chat_api.chat_reply import parse_reply
 from inference.chat_api.retries import EndpointError, RetryPolicy
-from lightning_modules.endpoint_stage import Work
+from lightning_modules.chat_stage import Work
 from lightning_modules.teacher import TeacherModule, consecutive, request_seed
 from records.completed import Completed
 from records.records import Question
@@ -41,7 +41,7 @@ def ask(stub: StubEndpoint, settled: Any = (), **settings: Any) -> Work:
     work = Work()
 
     async def run() -> None:
-        await module.ask(SilentClip(QUESTION), work)
+        await module.ask(TeacherExample(QUESTION), work)
         await module.endpoint.close()
 
     asyncio.run(run())

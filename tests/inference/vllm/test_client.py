@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from inference.vllm.client import ServerRefused, VLLMClient
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 
-ONE = Sampling(n=1, max_tokens=1, temperature=1.0, seed=0, stop_token_ids=())
+ONE = SamplingParams(n=1, max_tokens=1, temperature=1.0, seed=0, stop_token_ids=())
 ASKED: dict[str, Callable[[VLLMClient], Any]] = {
     "model": lambda client: client.model(),
     "weight_version": lambda client: client.weight_version(),

@@ -25,7 +25,7 @@ from datamodules.media.audio import load_waveform
 from datamodules.prompts.questions import THINK_SHORT
 from inference.server_pool import ServerPool
 from inference.vllm.client import ServerRefused, VLLMClient, audio_url
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from inference.vllm.server_info import ServerInfo, ask
 from inference.vllm_server import VLLMServer
 from inference.weight_transfer.weight_directory import WeightDirectory
@@ -97,7 +97,7 @@ def test_log_probabilities_are_the_trainers(client: VLLMClient, student: Student
 
 
 def test_an_idle_server_leaves_the_cores_to_the_learner(client: VLLMClient, vllm_server: VLLMServer, batch):
-    client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(1, 8, 1.0, 0, ()))
+    client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), SamplingParams(1, 8, 1.0, 0, ()))
     assert vllm_server.process is not None
     leader = psutil.Process(vllm_server.process.pid)
     processes = [leader, *leader.children(recursive=True)]
@@ -145,7 +145,7 @@ def test_completions_repeat_with_their_seed(client: VLLMClient, student: Student
     stop = end_token_ids(student.processor.tokenizer)
 
     def draw(seed: int) -> list[list[int]]:
-        sampling = Sampling(3, 16, 1.0, seed, stop)
+        sampling = SamplingParams(3, 16, 1.0, seed, stop)
         answer = client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), sampling)
         return [sample.token_ids for sample in answer.samples]
 
@@ -245,9 +245,9 @@ def test_what_shows_of_how_it_was_started(vllm_server: VLLMServer, server_weight
 def test_refuses_what_the_server_refuses(client: VLLMClient, student: Student, batch: AudioQABatch):
     stop = end_token_ids(student.processor.tokenizer)
     with pytest.raises(ServerRefused, match="refused"):
-        client.generate(batch.request_ids[0] * 20, audio_url(batch.waveforms[0]), Sampling(1, 700, 1.0, 0, stop))
+        client.generate(batch.request_ids[0] * 20, audio_url(batch.waveforms[0]), SamplingParams(1, 700, 1.0, 0, stop))
     with pytest.raises(ServerRefused, match="max_num_seqs"):
-        client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(99, 4, 1.0, 0, stop))
+        client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), SamplingParams(99, 4, 1.0, 0, stop))
 
 
 def test_a_killed_engine_loses_no_batch(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path):

@@ -57,7 +57,7 @@ def results(output: Path) -> dict[str, object]:
     return {"done": json.loads((output / "progress.json").read_text())["done"], "predictions": predictions} | weights
 
 
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def architecture(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Return a pipeline's process and all that it has started."""
     parent = psutil.Process(process.pid)
     return [parent, *parent.children(recursive=True)]
@@ -95,7 +95,7 @@ def test_the_whole_pipeline_runs_to_its_end(uninterrupted: tuple[Path, str]):
     assert done["can it hear?"].keys() == set(PROBES)
     predictions = results(output)["predictions"]
     assert len(predictions) == 3 * len(STUDENTS) + len(PROBES) and all(predictions.values())
-    for line in ("Accuracy in % on the embedded world", *STUDENTS.values(), "can it hear?", "mean reward in GRPO"):
+    for line in ("Accuracy in % on the synthetic world", *STUDENTS.values(), "can it hear?", "mean reward in GRPO"):
         assert line in said
     page = (output / "report" / "report.html").read_text()
     assert all(title in page for title in STUDENTS.values())
@@ -166,7 +166,7 @@ def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_pat
             return len(list(output.glob(sign))) >= count and bool(fresh)  # noqa: B023
 
         until(in_its_middle, 300, lambda: f"{stage} has not come to its middle")  # noqa: B023
-        everybody = family(process)
+        everybody = architecture(process)
         if how == SERVER:
             server = next(found for found in everybody if "vllm.entrypoints" in " ".join(found.cmdline()))
             os.killpg(server.pid, KILL)

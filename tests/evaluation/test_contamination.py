@@ -9,8 +9,8 @@ import soundfile
 
 from datamodules.media.audio import ClipFolder, load_waveform
 from evaluation.__main__ import main
+from evaluation.contamination import ClipSet, Shared, audit, read_clip_set, youtube_clip
 from evaluation.fingerprint import FingerprintIndex, fingerprint
-from evaluation.leakage import ClipSet, Shared, audit, read_clip_set, youtube_clip
 from runtime.errors import UserError
 from tests.support.dataset_files import SHARED, needs_shared, tone, write_mp4
 

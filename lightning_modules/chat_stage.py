@@ -13,13 +13,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from inference.chat_api.budget import Budget, BudgetSettings, BudgetSpent
-from inference.chat_api.chat_endpoint import ChatEndpoint, Choice, EndpointSettings, RequestFailed, Tally
+from inference.chat_api.chat_endpoint import ChatEndpoint, Choice, EndpointSettings, RequestFailed, RequestStats
 from inference.chat_api.endpoint_client import open_client
-from inference.chat_api.in_flight import InFlight, LastResult
+from inference.chat_api.in_flight import BoundedPool, LastResult
 from inference.chat_api.retries import EndpointError, Failure
 from lightning_modules.doors import RecordStage
 from records.records import Record
-from records.request_records import Outcome, RequestError, Usage
+from records.request_records import ItemResult, RequestError, Usage
 
 T = TypeVar("T")
 
@@ -40,11 +40,11 @@ class Work:
 
     records: list[Record] = field(default_factory=list)
     errors: list[RequestError] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    tally: RequestStats = field(default_factory=RequestStats)
     unpaid: bool = False
 
 
-class EndpointStage(RecordStage):
+class ChatStage(RecordStage):
     """A module whose ``predict_step`` hands its items to an endpoint and does not wait for the answers.
 
     Many requests are under way at once. ``predict_step`` waits only when there are too many, which holds the
@@ -70,7 +70,7 @@ class EndpointStage(RecordStage):
         self.provenance: dict[str, Any] = {}
         self._items_under_way = max(2, -(-2 * endpoint.in_flight // max(1, requests_per_item)))
         self._run_id = uuid.uuid4().hex[:12]
-        self._in_flight: InFlight[Outcome] | None = None
+        self._in_flight: BoundedPool[ItemResult] | None = None
         self._endpoint: ChatEndpoint | None = None
         self._doubts: list[tuple[int, RequestError]] = []
         self._ended = False
@@ -107,7 +107,7 @@ class EndpointStage(RecordStage):
             EndpointError: No request can succeed.
         """
         if self._in_flight is None:
-            self._in_flight = InFlight(self._items_under_way)
+            self._in_flight = BoundedPool(self._items_under_way)
             self._ended = False
         for item in batch:
             if self.endpoint.budget.exhausted:
@@ -119,7 +119,7 @@ class EndpointStage(RecordStage):
         return len(batch)
 
     @override
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[ItemResult]:
         if self._in_flight is None:
             return []
         done = self._in_flight.finished()
@@ -127,7 +127,7 @@ class EndpointStage(RecordStage):
             errors = self._decided() + [dataclasses.replace(error, permanent=False) for _, error in self._doubts]
             self._doubts = []
             now = time.time()
-            done += [Outcome((), (e,), Usage(e.question_id, self._run_id, started=now, ended=now)) for e in errors]
+            done += [ItemResult((), (e,), Usage(e.question_id, self._run_id, started=now, ended=now)) for e in errors]
         return done
 
     @override
@@ -154,7 +154,7 @@ class EndpointStage(RecordStage):
         self.give_up()
         self._in_flight = self._endpoint = None
 
-    async def _work(self, item: Any) -> Outcome:
+    async def _work(self, item: Any) -> ItemResult:
         work, started = Work(), time.time()
         question_id = self.question_id(item)
         last: EndpointError | None = None
@@ -165,7 +165,7 @@ class EndpointStage(RecordStage):
         except EndpointError as error:
             last = error
         usage = Usage(question_id, self._run_id, **dataclasses.asdict(work.tally), started=started, ended=time.time())
-        outcome = Outcome(tuple(work.records), tuple(work.errors + self._decided()), usage)
+        outcome = ItemResult(tuple(work.records), tuple(work.errors + self._decided()), usage)
         if last is not None:
             raise LastResult(outcome, last)
         return outcome

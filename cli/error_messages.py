@@ -17,6 +17,13 @@ _NOISE = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|Given value|- Expected a path but|- Expected a <class"
     r"|- Not a valid subclass|Subclass types expect|- a class path|- a dict with|Not a valid subclass"
 )
+RENAMED = {
+    "optimization_epochs": "num_iterations",
+    "importance_limit": "importance_sampling_cap",
+    "length_pool": "length_bucket",
+}
+"""Options that had another name before 0.2."""
+
 _PARSING = (argparse.ArgumentError, OmegaConfBaseException, yaml.YAMLError)
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -82,6 +89,8 @@ def parser_sentence(report: str, configs: Sequence[str] = ()) -> str:
     value = re.search(r"found (.*)$", point)
     if place and (value is None or value[1] in place.text):
         sentence += f" ({place.where})"
+    if named and (now := RENAMED.get(named[1].rpartition(".")[2])):
+        return f"{sentence}; it is called {now} now"
     classes = [key for key in keys if "." in key and key[0].islower() and key.rpartition(".")[2][:1].isupper()]
     if classes and "not accepted" in point:
         group = keys[0] if keys[0] != classes[-1] else "model"

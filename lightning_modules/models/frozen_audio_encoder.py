@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from datamodules.batching.audio_tokens import num_audio_tokens
-from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError, load_family, reason
+from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError, load_architecture, reason
 
 Hears = Literal["encoder", "spectrum", "both"]
 
@@ -21,7 +21,7 @@ _FRAMES, _HOP = 64, 16
 _EMBEDDING = "embed_tokens"
 
 
-class FrozenHearing(nn.Module):
+class FrozenAudioEncoder(nn.Module):
     """A student's audio path and token embeddings; nothing else of the checkpoint is read."""
 
     def __init__(self, weights: str) -> None:
@@ -34,13 +34,13 @@ class FrozenHearing(nn.Module):
             WeightsError: Nothing is there, it is neither, or weights are missing.
         """
         super().__init__()
-        self.family, config = load_family(weights)
-        text = self.family.text_config(config)
-        self.audio_path: Any = nn.ModuleDict(self.family.new_audio_path(config))
+        self.architecture, config = load_architecture(weights)
+        text = self.architecture.text_config(config)
+        self.audio_modules: Any = nn.ModuleDict(self.architecture.new_audio_modules(config))
         self.embedding = nn.Embedding(text.vocab_size, text.hidden_size)
-        parts: dict[str, nn.Module] = {**dict(self.audio_path.items()), _EMBEDDING: self.embedding}
+        parts: dict[str, nn.Module] = {**dict(self.audio_modules.items()), _EMBEDDING: self.embedding}
         try:
-            tensors = _tensors(weights, list(parts), self.family.foreign)
+            tensors = _tensors(weights, list(parts), self.architecture.ignored_prefixes)
         except Exception as error:  # a damaged file may raise anything
             raise WeightsError(f"no weights could be loaded from {weights!r}: {reason(weights, error)}") from error
         for part, module in parts.items():
@@ -60,10 +60,10 @@ class FrozenHearing(nn.Module):
 
     def audio_width(self, hears: Hears) -> int:
         """Width of what :meth:`windows` returns."""
-        spectrum = 3 * int(self.audio_path["audio_tower"].conv1.in_channels)
+        spectrum = 3 * int(self.audio_modules["audio_tower"].conv1.in_channels)
         return {"encoder": self.text_width, "spectrum": spectrum, "both": self.text_width + spectrum}[hears]
 
-    def train(self, mode: bool = True) -> "FrozenHearing":
+    def train(self, mode: bool = True) -> "FrozenAudioEncoder":
         """Stay in evaluation mode."""
         return super().train(False)
 
@@ -76,7 +76,7 @@ class FrozenHearing(nn.Module):
             feature_lengths: Heard frames ``[K]``.
         """
         tokens = num_audio_tokens(feature_lengths).tolist()
-        flat = self.family.encode_audio(self.audio_path, features, feature_lengths)
+        flat = self.architecture.encode_audio(self.audio_modules, features, feature_lengths)
         return list(flat.float().split(tokens))
 
     @torch.no_grad()
@@ -115,14 +115,14 @@ def _rhythm(mel: Tensor) -> Tensor:
     return torch.cat([mean, spread, _means(change, _FRAMES, _HOP)], -1)
 
 
-def _tensors(weights: str, parts: list[str], foreign: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+def _tensors(weights: str, parts: list[str], ignored_prefixes: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     """Read the tensors of the wanted parts, whatever is before their names."""
     found: dict[str, dict[str, Tensor]] = {}
     for file in _files(weights, parts):
         with safe_open(file, framework="pt") as content:
             for name in content.keys():  # noqa: SIM118  (not a dictionary)
                 for part in parts:
-                    if f"{part}." in name and not name.startswith(foreign):
+                    if f"{part}." in name and not name.startswith(ignored_prefixes):
                         found.setdefault(part, {})[name.split(f"{part}.", 1)[1]] = content.get_tensor(name)
     return found
 

@@ -1,4 +1,4 @@
-"""The architectures that a student may have; what differs between them is behind :class:`Family`, and nowhere else."""
+"""What differs between the architectures that a student may have: behind :class:`Architecture`, and nowhere else."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,28 +10,28 @@ from lightning_modules.models.architectures.qwen2_5_omni import Qwen25Omni
 from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
 
 
-class Family(Protocol):
+class Architecture(Protocol):
     """What a student must know of its architecture.
 
     Attributes:
         name: What people call it.
         model_class: Its class in transformers, with ``from_pretrained`` and an ``lm_head``.
         language_model_linears: Regular expression on the names of the language model's linear layers.
-        foreign: Prefixes of names in a released checkpoint that belong to parts which the student does not have.
+        ignored_prefixes: Prefixes of names in a released checkpoint that belong to parts which the student lacks.
     """
 
     name: str
     model_class: Any
     language_model_linears: str
-    foreign: tuple[str, ...]
+    ignored_prefixes: tuple[str, ...]
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head; it takes plain positions and ``shared_prompt``."""
 
-    def audio_path(self, model: Any) -> dict[str, nn.Module]:
+    def audio_modules(self, model: Any) -> dict[str, nn.Module]:
         """Return what turns features into embeddings, by name; the first, ``audio_tower``, begins with ``conv1``."""
 
-    def new_audio_path(self, config: Any) -> dict[str, nn.Module]:
+    def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return such parts without weights, for a checkpoint's configuration."""
 
     def unused(self, model: Any) -> list[nn.Parameter]:
@@ -56,7 +56,7 @@ class Family(Protocol):
         """
 
 
-FAMILIES: dict[str, Family] = {
+ARCHITECTURES: dict[str, Architecture] = {
     "qwen2_audio": Qwen2Audio(),
     "qwen2_5_omni": Qwen25Omni(),
     "qwen2_5_omni_thinker": Qwen25Omni(),
@@ -64,14 +64,14 @@ FAMILIES: dict[str, Family] = {
 """By ``model_type`` of the configuration."""
 
 
-def family_of(config: Any) -> Family:
-    """Return the family of a model or checkpoint with a configuration.
+def architecture_of(config: Any) -> Architecture:
+    """Return the architecture of a model or checkpoint with a configuration.
 
     Raises:
         ValueError: There is none.
     """
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        known = " or ".join(sorted({known.name for known in FAMILIES.values()}))
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        known = " or ".join(sorted({known.name for known in ARCHITECTURES.values()}))
         raise ValueError(f"it is a {config.model_type}, a student must be a {known}")
-    return family
+    return architecture

@@ -10,11 +10,11 @@ from datamodules.audio_qa import AudioQADataModule
 from lightning_modules.doors import AnsweringModule
 from lightning_modules.objectives.rewards import FormatReward
 from records.records import Prediction, Question
-from runtime.all_ranks import of_all_ranks
+from runtime.all_ranks import all_gather_objects
 from runtime.errors import UserError
 
 
-class ScoredAnswers(AnsweringModule):
+class QAEvaluation(AnsweringModule):
     """What all modules that answer questions share: predictions and their accuracy.
 
     Attributes:
@@ -32,7 +32,7 @@ class ScoredAnswers(AnsweringModule):
         self._formatted: dict[str, float] = {}
 
     @property
-    def asked_as(self) -> dict[str, Any]:
+    def prediction_metadata(self) -> dict[str, Any]:
         """Fields that all predictions of a run share: the model, how it is asked, and what it gets beside the text."""
         data = self._questions
         return {
@@ -119,7 +119,7 @@ class ScoredAnswers(AnsweringModule):
         """Count every question of every rank once."""
         rows = [(p.question_id, p.category, p.correct, p.choice is None, p.finished, self._formatted[p.question_id])
                 for p in self.predictions]  # fmt: skip
-        by_id = {row[0]: row for row in of_all_ranks(self.trainer, rows)}
+        by_id = {row[0]: row for row in all_gather_objects(self.trainer, rows)}
         labelled = [row for row in by_id.values() if row[2] is not None]
         categories = defaultdict(list)
         for _, category, correct, *_ in labelled:
