@@ -42,6 +42,19 @@ class Onlooker(TorchDispatchMode):
         self.flops: dict[str, int] = {}
         self.reads = 0
         self.without_values = without_values
+        self._unseen = 0
+
+    def not_seen(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method that is not looked at, such as torch's own thinking about the shapes of shared weights."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._unseen += 1
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._unseen -= 1
+
+        return run
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -53,6 +66,8 @@ class Onlooker(TorchDispatchMode):
             self.reads += 1
             return 1.0 if args[0].dtype.is_floating_point else 1
         result = func(*args, **(kwargs or {}))
+        if self._unseen:
+            return result
         self.account.see(result)
         if self.account.phase != "loading":
             self.collectives.see(func, (args, kwargs))

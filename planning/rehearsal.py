@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import model_parallel
 from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_modules.models import frozen_weights, token_logprobs
@@ -26,6 +27,10 @@ from lightning_modules.models.weight_types import frozen_in_bfloat16
 from planning.collectives import Collectives
 from planning.memory import Account, Peak, resizing_seen
 from planning.operations import Onlooker
+
+SHAPES_OF_WHOLES = "_propagate_tensor_meta_non_cached"
+"""Method by which torch finds out shapes of whole tensors that ranks share: it computes with them, without values."""
+WHOLES = getattr(ShardingPropagator, SHAPES_OF_WHOLES)
 
 GPU_BLOCK = 512
 """Bytes that torch's allocator of GPU memory rounds up to."""
@@ -266,6 +271,7 @@ def rehearse(
         frozen_in_bfloat16(low),
         without_values(on_gpu),
         resizing_seen(account),
+        mock.patch.object(ShardingPropagator, SHAPES_OF_WHOLES, onlooker.not_seen(WHOLES)),
         onlooker,
     ):
         module = make()

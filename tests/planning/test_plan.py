@@ -11,7 +11,7 @@ from cli.plan import ConfigurationOnly, own_options, stage_of
 from planning.estimate import Assumptions
 from planning.machine import read_machine
 from planning.report import room
-from planning.stage import Stage, about_peak
+from planning.stage import Stage, about_peak, rehearse_stage
 from train import main
 
 OVERLAYS = sorted(path.stem for path in (CONFIG_FOLDER / "hardware").glob("*.yaml"))
@@ -62,5 +62,8 @@ def without_a_saving(stage: Stage) -> Stage:
 def test_each_overlay_fits_for_its_settings(overlay: str, stage: str, tmp_path: Path) -> None:
     planned, machine = stage_and_machine(stage, overlay)
     limit = room(machine, Assumptions())
-    assert about_peak(planned, machine, tmp_path / "planned") <= limit
+    if overlay == "8xa40":  # near the limit, where few layers do not tell enough
+        assert rehearse_stage(planned, machine).peak.bytes <= limit
+    else:
+        assert about_peak(planned, machine, tmp_path / "planned") <= limit
     assert about_peak(without_a_saving(planned), machine, tmp_path / "other") > limit
