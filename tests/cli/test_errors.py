@@ -91,8 +91,8 @@ FILES = [
     ),
     (
         "renamed_key",
-        "model:\n  class_path: lightning_modules.GRPOModule\n  init_args:\n    weights: x\n    optimization_epochs: 2\n",
-        r"option 'optimization_epochs' is not accepted \(.*renamed_key\.yaml:5\); it is called num_iterations now",
+        "model:\n  class_path: lightning_modules.GRPOModule\n  init_args: {weights: x,\n    optimization_epochs: 2}\n",
+        r"option 'optimization_epochs' is not accepted \(.*renamed_key\.yaml:4\); it is called num_iterations now",
     ),
     ("no_module", "model: {class_path: lightning_modules.sftt.Sft}\n", r"has no attribute 'sftt'"),
     ("moved_module", "model: {class_path: lightning_modules.sftt.SFTModule}\n", r"is now lightning_modules\.SFTModule"),
