@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.config_files import CONFIG_FOLDER, resolve_configs
+from cli.config_files import CONFIG_FOLDER
+from cli.config_layers import resolve_configs
 from cli.plan import ConfigurationOnly, own_options, stage_of
 from planning.estimate import Assumptions
 from planning.machine import read_machine
