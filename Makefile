@@ -1,4 +1,4 @@
-# `make mini` runs the main job on the embedded world, `make test` all tests, `make test-fast` those for each commit.
+# `make mini` runs the main job on the synthetic world, `make test` all tests, `make test-fast` those for each commit.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -14,13 +14,16 @@ export UV_PYTHON_DOWNLOADS ?= never
 export UV_SYSTEM_CERTS ?= true
 export UV_HTTP_TIMEOUT ?= 300
 export TOKENIZERS_PARALLELISM ?= false
+# where it is set, Python does not look for modules beside train.py
+unexport PYTHONSAFEPATH
 
-.PHONY: help env mini test test-fast test-slow lint clean distclean
+.PHONY: help env mini test test-fast test-slow lint docs clean distclean
 
 help:
-	@echo "make mini    the whole pipeline on the embedded world (CPU, minutes); ARGS=--resume goes on after an interruption"
+	@echo "make mini    the whole pipeline on the synthetic world (CPU, minutes); ARGS=--resume goes on after an interruption"
 	@echo "make test    all tests, with real vLLM servers; make test-fast the unit tests alone; make test-slow what takes minutes each"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make env     the environment alone; EXTRA=vllm for NVIDIA GPUs"
 	@echo "make clean   remove what mini and the tools wrote; make distclean removes the environment too"
 
@@ -32,12 +35,13 @@ $(UV):
 	@PIP_USER=0 .tools/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir "uv==0.13.9"
 
 # Where the home folder cannot be written to, what is downloaded is kept in .tools
+CACHE = cache="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
+	{ mkdir -p "$$cache" && [ -w "$$cache" ]; } 2> /dev/null || cache="$$PWD/.tools/cache"; \
+	export UV_CACHE_DIR="$$cache"
+
 $(STAMP): pyproject.toml | $(UV)
 	@echo "installing the environment with extra $(EXTRA) into .venv"
-	@set -e; \
-	cache="$${UV_CACHE_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/uv}"; \
-	{ mkdir -p "$$cache" && [ -w "$$cache" ]; } 2> /dev/null || cache="$$PWD/.tools/cache"; \
-	export UV_CACHE_DIR="$$cache"; \
+	@set -e; $(CACHE); \
 	quiet=; [ -t 2 ] || { \
 		quiet=--quiet; \
 		(while sleep 20 > /dev/null 2>&1; do du -scm "$$cache" .venv 2> /dev/null | sed -n '$$s/\t.*/ MB downloaded and installed so far/p'; done) & beat=$$!; \
@@ -73,8 +77,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site generator comes into an environment of uv's own: nothing of it enters .venv
+docs: | $(UV)
+	@set -e; $(CACHE); UV_TOOL_DIR=.tools/tools NO_MKDOCS_2_WARNING=1 \
+		$(UV) tool run --quiet --python .tools/bin/python --from "mkdocs-material==9.8.2" mkdocs build --quiet --strict
+	@echo "the site is in site/: open site/index.html"
+
 clean:
-	rm -rf runs/mini .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs/mini site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path "./.venv/*" -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,4 +1,4 @@
-"""The command line of every stage: ``python train.py {fit,validate,test,predict} --config NAME.yaml``."""
+"""The command line of every stage: ``python train.py {fit,validate,test,predict,plan} --config NAME.yaml``."""
 
 import os
 import sys
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import wandb
 
-from cli.config_files import resolve_configs
+from cli.config_layers import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
 from cli.ending import Ended, ended_by_signals
+from cli.error_messages import user_sentence
 from cli.lightning_cli import SightSoundCLI
+from cli.plan import plan
 from cli.ranks import end_with_launcher, leave, run_rank
-from cli.sentences import user_sentence
 from cli.wandb_service import leave_inherited_service
 
 
@@ -40,6 +41,9 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
     earlier_run, status = wandb.run, 1
     try:
         args, configs = resolve_configs(args)
+        if args[:1] == ["plan"]:
+            status = plan(args[1:], configs)
+            raise SystemExit(status)
         cli = SightSoundCLI(args)
         status = 0
         return cli

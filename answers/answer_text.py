@@ -3,15 +3,9 @@
 import re
 import unicodedata
 
-_THOUGHT = re.compile(r"<\s*think(?:ing)?\s*>.*?<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE | re.DOTALL)
-_THOUGHT_BEGINS = re.compile(r"<\s*think(?:ing)?\s*>", re.IGNORECASE)
-_THOUGHT_ENDS = re.compile(r"<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE)
-_ANSWER_TAG = re.compile(r"<\s*(?:(/)\s*)?(?:final[ _-]?)?answer\s*>", re.IGNORECASE)
-_CLOSED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)</answer>")
-_OPENED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)")
-_STRAY_TAG = re.compile(
-    r"</?(?:answer|think(?:ing)?|br|option|choice|output|response)\s*/?>|<\|[\w.-]*\|>", re.IGNORECASE
-)
+from records.reasoning_tags import TAG_NAMES, stated
+
+_STRAY_TAG = re.compile(rf"</?(?:{TAG_NAMES}|br|option|choice|output|response)\s*/?>|<\|[\w.-]*\|>", re.IGNORECASE)
 _PAIR_OF_TAGS = re.compile(r"<(b|i|u|p|em|strong|span|div|code|pre|mark)>(.{0,4000}?)</\1>", re.IGNORECASE | re.DOTALL)
 
 _JSON_FIELD = re.compile(
@@ -58,8 +52,7 @@ def extract_answer(completion: str, finished: bool = True) -> str:
         completion: The raw completion, with or without tags.
         finished: False when it was cut at the token limit.
     """
-    text = _ANSWER_TAG.sub(r"<\1answer>", plain_signs(completion))
-    return without_markup(_decisive(_spoken(text, finished)))
+    return without_markup(_decisive(stated(plain_signs(completion), finished)))
 
 
 def plain_signs(text: str) -> str:
@@ -67,21 +60,6 @@ def plain_signs(text: str) -> str:
     if text.isascii():
         return text
     return _SCRIPTS.sub(" ", unicodedata.normalize("NFKC", text.translate(_OTHER_SIGNS)))
-
-
-def _spoken(text: str, finished: bool) -> str:
-    """What is inside ``<answer>``, or follows the reasoning."""
-    ended = _THOUGHT_ENDS.search(text)
-    after = _THOUGHT_ENDS.split(_THOUGHT.sub(" ", text))[-1] if ended else text  # the prompt may have opened it
-    for part in (after, text):  # an answer inside of the reasoning counts where nothing comes after that
-        for answers in (_CLOSED.findall(part), _OPENED.findall(part) if finished else []):
-            if said := [inner for inner in answers if inner.strip()]:
-                return said[-1]
-        if "<answer>" in part:
-            return ""
-        if finished and (rest := _THOUGHT_BEGINS.split(part)[0]).strip():
-            return rest
-    return ""
 
 
 def _decisive(text: str) -> str:

@@ -104,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
         RESULTS.mkdir(exist_ok=True)
         report = {**facts, "results": results}
         (RESULTS / "filtering.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        text = f"# Filters on the embedded world\n\n`{facts['command']}` at {facts['commit']}\n\n{table(results)}\n"
+        text = f"# Filters on the synthetic world\n\n`{facts['command']}` at {facts['commit']}\n\n{table(results)}\n"
         (RESULTS / "filtering.md").write_text(text, encoding="utf-8")
         say(table(results))
 

@@ -1,10 +1,10 @@
 """How the learner step grows: ``python -m benchmarks.growth`` (about three minutes on two quiet cores).
 
-Time of the GRPO learner step (reference forward, policy forward, backward) against the number of completions, the
-length of the prompt, the length of the clips and the vocabulary, for a small student; of the conventional step too as
-far as it is quick enough. Adding completions must cost what completions cost: the slope against G is compared with that
-of groups whose prompt is next to nothing. Writes ``growth.json``, ``growth.png`` and ``growth.md`` to
-``benchmarks/results``.
+Time of the GRPO learner step (reference forward, policy forward, backward, optimizer) against the number of
+completions, the length of the prompt, the length of the clips and the vocabulary, for a small student; of the
+conventional step too as far as it is quick enough. Adding completions must cost what completions cost: the slope
+against G is compared with that of groups whose prompt is next to nothing. Writes ``growth.json``, ``growth.png`` and
+``growth.md`` to ``benchmarks/results``.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.learner import Conventional, Ours
+from benchmarks.learner_steps import Conventional, Ours, Setting
 from benchmarks.learner_world import World, build_world
 from benchmarks.run_record import RESULTS, run_record
-from benchmarks.shapes import Shape, advantages_of
+from benchmarks.shapes import Shape
 from datamodules.batching.batch import AudioQABatch
 
 SMALL = Shape(width=256, mlp=704, layers=2, heads=4, key_heads=2, audio_width=128, audio_layers=2, audio_heads=2)
@@ -53,15 +53,15 @@ def batch_of(world: World, sweep: str, value: float) -> AudioQABatch:
     return world.grpo_batch(1, group, TOKENS, seconds, words)
 
 
+def systems_of(shape: Shape, world: World, clock: str) -> dict[str, Conventional | Ours]:
+    """Return what is measured, for students of one shape."""
+    setting = Setting(shape, clock=clock)
+    return {"ours": Ours(setting, world), "conventional": Conventional(setting, world)}
+
+
 def seconds_of(system: Conventional | Ours, batch: AudioQABatch, repeats: int) -> float:
     """Return the quickest of several steps."""
-    given: Any = system.prepare(batch)
-    advantages = advantages_of(batch)
-    times = []
-    for _ in range(repeats + 1):
-        system.grpo(given, advantages)
-        times.append(system.laps.seconds)
-    return min(times[1:])
+    return min(system.take("grpo", batch, repeats).seconds)
 
 
 def slope(points: Sequence[dict[str, float]], system: str) -> float:
@@ -84,11 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     report = run_record(" ".join(["python -m benchmarks.growth", *(sys.argv[1:] if args is None else args)]))
     world = build_world()
-    same = argparse.Namespace(device="cpu", torch_dtype=torch.float32, checkpointing=False, clock=options.clock)
-    systems: dict[str, Conventional | Ours] = {
-        "ours": Ours(same, SMALL, world),
-        "conventional": Conventional(same, SMALL, world),
-    }
+    systems = systems_of(SMALL, world, options.clock)
     sweeps: dict[str, Any] = {}
     for sweep, values in SWEEPS.items():
         points: list[dict[str, float]] = []
@@ -96,7 +92,7 @@ def main(args: Sequence[str] | None = None) -> None:
             batch = batch_of(world, sweep, value)
             if sweep == "vocabulary":
                 wide = dataclasses.replace(SMALL, vocabulary=int(value))
-                systems = {"ours": Ours(same, wide, world), "conventional": Conventional(same, wide, world)}
+                systems = systems_of(wide, world, options.clock)
             point = {"value": float(value), "prompt_tokens": float(batch.prompt_lengths[0])}
             for name, system in systems.items():
                 if name == "ours" or value <= LARGEST_CONVENTIONAL.get(sweep, float("inf")):

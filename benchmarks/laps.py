@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class Laps:
     """A stopwatch; each lap is added to the part that it belongs to.
 
-    The language model tells by itself when it begins and ends and when the gradient reaches its output.
+    The language model tells by itself when it begins and ends, in which of the two forward passes (the reference's has
+    no gradient), and when the gradient reaches its output.
     """
 
     def __init__(self, language_model: nn.Module, device: torch.device | str = "cpu", clock: str = "wall") -> None:
@@ -28,7 +29,7 @@ class Laps:
         self.parts: dict[str, float] = {}
         self.phase = ""
         self._last = 0.0
-        language_model.register_forward_pre_hook(lambda *_: self.mark("audio"))
+        language_model.register_forward_pre_hook(self._before)
         language_model.register_forward_hook(self._after)
 
     def start(self) -> None:
@@ -43,6 +44,11 @@ class Laps:
         self.parts[f"{self.phase} {part}"] += at - self._last
         self._last = at
 
+    def begin_backward(self) -> None:
+        """The forward pass has ended with the loss."""
+        self.mark("head")
+        self.phase = "backward"
+
     @property
     def seconds(self) -> float:
         """From the start to the last mark."""
@@ -50,6 +56,10 @@ class Laps:
 
     def _now(self) -> float:
         return now(self.device, self.clock)
+
+    def _before(self, *_: Any) -> None:
+        self.phase = "policy" if torch.is_grad_enabled() else "reference"
+        self.mark("audio")
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.mark("language model")

@@ -50,7 +50,7 @@ class World:
         options = tuple(rng.sample(SOUNDS, 4))
         text = " ".join(["Which sound is heard in the audio clip?", *rng.choices(self.words, k=extra_words)])
         question = Question(f"bench/{seed}", "bench", f"{seed}.wav", text, options, 0, "Which")
-        targets = ()
+        targets: tuple[str, ...] = ()
         if target_tokens:
             ids = self.processor.tokenizer(" ".join(rng.choices(self.words, k=target_tokens)))["input_ids"]
             targets = (self.processor.tokenizer.decode(ids[: target_tokens - 1]),)
@@ -72,8 +72,9 @@ class World:
         batch.completions = Completions(
             ids=torch.randint(6, len(self.processor.tokenizer), shape, generator=generator),
             mask=torch.ones(shape, dtype=torch.bool),
-            texts=[[""] * group for _ in range(questions)],
-            finished=torch.ones(shape[:2], dtype=torch.bool),
+            texts=[[f"<think></think><answer>{SOUNDS[g % len(SOUNDS)]}</answer>" for g in range(group)]] * questions,
+            finished=np.ones(shape[:2], dtype=bool),
+            logprobs=torch.zeros(shape),
         )
         return batch
 

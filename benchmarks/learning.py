@@ -30,15 +30,15 @@ from mini.summary import merge_metrics, rewards
 from mini.world.corpus import CorpusConfig
 
 SHUFFLED = "benchmarks.learning.ShuffledRewardGRPO"
-BARS = {"sft": 0.55, "gain": 0.12, "reward_gain": 0.40}
+TARGETS = {"sft": 0.55, "gain": 0.12, "reward_gain": 0.40}
 
 
 class ShuffledRewardGRPO(GRPOModule):
     """The control: rewards keep their distribution and lose their meaning."""
 
-    def grade(self, batch: AudioQABatch) -> dict[str, Tensor]:
+    def compute_rewards(self, batch: AudioQABatch) -> dict[str, Tensor]:
         """Deal the batch's rewards out to its completions at random."""
-        parts = super().grade(batch)
+        parts = super().compute_rewards(batch)
         order = torch.randperm(next(iter(parts.values())).numel())
         return {name: value.flatten()[order].view_as(value) for name, value in parts.items()}
 
@@ -121,13 +121,13 @@ def main(args: Sequence[str] | None = None) -> None:
         results.append(measure(seed, (ROOT / options.output / str(seed)).resolve(), place < options.controls))
         report = {
             **facts,
-            "bars": BARS,
+            "bars": TARGETS,
             "results": results,
             "mean_gain": fmean(row["grpo"] - row["sft"] for row in results),
         }
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "learning.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        text = f"# Learning on the embedded world\n\n`{facts['command']}` at {facts['commit']}\n\n{table(results)}\n"
+        text = f"# Learning on the synthetic world\n\n`{facts['command']}` at {facts['commit']}\n\n{table(results)}\n"
         (RESULTS / "learning.md").write_text(text, encoding="utf-8")
         say(table(results))
 

@@ -5,8 +5,8 @@ import time
 import torch
 
 from benchmarks.shapes import Shape
+from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.batch import AudioQABatch
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 
 GPU_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 operations per second, from the vendor's data sheets."""

@@ -1,7 +1,7 @@
 """The whole GRPO step with and without overlap: ``python -m benchmarks.overlap`` (about two minutes on two cores).
 
-GRPOModule in a real Trainer with real weight pushes, against the tests' recording server, whose answers are made to
-take as long as the learner's step: once strictly on-policy, once with ``max_staleness`` 1. Writes ``overlap.json`` and
+GRPOModule in a real Trainer with real weight pushes, against a server that makes its answers up and takes as long for
+them as the learner's step does: once strictly on-policy, once with ``max_staleness`` 1. Writes ``overlap.json`` and
 ``overlap.md`` to ``benchmarks/results``.
 """
 
@@ -17,14 +17,15 @@ from typing import Any
 import torch
 
 from benchmarks import training_run
+from benchmarks.fake_server import FakeServer
 from benchmarks.learner_world import World, build_model, build_world
 from benchmarks.run_record import RESULTS, run_record, spread
 from benchmarks.shapes import SHAPES
 from benchmarks.training_run import PARTS, Clock, Questions
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.models.student import LoRASettings, Student
-from tests.support.fake_server import FakeServer
+from lightning_modules.models.adapters import LoRASettings
+from lightning_modules.models.student import Student
 
 BAR = 0.6
 
@@ -55,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     world = build_world(SHAPES[options.shape].vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "student"
-        Student.of_model(build_model(SHAPES[options.shape], world), world.processor).save_hub(weights)
+        Student.of_model(build_model(SHAPES[options.shape], world), world.processor).save_pretrained(weights)
         learner = spread(run(weights, world, 0, 0.0, options).part("time/learner"))["median"]
         clocks = [run(weights, world, staleness, learner, options) for staleness in (0, 1)]
     serial, overlapped = (spread(clock.steps) for clock in clocks)

@@ -3,7 +3,7 @@
 The stub answers each request after a fixed latency, in a process of its own. Measured are the openai client by itself
 and the whole stage (DataLoader, TeacherModule, RecordWriter), with the same number of requests in flight. The bound is
 in_flight / latency. Memory is that of the stage's process, sampled each half second. Writes ``requests.json`` and
-``requests.png`` into the output folder.
+``requests.png`` to ``benchmarks/results``.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,15 @@ import psutil
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.run_record import RESULTS
 from callbacks.writers.record_writer import RecordWriter
-from datamodules.media.video import SilentClip
+from datamodules.batching.silent_clips import TeacherExample
 from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
 from records.records import Question
 
 
-class Clips(Dataset[SilentClip]):
+class Clips(Dataset[TeacherExample]):
     """Questions that all show the same frames."""
 
     def __init__(self, number: int, image_bytes: int) -> None:
@@ -49,10 +50,10 @@ class Clips(Dataset[SilentClip]):
         """Return the number of questions."""
         return self.number
 
-    def __getitem__(self, index: int) -> SilentClip:
+    def __getitem__(self, index: int) -> TeacherExample:
         """Return a question."""
         question = Question(f"avqa/train/{index}", "avqa", "", "What is heard?", ("a dog", "rain"), 0, "Which")
-        return SilentClip(question, self.images)
+        return TeacherExample(question, self.images)
 
 
 class ClipsDataModule(LightningDataModule):
@@ -67,7 +68,7 @@ class ClipsDataModule(LightningDataModule):
         super().__init__()
         self.clips = clips
 
-    def predict_dataloader(self) -> DataLoader[SilentClip]:
+    def predict_dataloader(self) -> DataLoader[TeacherExample]:
         """Return them in batches of 16, made by one worker."""
         return DataLoader(self.clips, batch_size=16, collate_fn=list, num_workers=1)
 
@@ -150,15 +151,15 @@ def stage(url: str, number: int, in_flight: int, image_bytes: int, folder: Path)
     return number / seconds, memory
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--image-bytes", type=int, default=2_000, help="size of each of two images in a request")
-    parser.add_argument("--output", default="benchmarks")
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    options = parser.parse_args(args)
     bound = options.in_flight / options.latency
     load = psutil.getloadavg()[0]  # on a busy machine the rates mean little
     with stub(options.latency) as url, tempfile.TemporaryDirectory() as folder:
@@ -185,9 +186,9 @@ def main() -> None:
         "load_before": round(load, 1),
     }
     print(json.dumps(result, indent=1))
-    output = Path(options.output)
-    (output / "requests.json").write_text(json.dumps(result, indent=1) + "\n")
-    plot(output / "requests.png", memory, result)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "requests.json").write_text(json.dumps(result, indent=1) + "\n")
+    plot(options.output / "requests.png", memory, result)
 
 
 def plot(path: Path, memory: Memory, result: dict[str, float]) -> None:

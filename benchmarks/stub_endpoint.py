@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from records.reasoning_tags import tagged_answer, tagged_thought
+
 FAULTS = ("429", "500", "time-out", "dropped", "truncated")
 Answer = Callable[[dict[str, Any], int], str]
 
@@ -220,7 +222,7 @@ def by_hash(body: dict[str, Any], index: int) -> str:
     text = text_of(body)
     draw = int(hashlib.sha256(f"{text}/{(body.get('seed') or 0) + index}".encode()).hexdigest(), 16)
     options = [line[4:] for line in text.splitlines() if line[:1] == "(" and line[2:4] == ") "] or ["yes", "no"]
-    return f"<think>I hear number {draw % 1000}.</think><answer>{options[draw % len(options)]}</answer>"
+    return tagged_thought(f"I hear number {draw % 1000}.") + tagged_answer(options[draw % len(options)])
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """A short GRPO run in a real Trainer, and the clock that reads its steps."""
 
 import itertools
-import tempfile
 import time
-from typing import Any, Literal
+from typing import Any
 
 import lightning
+import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.learner_world import World
+from benchmarks.trainer_fit import fit
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader
@@ -33,7 +34,7 @@ class Questions(lightning.LightningDataModule):
         """
         super().__init__()
         self.collate = world.collator
-        self.examples = [world.example(number, seconds) for number in range(batches * batch_size)]
+        self.examples: Any = [world.example(number, seconds) for number in range(batches * batch_size)]
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader[AudioQABatch]:
@@ -73,22 +74,10 @@ def run(
     module: GRPOModule,
     rollouts: VLLMRollout,
     questions: Questions,
-    accelerator: str = "cpu",
-    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Clock:
     """Train on the questions and return what the clock read."""
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        lightning.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            precision=precision,
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[rollouts, clock],
-        ).fit(module, questions)
+    fit(module, questions, rollouts, clock, device=device, dtype=dtype)
     return clock

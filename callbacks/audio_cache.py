@@ -1,11 +1,7 @@
 """Audio embeddings on disk: with a frozen audio tower each clip is encoded once, not in every epoch."""
 
-import contextlib
 import dataclasses
 import hashlib
-import os
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from datamodules.batching.audio_tokens import num_audio_tokens
 from datamodules.batching.batch import AudioQABatch
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import trained_parts
 from runtime.errors import UserError
+from runtime.whole_file import remove_partial, whole_file
 
-_PARTIAL = ".partial"
+_ABANDONED = 3600.0
+"""A file that is being written is seconds old."""
 
 
 class AudioCache(Callback):
@@ -50,7 +48,7 @@ class AudioCache(Callback):
             UserError: The audio tower is trained, or its weights are spread over ranks.
         """
         student: Any = pl_module.student
-        if not student.hears_with_frozen_tower:
+        if not student.audio_tower_frozen:
             counts = trained_parts(student).items()
             trained = ", ".join(name.replace("_", " ") for name, n in counts if n and "language_model" not in name)
             raise UserError(
@@ -62,7 +60,7 @@ class AudioCache(Callback):
         self._folder = self.directory / fingerprint(student, str(trainer.precision))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(self._folder)
+            remove_partial(self._folder, "*/*", seconds=_ABANDONED)
         except OSError as error:
             raise UserError(
                 f"AudioCache cannot write to {self.directory} ({error.strerror}): set another folder"
@@ -74,7 +72,7 @@ class AudioCache(Callback):
         """Put the embeddings into the batch; those that are missing are made and kept."""
         student: Any = pl_module.student
         files = [self._file(waveform) for waveform in batch.waveforms]
-        counts = audio_token_counts(batch.feature_lengths)[1].tolist()
+        counts = num_audio_tokens(batch.feature_lengths).tolist()
         device = batch.features.device
         known = [_load(file, count) for file, count in zip(files, counts, strict=True)]
         missing = [row for row, clip in enumerate(known) if clip is None]
@@ -97,7 +95,7 @@ class AudioCache(Callback):
 def fingerprint(student: Student, precision: str) -> str:
     """Return a name for what a student hears with: weights of tower and projector, their type and the precision."""
     digest = hashlib.sha256(precision.encode())
-    for part in student.audio_path.values():
+    for part in student.audio_modules.values():
         for name, value in part.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -115,25 +113,10 @@ def _load(file: Path, tokens: int) -> Tensor | None:
     return clip if len(clip) == tokens else None
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes had written of a clip; a file that is being written is seconds old."""
-    for left in folder.glob(f"*/*{_PARTIAL}"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > 3600:
-                left.unlink()
-
-
 def _save(file: Path, clip: Tensor) -> None:
     """Write a file that is complete or not there at all."""
     try:
-        file.parent.mkdir(exist_ok=True)
-        handle, partial = tempfile.mkstemp(_PARTIAL, dir=file.parent)
-        os.close(handle)
-        try:
+        with whole_file(file) as partial:
             save_file({"audio": clip.detach().cpu().contiguous().clone()}, partial)
-            os.replace(partial, file)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
     except (OSError, SafetensorError) as error:
         raise UserError(f"AudioCache cannot write {file} ({error}): make room there or set another folder") from None

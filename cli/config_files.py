@@ -4,9 +4,9 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
@@ -46,34 +46,6 @@ def find_config(name: str) -> str:
     )
 
 
-def resolve_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Replace the configuration files among command-line arguments by their paths.
-
-    Args:
-        args: Arguments of ``train.py``.
-
-    Returns:
-        The arguments with full paths, and the paths alone in their order.
-    """
-    resolved: list[str] = []
-    paths: list[str] = []
-    names_file = False
-    for argument in args:
-        option, equals, value = argument.partition("=")
-        if names_file:
-            paths.append(find_config(argument))
-            argument = paths[-1]
-        elif option in ("--config", "-c") and equals:
-            paths.append(find_config(value))
-            argument = f"{option}={paths[-1]}"
-        names_file = not names_file and argument in ("--config", "-c")
-        resolved.append(argument)
-        refuse_moved_class(argument.rpartition("=")[2], f"{argument}: ")
-    for path in paths:
-        check_yaml(path)
-    return resolved, paths
-
-
 def check_yaml(path: str) -> None:
     """Check that a file is a YAML mapping.
 
@@ -84,7 +56,9 @@ def check_yaml(path: str) -> None:
         ConfigError: It is not; the message names the file and, where known, the line.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        root = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
@@ -94,8 +68,44 @@ def check_yaml(path: str) -> None:
     if not isinstance(values, dict):
         found = "an empty file" if values is None else type(values).__name__
         raise ConfigError(f"{path}: expected options such as 'model:' and 'data:', found {found}")
-    for class_path in _class_paths(values):
-        refuse_moved_class(class_path, f"{path}: ")
+    check_node(root, path)
+    for group in ("model", "data"):
+        if isinstance(values.get(group), list):
+            raise ConfigError(f"{path}: '{group}' takes one class with its options, found a list: remove the hyphens")
+
+
+def check_node(node: yaml.Node | None, path: str, known: set[int] | None = None) -> None:
+    """Check what YAML allows and a configuration does not mean.
+
+    Args:
+        node: A part of the file.
+        path: The file.
+        known: Parts that were checked; aliases may lead to one again.
+
+    Raises:
+        ConfigError: A key stands twice, of which YAML silently takes the last, or is no text; ``init_args`` has no
+            options; or a class has another name now. The message names the line.
+    """
+    known = set() if known is None else known
+    if node is None or id(node) in known:
+        return
+    known.add(id(node))
+    if isinstance(node, yaml.ScalarNode):
+        refuse_moved_class(node.value, f"{path}: ")
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            check_node(value, path, known)
+    elif isinstance(node, yaml.MappingNode):
+        first: dict[str, yaml.Mark] = {}
+        for key, value in node.value:
+            where = f"{path}:{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise ConfigError(f"{where}: {key.value or key.id} is no name of an option")
+            if (mark := first.setdefault(key.value, key.start_mark)) is not key.start_mark:
+                raise ConfigError(f"{where}: {key.value!r} stands twice, see line {mark.line + 1}: remove one of them")
+            if key.value == "init_args" and value.tag == "tag:yaml.org,2002:null":
+                raise ConfigError(f"{where}: 'init_args' has no options: indent them below it, or remove the line")
+            check_node(value, path, known)
 
 
 def refuse_moved_class(class_path: str, where: str = "") -> None:
@@ -121,18 +131,6 @@ def _exists(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
-
-
-def _class_paths(values: Any) -> Iterator[str]:
-    """Yield what stands behind ``class_path`` anywhere in a configuration."""
-    if isinstance(values, list):
-        for value in values:
-            yield from _class_paths(value)
-    elif isinstance(values, dict):
-        for key, value in values.items():
-            if key == "class_path" and isinstance(value, str):
-                yield value
-            yield from _class_paths(value)
 
 
 class Place(NamedTuple):

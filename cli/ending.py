@@ -11,11 +11,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from cli.ranks import is_launched
+from runtime.all_ranks import is_rank_zero
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _owner = 0
@@ -143,7 +143,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # a second one does not wait for anything, but a launched rank may get the same one twice: from the first rank too
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
-    if getattr(rank_zero_only, "rank", 0) == 0:  # which hears of it where another rank alone has got it
+    if is_rank_zero():  # which hears of it where another rank alone has got it
         _say(f"train.py: ended by {signal.Signals(number).name}; what was written is kept\n")
     raise Ended(number)
 

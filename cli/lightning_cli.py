@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
 from wandb.errors.term import termsetup
@@ -34,6 +34,8 @@ from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
+from runtime.all_ranks import is_rank_zero
+from runtime.folder_claim import claimed
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -66,19 +68,20 @@ class SightSoundCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
         parsing = {"parser_mode": "omegaconf+", "exit_on_error": False, "description": DESCRIPTION}
-        super().__init__(
-            model_class=LightningModule,
-            datamodule_class=LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveStageConfig,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS | {"enable_model_summary": is_verbose()},
-            seed_everything_default=42,
-            parser_kwargs={**parsing, **{name: dict(parsing) for name in SUBCOMMANDS}},
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        with contextlib.ExitStack() as self._held:
+            super().__init__(
+                model_class=LightningModule,
+                datamodule_class=LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveStageConfig,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults=TRAINER_DEFAULTS | {"enable_model_summary": is_verbose()},
+                seed_everything_default=42,
+                parser_kwargs={**parsing, **{name: dict(parsing) for name in SUBCOMMANDS}},
+                auto_configure_optimizers=False,
+                args=args,
+            )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -118,7 +121,11 @@ class SightSoundCLI(LightningCLI):
             if is_wandb(logger):
                 find_room(Path(logger.init_args.get("save_dir") or root))
         if self.subcommand == "fit":
+            if is_rank_zero():  # two runs would write one last.ckpt.partial, and each other's best weights
+                self._held.enter_context(claimed(root, "--trainer.default_root_dir"))
             last = root / "checkpoints" / "last.ckpt"
+            if options.get("ckpt_path") == "last" and last.exists():
+                check_checkpoint_class(str(last), options["model"]["class_path"], readable=False)
             if options.get("ckpt_path") is None and last.exists():
                 rank_zero_warn(
                     f"{root} has results of an earlier run, which this run replaces: --ckpt_path last goes on with "
@@ -210,12 +217,13 @@ class SightSoundCLI(LightningCLI):
         return standing
 
 
-def check_checkpoint_class(path: str, class_path: str) -> None:
+def check_checkpoint_class(path: str, class_path: str, readable: bool = True) -> None:
     """Refuse a checkpoint that another module class wrote.
 
     Args:
         path: The checkpoint: a file, or a folder with a part of each rank.
         class_path: The module class of the configuration.
+        readable: Refuse what is no checkpoint, too; otherwise that is left to whoever reads it.
 
     Raises:
         ConfigError: The file is not a checkpoint, or one of another class.
@@ -225,6 +233,8 @@ def check_checkpoint_class(path: str, class_path: str) -> None:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         written_by = checkpoint.get(WRITTEN_BY)
     except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
+        if not readable:
+            return
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error
     # classes are compared, not where their files are
     if written_by is not None and written_by.rpartition(".")[2] != class_path.rpartition(".")[2]:
@@ -266,7 +276,7 @@ def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
         return
     if logger.init_args.get("id") or logger.init_args.get("version"):
         return
-    if getattr(rank_zero_only, "rank", 0) == 0 and not (resumes and file.is_file()):
+    if is_rank_zero() and not (resumes and file.is_file()):
         file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
     if file.is_file():
         logger.init_args["id"] = file.read_text(encoding="utf-8").strip()

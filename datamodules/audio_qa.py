@@ -1,33 +1,35 @@
 """What the DataModules of all datasets have in common."""
 
-import hashlib
-import os
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batching.clip_requests import ClipRequestDataset, ClipRequests, RequestSettings
+from datamodules.batching.clip_requests import ClipRequests, RequestSettings, clip_request
 from datamodules.batching.collate import Collator, said_of_cuts
-from datamodules.batching.question_dataset import Item, QuestionDataset
-from datamodules.batching.sampler import Position, ResumableLoader, TrainBatchSampler, eval_share
-from datamodules.batching.worker_tensors import affordable_workers, prepare_worker
+from datamodules.batching.items import Item, decoded
+from datamodules.batching.loading import loader_settings, own_share, rank_of
+from datamodules.batching.prepared import Prepared
+from datamodules.batching.processor_folder import BringsProcessor, read_processor
+from datamodules.batching.resume_point import ResumePoint, fingerprint, state_of
+from datamodules.batching.sampler import ResumableLoader, TrainBatchSampler
+from datamodules.evaluation_variant import EvaluationVariant, check_prompt
 from datamodules.media.audio import ClipFolder
-from datamodules.media.media_index import MediaIndex
-from datamodules.media.probes import Clips, ProbedClips, ProbeName, derangement, mark, shuffle_options
+from datamodules.media.probes import ProbeName
 from datamodules.media.video import FrameFolder
 from datamodules.prompts.questions import PROMPTS, TEACHER_PROMPTS, Prompt, PromptName, TeacherPromptName
 from datamodules.reading.annotations import AnnotatedQuestion
-from datamodules.reading.hints import read_hints, with_hint
-from datamodules.reading.question_reader import QuestionReader
-from datamodules.reading.record_report import BadRecordPolicy, RecordReport
-from records.records import Question, RecordError
+from datamodules.reading.record_report import BadRecordPolicy
+from datamodules.reading.splits import Splits
+from records.completed import Completed
+from records.record_files import listed
+from records.records import Question
 from runtime.errors import UserError
 
 Role = Literal["train", "val", "test", "predict"]
@@ -53,6 +55,8 @@ class AudioQADataModule(LightningDataModule):
     number_repeated_ids = False
     can_probe = True
     """False where loaders of its own would ignore ``probe``, ``option_order``, ``hints`` and ``requests``."""
+    completed = Completed()
+    """What earlier runs have completed; no clip is decoded for it. A callback that reads it from the disk says so."""
 
     def __init__(
         self,
@@ -70,7 +74,7 @@ class AudioQADataModule(LightningDataModule):
         report_dir: str | None = None,
         limit: int | None = None,
         seed: int = 0,
-        length_pool: int = 1,
+        length_bucket: int = 1,
         probe: ProbeName | None = None,
         option_order: int | None = None,
         hints: str | list[str] | None = None,
@@ -95,9 +99,9 @@ class AudioQADataModule(LightningDataModule):
                 ``root`` whose name ends in ``-report``.
             limit: Use only the first so many usable questions of each split.
             seed: Seed of the order of training.
-            length_pool: Sort the questions of so many successive training batches by length (clip and targets), so that
-                a batch holds questions of similar length; 1 leaves the random order as it is. Which questions share a
-                pool, and the order of its batches, stay random.
+            length_bucket: Sort the questions of so many successive training batches by length (clip and targets), so
+                that a batch holds questions of similar length; 1 leaves the random order as it is. Which questions
+                share a bucket, and the order of its batches, stay random.
             probe: In validation, test and prediction, replace the audio by silence, by another clip's (swap) or by
                 noise of the same level; null leaves it. Training is never probed.
             option_order: In validation, test and prediction, show the options in an order drawn from this seed; null
@@ -115,7 +119,7 @@ class AudioQADataModule(LightningDataModule):
             ("batch_size", batch_size),
             ("eval_batch_size", eval_batch_size),
             ("limit", limit),
-            ("length_pool", length_pool),
+            ("length_bucket", length_bucket),
         ):
             if value is not None and value < 1:
                 raise UserError(f"data.{name} must be 1 or more, found {value}")
@@ -140,18 +144,13 @@ class AudioQADataModule(LightningDataModule):
         self.report_dir = Path(report_dir) if report_dir else self.root.parent / f"{self.root.name}-report"
         self.limit = limit
         self.seed = seed
-        self.length_pool = length_pool
-        self._clip_seconds: dict[str, float] = {}
-        self.probe: ProbeName | None = probe
-        self.option_order = option_order
-        self.hints = [hints] if isinstance(hints, str) else list(hints or ())
+        self.length_bucket = length_bucket
+        self.variant = EvaluationVariant(probe, option_order, tuple(listed(hints)))
         self.requests = requests
-        self._check_prompt()
-        self._splits: dict[str, list[Question]] = {}
-        self._train_items: list[Item] | None = None
+        check_prompt(self.prompt, self.variant, requests)
         self._collator: Collator | None = None
         self._train_sampler: TrainBatchSampler | None = None
-        self._restored: dict[str, Any] | None = None
+        self._resume = ResumePoint()
 
     # What a dataset defines
 
@@ -189,11 +188,26 @@ class AudioQADataModule(LightningDataModule):
             UserError: A file cannot be read, no usable question remains, or the policy is to stop at bad records.
         """
         for role in _ROLES_OF_STAGE[stage]:
-            split = self.split_of(role)
-            if split is not None and split not in self._splits:
-                self._splits[split] = self._read(split)
-            if role == "train" and split is not None and self._train_items is None:
-                self._train_items = self.train_items(self._splits[split])
+            if (split := self.split_of(role)) is not None:
+                self.splits.questions(split)
+                if role == "train":
+                    self.trained  # noqa: B018  (read now, so that what is wrong with it is said before the start)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The questions of the dataset's splits, each read when it is first asked for."""
+        return Splits(
+            dataset=self.dataset,
+            annotation_file=self.annotation_file,
+            parse_row=self.parse_row,
+            clips=self.clips,
+            number_repeated_ids=self.number_repeated_ids,
+            on_bad_record=self.on_bad_record,
+            report_dir=self.report_dir,
+            check_clips=self.validate_media,
+            threads=self.num_workers,
+            limit=self.limit,
+        )
 
     def questions(self, role: Role) -> list[Question]:
         """Return the questions that serve a role, all ranks' together, in the file's order.
@@ -204,9 +218,16 @@ class AudioQADataModule(LightningDataModule):
         split = self.split_of(role)
         if split is None:
             raise UserError(f"{type(self).__name__} has no questions for {role}")
-        if split not in self._splits:
-            self._splits[split] = self._read(split)
-        return self._splits[split]
+        return self.splits.questions(split)
+
+    @cached_property
+    def trained(self) -> list[Item]:
+        """What is trained on.
+
+        Raises:
+            UserError: The dataset has no split for training, or nothing to train on.
+        """
+        return self.train_items(self.questions("train"))
 
     def asked(self, role: Role) -> list[Question]:
         """Return the questions that serve a role as the model is asked them, all ranks' together.
@@ -214,19 +235,15 @@ class AudioQADataModule(LightningDataModule):
         Raises:
             UserError: The dataset has no split for the role, or nothing to train on.
         """
-        questions = self.questions(role)
         if role == "train":
-            if self._train_items is None:
-                self._train_items = self.train_items(questions)
-            return [item.question for item in self._train_items]
-        hints = read_hints(self.hints, questions) if self.hints else {}
-        return [self._asked(question, hints.get(question.id)) for question in questions]
+            return [item.question for item in self.trained]
+        return self.variant.asked(self.questions(role))
 
     def clip_seconds(self, question: Question) -> float | None:
         """Return how many seconds of a question's clip are used, where that is known without decoding it."""
-        if self.probe == "swap":
+        if self.variant.probe == "swap":
             return None  # another clip is heard
-        known = self._clip_seconds.get(question.media)
+        known = self.splits.clip_seconds.get(question.media)
         return min(known, self.clips.max_seconds or known) if known else None
 
     def train_items(self, questions: list[Question]) -> list[Item]:
@@ -245,7 +262,7 @@ class AudioQADataModule(LightningDataModule):
     def length(self, item: Item) -> float:
         """Return about how many tokens an item has: 25 for each second of its clip, one for four characters."""
         text = len(item.question.text) + sum(map(len, item.question.options)) + sum(map(len, item.targets))
-        return 25 * self._clip_seconds.get(item.question.media, 0.0) + text / 4
+        return 25 * self.splits.clip_seconds.get(item.question.media, 0.0) + text / 4
 
     def load(self, question: Question) -> np.ndarray:
         """Return a question's clip, mono float32 at 16 kHz.
@@ -254,42 +271,6 @@ class AudioQADataModule(LightningDataModule):
             MediaError: The clip cannot be decoded.
         """
         return self.clips.load(question.media)
-
-    def _read(self, split: str) -> list[Question]:
-        file = self.annotation_file(split)
-        report = RecordReport(self.on_bad_record)
-        reader = QuestionReader(
-            dataset=self.dataset,
-            split=split,
-            parse_row=self.parse_row,
-            clips=self.clips,
-            number_repeated_ids=self.number_repeated_ids,
-            report=report,
-        )
-        index = None
-        if self.validate_media:
-            threads, limit = max(self.num_workers, 1), self.clips.max_seconds
-            index = MediaIndex(self.report_dir / "checked-clips.jsonl", self.clips.decode, threads, limit)
-        questions = reader.read(file, index, self.limit)
-        if index is not None:
-            self._clip_seconds |= {q.media: index.seconds(self.clips.path(q.media)) for q in questions}
-        name = f"{self.dataset}-{split}"
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            report_file = self.report_dir / f"{name}.bad.jsonl"
-            report.write(report_file)
-            if report.findings:
-                say = rank_zero_warn if report.left_out else rank_zero_info
-                say(f"{name}: {len(questions)} questions; {report.counts()}; each row is named in {report_file}")
-            else:
-                rank_zero_info(f"{name}: {len(questions)} questions")
-        if unknown := sum(question.answer is None for question in questions):
-            rank_zero_info(
-                f"{name}: {unknown} of {len(questions)} questions have no answer in {file}: they can be asked, and no "
-                "accuracy is counted for them"
-            )
-        if not questions:
-            raise RecordError(f"{file}: no usable question remains: {report.counts() or 'none is in the subset'}")
-        return questions
 
     # Loaders
 
@@ -302,25 +283,18 @@ class AudioQADataModule(LightningDataModule):
         """
         if self._collator is None:
             self._collator = Collator(self._load_processor(), self.prompt)
-            if cut := said_of_cuts(self._collator.seconds, self.clips.max_seconds, list(self._clip_seconds.values())):
+            lengths = list(self.splits.clip_seconds.values())
+            if cut := said_of_cuts(self._collator.seconds, self.clips.max_seconds, lengths):
                 rank_zero_warn(cut)
         return self._collator
 
     def _load_processor(self) -> Any:
         if self.processor is not None:
-            from transformers import AutoProcessor
-
-            if self.processor.startswith((".", "/", "~")) and not Path(self.processor).is_dir():
-                raise UserError(f"data.processor: the folder {self.processor} does not exist")
-            try:
-                return AutoProcessor.from_pretrained(self.processor)
-            except Exception as error:  # a damaged file may raise anything
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"data.processor: {self.processor} has no processor to load ({reason})") from None
-        student = getattr(getattr(self.trainer, "lightning_module", None), "student", None)
-        if student is None or getattr(student, "processor", None) is None:
+            return read_processor(self.processor)
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if not isinstance(module, BringsProcessor):
             raise UserError("data.processor is not set and the model has no processor of its own: set data.processor")
-        return student.processor
+        return module.processor
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of training, from where training stands.
@@ -328,33 +302,29 @@ class AudioQADataModule(LightningDataModule):
         Raises:
             UserError: There are fewer questions than a global batch has, or a checkpoint of other data is resumed.
         """
-        if self._train_items is None:
-            self._train_items = self.train_items(self.questions("train"))
-        self._check_distributed()
-        trainer = self.trainer
-        world_size = trainer.world_size if trainer is not None else 1
-        items = self._train_items
+        items = self.trained
+        rank, world_size = rank_of(self.trainer)
         if len(items) < self.batch_size * world_size:
             raise UserError(
                 f"{len(items)} training questions do not fill a batch of {self.batch_size} on {world_size} devices: "
                 "use more questions or lower data.batch_size"
             )
-        self._check_restored()
+        self._resume.check(self._fingerprint(), self.trainer, self._train_sampler is None, type(self).__name__)
         self._train_sampler = TrainBatchSampler(
             len(items),
             self.batch_size,
             self.seed,
-            rank=trainer.global_rank if trainer is not None else 0,
+            rank=rank,
             world_size=world_size,
-            position=self._position,
+            position=partial(self._resume.position, self.trainer),
             lengths=[self.length(item) for item in items],
-            pool=self.length_pool,
+            pool=self.length_bucket,
         )
         return ResumableLoader(
-            QuestionDataset(items, self.clips),
+            Prepared(items, partial(decoded, clips=self.clips)),
             batch_sampler=self._train_sampler,
             collate_fn=self.collator,
-            **self._loader_settings(),
+            **loader_settings(self.num_workers),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -370,110 +340,39 @@ class AudioQADataModule(LightningDataModule):
         return self._eval_loader("predict")
 
     def _eval_loader(self, role: Role) -> DataLoader[Any]:
-        self._check_distributed()
-        self._check_module()
+        world_size = rank_of(self.trainer)[1]
         questions = self.questions(role)
         if role == "val" and all(question.answer is None for question in questions):
             raise UserError(
                 f"none of the {len(questions)} questions for validation has an answer, so that nothing can be "
                 "validated: use test or predict, which write what the model says to them"
             )
-        trainer = self.trainer
-        world_size = trainer.world_size if trainer is not None else 1
         if len(questions) < world_size:
             raise UserError(f"{len(questions)} questions for {role} are fewer than the {world_size} devices")
-        share = eval_share(len(questions), trainer.global_rank if trainer is not None else 0, world_size)
-        hints = self._read_hints(role)
-        asked = [self._asked(questions[place], hints.get(questions[place].id)) for place in share]
-        heard = self._heard(questions)
+        asked = own_share(self.trainer, self.variant.asked(questions, say_for=self.dataset))
+        heard = self.variant.heard(self.clips, questions)
         dataset: Dataset[Any]
         collate: Callable[[list[Any]], Any]
         if self.requests is None:
             items = [Item(question, question.answer_text) for question in asked]
-            dataset, collate = QuestionDataset(items, heard), self.collator
+            dataset, collate = Prepared(items, partial(decoded, clips=heard)), self.collator
         else:
             seen = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=self.requests.frames)
-            answered: dict[str, Any] = getattr(getattr(trainer, "lightning_module", None), "answered", {})
-            dataset = ClipRequestDataset(asked, self.prompt, self.requests, heard, seen, answered.keys())
+            dataset = Prepared(
+                asked,
+                partial(
+                    clip_request,
+                    prompt=self.prompt,
+                    settings=self.requests,
+                    heard=heard,
+                    seen=seen,
+                    answered=frozenset(self.completed.predictions),
+                ),
+            )
             collate = ClipRequests
-        return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate, **self._loader_settings())
-
-    def _check_prompt(self) -> None:
-        """Refuse a prompt that speaks of something that the model does not get."""
-        name = self.prompt.name
-        gets = "audio" if self.requests is None else self.requests.modalities
-        if self.prompt.modalities != gets:
-            fitting = [p.name for p in (PROMPTS | TEACHER_PROMPTS).values() if p.modalities == gets]
-            raise UserError(
-                f"data.prompt {name!r} speaks of {self.prompt.modalities}, but the model gets {gets} "
-                f"(data.requests.modalities): choose one of {', '.join(fitting)}, or set the prompt's own modalities"
-            )
-        if self.hints and not self.prompt.takes_hint:
-            raise UserError(f"data.hints needs a prompt with a place for them, as cot-distill has; {name!r} has none")
-        if self.prompt.takes_hint and not self.hints:
-            raise UserError(f"data.prompt {name!r} needs the teacher's traces: set data.hints to their folder")
-        if self.probe and gets == "video":
-            raise UserError("data.probe tampers with the audio, of which nothing is sent (data.requests.modalities)")
-
-    def _check_module(self) -> None:
-        """Refuse a model that needs other batches than those that are made."""
-        module = getattr(self.trainer, "lightning_module", None)
-        if module is None:
-            return
-        if hasattr(module, "answered") and self.requests is None:
-            raise UserError(f"{type(module).__name__} asks an endpoint: say in data.requests what is sent of each clip")
-        if not hasattr(module, "answered") and self.requests is not None:
-            raise UserError(
-                f"data.requests is for a model behind an endpoint; for {type(module).__name__} set it to null"
-            )
-
-    def _read_hints(self, role: Role) -> dict[str, str]:
-        """Return the teacher's reasoning by the question's id, and say how many questions have none."""
-        if not self.hints:
-            return {}
-        questions = self.questions(role)
-        hints = read_hints(self.hints, questions)
-        say = rank_zero_info if len(hints) == len(questions) else rank_zero_warn
-        say(
-            f"{self.dataset}: {len(hints)} of {len(questions)} questions are asked with the teacher's reasoning, "
-            f"{len(questions) - len(hints)} without, because they have no trace in {', '.join(self.hints)}"
+        return DataLoader(
+            dataset, batch_size=self.eval_batch_size, collate_fn=collate, **loader_settings(self.num_workers)
         )
-        return hints
-
-    def _asked(self, question: Question, hint: str | None = None) -> Question:
-        """Return a question as evaluation asks it."""
-        question = with_hint(question, hint)
-        if self.option_order is not None:
-            question = shuffle_options(question, self.option_order)
-        return mark(question, self.probe) if self.probe else question
-
-    def _heard(self, questions: list[Question]) -> Clips:
-        """Return what evaluation lets the model hear."""
-        if self.probe is None:
-            return self.clips
-        others = derangement(question.media for question in questions) if self.probe == "swap" else {}
-        return ProbedClips(self.clips, self.probe, others)
-
-    def _loader_settings(self) -> dict[str, Any]:
-        workers = affordable_workers(self.num_workers)
-        if workers:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they are forked
-        return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "worker_init_fn": prepare_worker,
-            "pin_memory": torch.cuda.is_available(),
-        }
-
-    def _check_distributed(self) -> None:
-        trainer = self.trainer
-        if trainer is None or trainer.world_size == 1:
-            return
-        if trainer._accelerator_connector.use_distributed_sampler:
-            raise UserError(
-                "the DataModule shares the questions out over the devices itself: "
-                "set trainer.use_distributed_sampler to false"
-            )
 
     # Resuming
 
@@ -481,60 +380,12 @@ class AudioQADataModule(LightningDataModule):
         """Return what training goes through and which batch is the next, for the checkpoint."""
         if self._train_sampler is None or self.trainer is None:
             return {}
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
-        epoch, batch = self._train_sampler.epoch, progress.current.processed
-        if progress.is_last_batch:
-            epoch, batch = epoch + 1, 0
-        return {**self._fingerprint(), "epoch": epoch, "batch": batch, "trained_batches": progress.total.processed}
+        return state_of(self.trainer, self._train_sampler.epoch, self._fingerprint())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep where a checkpoint was, until training is resumed."""
-        self._restored = state_dict or None
-
-    def _position(self) -> Position:
-        """Return the next batch of training: that of the checkpoint, or else the beginning of the present epoch."""
-        trainer = self.trainer
-        if trainer is None or getattr(trainer, "overfit_batches", False):
-            return Position()
-        if (restored := self._restored) and self._trained_batches() == restored["trained_batches"]:
-            return Position(restored["epoch"], restored["batch"])
-        return Position(trainer.current_epoch, 0)
-
-    def _trained_batches(self) -> int:
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress if self.trainer is not None else None
-        return progress.total.processed if progress is not None else 0
+        self._resume.restored = state_dict or None
 
     def _fingerprint(self) -> dict[str, Any]:
-        items = self._train_items or []
-        ids = "\n".join(item.question.id for item in items)
-        pool = {}
-        if self.length_pool > 1:
-            lengths = ",".join(f"{self.length(item):.1f}" for item in items)
-            pool = {"length_pool": self.length_pool, "lengths": hashlib.sha256(lengths.encode()).hexdigest()[:16]}
-        return {
-            "seed": self.seed,
-            "global_batch_size": self.batch_size * (self.trainer.world_size if self.trainer is not None else 1),
-            "questions": len(items),
-            "question_ids": hashlib.sha256(ids.encode()).hexdigest()[:16],
-            **pool,
-        }
-
-    def _check_restored(self) -> None:
-        """Refuse to go on within an epoch of other data: its remaining questions would not be those that are left."""
-        if self._restored is None:
-            if self._trained_batches() and self._train_sampler is None:
-                rank_zero_warn(
-                    f"the checkpoint has no position of a {type(self).__name__}: training begins with a new pass over "
-                    "the questions"
-                )
-            return
-        if self._restored["batch"] == 0:
-            return
-        now = self._fingerprint()
-        then = {name: self._restored.get(name) for name in now}
-        changed = [f"{name} {then[name]} -> {now[name]}" for name in now if then[name] != now[name]]
-        if changed:
-            raise UserError(
-                "training cannot go on in the middle of an epoch with other data than it began with "
-                f"({', '.join(changed)}): restore these settings, or resume from a checkpoint of an epoch's end"
-            )
+        global_batch = self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
+        return fingerprint(self.trained, self.seed, global_batch, map(self.length, self.trained), self.length_bucket)

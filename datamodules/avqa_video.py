@@ -1,44 +1,15 @@
 """AVQA as silent video: what the teacher is shown."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.avqa import AVQADataModule
-from datamodules.batching.sampler import eval_share
-from datamodules.media.audio import MediaError
-from datamodules.media.media_files import MomentaryMediaError
-from datamodules.media.video import FrameFolder, FrameSampling, SilentClip, jpeg_base64
-from records.records import Question
-
-
-class SilentClips(Dataset[SilentClip]):
-    """Questions whose frames are prepared when they are asked for, that is in the DataLoader's workers."""
-
-    def __init__(self, questions: list[Question], clips: FrameFolder) -> None:
-        """Make the dataset.
-
-        Args:
-            questions: The questions.
-            clips: Where their clips are and how they are sampled.
-        """
-        self.questions = questions
-        self.clips = clips
-
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> SilentClip:
-        """Return a question with its frames, or with the reason why there are none."""
-        question = self.questions[index]
-        try:
-            frames = self.clips.frames(question.media)
-        except MediaError as error:
-            return SilentClip(question, error=str(error), lasting=not isinstance(error, MomentaryMediaError))
-        images = jpeg_base64(frames.pixels, self.clips.sampling.quality)
-        return SilentClip(question, tuple(images), frames.rate)
+from datamodules.batching.loading import SentBatch, loader_settings, own_share
+from datamodules.batching.prepared import Prepared
+from datamodules.batching.silent_clips import silent_clip
+from datamodules.media.video import FrameFolder, FrameSampling
 
 
 class AVQAVideoDataModule(AVQADataModule):
@@ -72,34 +43,13 @@ class AVQAVideoDataModule(AVQADataModule):
         self.clips = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=frames)
         self.report_dir = self.report_dir / "video"  # the index there is of frames, not of waveforms
 
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Leave a batch where it is: it goes to another machine."""
-        return batch
-
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the questions that are not complete yet."""
-        self._check_distributed()
         assert isinstance(self.clips, FrameFolder)
-        questions = self.questions("predict")
+        questions = own_share(self.trainer, self.questions("predict"))
         return DataLoader(
-            SilentClips(unsettled(self.trainer, questions), self.clips),
+            Prepared([q for q in questions if self.completed.lacks(q.id)], partial(silent_clip, clips=self.clips)),
             batch_size=self.eval_batch_size,
-            collate_fn=list,
-            **self._loader_settings(),
+            collate_fn=SentBatch,
+            **loader_settings(self.num_workers),
         )
-
-
-def unsettled(trainer: Any, questions: list[Question]) -> list[Question]:
-    """Return this rank's share of the questions, without those that are complete on disk.
-
-    The share does not depend on what is complete, so that a question stays on the machine that has its traces.
-
-    Args:
-        trainer: The trainer, or None. Its module may say what remains, as ``remaining(question_id)``.
-        questions: All ranks' questions.
-    """
-    if trainer is None:
-        return questions
-    share = eval_share(len(questions), trainer.global_rank, trainer.world_size)
-    remaining: Callable[[str], Any] | None = getattr(trainer.lightning_module, "remaining", None)
-    return [questions[i] for i in share if remaining is None or remaining(questions[i].id)]

@@ -1,74 +1,20 @@
 """The teacher's traces with the true sound of their clips: what the checker reads and hears."""
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.avqa import AVQADataModule
-from datamodules.avqa_video import unsettled
-from datamodules.media.audio import ClipFolder, MediaError, WavFormat, wav_base64
-from datamodules.media.media_files import MomentaryMediaError
-from datamodules.traces import answered_option
-from records.record_files import record_files
+from datamodules.batching.loading import SentBatch, loader_settings, own_share
+from datamodules.batching.prepared import Prepared
+from datamodules.batching.traced_clips import traced_clip
+from datamodules.media.audio import WavFormat
+from datamodules.reading.traces_of_questions import by_question, is_unanimous
+from records.record_files import listed, record_files
 from records.records import Question, RecordError, Trace, read_jsonl
-
-
-@dataclass(frozen=True)
-class TracedClip:
-    """The traces of one question with the sound of its clip.
-
-    Attributes:
-        question: The question.
-        traces: Its traces.
-        wav: The clip as a WAV file in base64.
-        error: Why there is none, or None.
-        lasting: Whether the same would be found later: False where the machine was at fault and not the file.
-    """
-
-    question: Question
-    traces: tuple[Trace, ...]
-    wav: str = ""
-    error: str | None = None
-    lasting: bool = True
-
-
-class TracedClips(Dataset[TracedClip]):
-    """Traced questions whose sound is prepared when it is asked for, that is in the DataLoader's workers."""
-
-    def __init__(
-        self, questions: list[Question], traces: dict[str, list[Trace]], clips: ClipFolder, wav_format: WavFormat
-    ) -> None:
-        """Make the dataset.
-
-        Args:
-            questions: The questions.
-            traces: Their traces by the question's id.
-            clips: Where their clips are.
-            wav_format: How samples are written.
-        """
-        self.questions = questions
-        self.traces = traces
-        self.clips = clips
-        self.wav_format = wav_format
-
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> TracedClip:
-        """Return the traces of a question with its clip, or with the reason why there is none."""
-        question = self.questions[index]
-        traces = tuple(self.traces[question.id])
-        try:
-            waveform = self.clips.load(question.media)
-        except MediaError as error:
-            lasting = not isinstance(error, MomentaryMediaError)
-            return TracedClip(question, traces, error=str(error), lasting=lasting)
-        return TracedClip(question, traces, wav_base64(waveform, self.wav_format))
 
 
 class TraceClipsDataModule(AVQADataModule):
@@ -102,50 +48,44 @@ class TraceClipsDataModule(AVQADataModule):
             **settings: As for AVQADataModule, for example ``media_dir``, ``eval_batch_size`` and ``num_workers``.
         """
         super().__init__(root=root, validate_media=validate_media, **settings)
-        self.trace_files = [traces] if isinstance(traces, str) else list(traces)
+        self.trace_files = listed(traces)
         self.unanimous = unanimous
         self.wav_format: WavFormat = wav_format
-        self._traces: dict[str, list[Trace]] | None = None
 
-    @property
+    @cached_property
     def traces(self) -> dict[str, list[Trace]]:
         """The traces to check by their question's id, in the order of their samples.
 
         Raises:
             RecordError: A file is missing or malformed, or no trace is of a question in the data.
         """
-        if self._traces is None:
-            questions = {question.id: question for question in self.questions("predict")}
-            self._traces = traces_by_question(self.trace_files, questions, self.unanimous)
-        return self._traces
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Leave a batch where it is: it goes to another machine."""
-        return batch
+        questions = {question.id: question for question in self.questions("predict")}
+        return traces_to_check(self.trace_files, questions, self.unanimous)
 
     def unchecked(self) -> list[Question]:
         """Return this rank's share of the questions with traces that have no verdict on disk."""
-        self._check_distributed()
         traces = self.traces
-        done: Collection[Any] = getattr(getattr(self.trainer, "lightning_module", None), "settled", frozenset())
         questions = [question for question in self.questions("predict") if question.id in traces]
-        return [
-            question
-            for question in unsettled(self.trainer, questions)
-            if (question.id, None) not in done and any((question.id, t.sample) not in done for t in traces[question.id])
-        ]
+        return [question for question in own_share(self.trainer, questions) if self.unchecked_traces(question)]
+
+    def unchecked_traces(self, question: Question) -> tuple[Trace, ...]:
+        """Return a question's traces that have no verdict on disk."""
+        traces = self.traces[question.id]
+        left = set(self.completed.remaining(question.id, (trace.sample for trace in traces)))
+        return tuple(trace for trace in traces if trace.sample in left)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the questions with traces that are not all checked yet."""
+        prepare = partial(traced_clip, traces=self.traces, clips=self.clips, wav_format=self.wav_format)
         return DataLoader(
-            TracedClips(self.unchecked(), self.traces, self.clips, self.wav_format),
+            Prepared(self.unchecked(), prepare),
             batch_size=self.eval_batch_size,
-            collate_fn=list,
-            **self._loader_settings(),
+            collate_fn=SentBatch,
+            **loader_settings(self.num_workers),
         )
 
 
-def traces_by_question(files: Sequence[str], questions: dict[str, Question], unanimous: bool) -> dict[str, list[Trace]]:
+def traces_to_check(files: Sequence[str], questions: dict[str, Question], unanimous: bool) -> dict[str, list[Trace]]:
     """Return the traces of some questions, by the question's id, in the order of their samples.
 
     Args:
@@ -156,25 +96,13 @@ def traces_by_question(files: Sequence[str], questions: dict[str, Question], una
     Raises:
         RecordError: A file is missing or malformed, or no trace is of these questions.
     """
-    found: dict[str, dict[int, Trace]] = defaultdict(dict)
-    unknown = 0
-    for file in record_files(files):
-        for trace in read_jsonl(file, Trace):
-            if trace.question_id in questions:
-                found[trace.question_id].setdefault(trace.sample, trace)
-            else:
-                unknown += 1
-    if not found:
+    all_traces = [trace for file in record_files(files) for trace in read_jsonl(file, Trace)]
+    known = [trace for trace in all_traces if trace.question_id in questions]
+    if not known:
         raise RecordError(f"{', '.join(files)}: no trace is of a question in the data")
-    if unknown:
+    if unknown := len(all_traces) - len(known):
         rank_zero_warn(f"{unknown} traces are of questions that are not in the data; they are left out")
-    traces = {key: [samples[sample] for sample in sorted(samples)] for key, samples in found.items()}
+    traces = by_question(known)
     if unanimous:
         traces = {key: some for key, some in traces.items() if is_unanimous(some, questions[key])}
     return traces
-
-
-def is_unanimous(traces: Sequence[Trace], question: Question) -> bool:
-    """Return True when all traces chose the same option (|unique(A)| = 1)."""
-    answers = {answered_option(trace, question) for trace in traces}
-    return len(answers) == 1 and None not in answers

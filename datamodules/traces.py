@@ -3,7 +3,7 @@
 The filters of the paper are switches here: the files keep the raw traces.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,10 +11,11 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.avqa import AVQADataModule
-from datamodules.batching.question_dataset import Item
+from datamodules.batching.items import Item
 from datamodules.reading.annotations import without_control_tokens
-from records.reasoning_tags import without_tags
-from records.record_files import record_files
+from datamodules.reading.traces_of_questions import answered_option, by_question, is_unanimous
+from records.reasoning_tags import tagged_answer, tagged_thought, without_tags
+from records.record_files import listed, record_files
 from records.records import Question, Trace, Verdict, read_jsonl
 from runtime.errors import UserError
 
@@ -103,8 +104,8 @@ class TracesDataModule(AVQADataModule):
         for name, value in (("max_traces_per_question", max_traces_per_question), ("traces_per_item", traces_per_item)):
             if value is not None and value < 1:
                 raise UserError(f"data.{name} must be 1 or more, found {value}")
-        self.traces = [traces] if isinstance(traces, str) else list(traces)
-        self.verdicts = [verdicts] if isinstance(verdicts, str) else list(verdicts or ())
+        self.traces = listed(traces)
+        self.verdicts = listed(verdicts)
         learns_thoughts = use == "sft" and target == "cot"
         self.filter = TraceFilter(unanimous, verified, max_traces_per_question, learns_thoughts)
         self.use = use
@@ -169,23 +170,21 @@ def select_traces(
         chosen: The filters.
         counts: Gets the number of traces that each filter left out.
     """
-    by_question: dict[str, dict[int, Trace]] = defaultdict(dict)
-    for trace in traces:
-        if trace.sample in by_question[trace.question_id]:
-            counts["traces with the same question and sample as another"] += 1
-        by_question[trace.question_id].setdefault(trace.sample, trace)
+    traces = list(traces)
+    remaining = by_question(traces)
+    if repeated := len(traces) - sum(map(len, remaining.values())):
+        counts["traces with the same question and sample as another"] = repeated
     accepted = {(verdict.question_id, verdict.sample): verdict.accepted for verdict in verdicts}
 
     selected = []
     for question in questions:
-        samples = by_question.pop(question.id, None)
-        if not samples:
+        in_order = remaining.pop(question.id, None)
+        if not in_order:
             counts["questions without traces"] += 1
             continue
-        in_order = [samples[sample] for sample in sorted(samples)]
         readable = [trace for trace in in_order if answered_option(trace, question) is not None]
         answers = Counter(answered_option(trace, question) for trace in readable)
-        if chosen.unanimous and (len(answers) != 1 or len(readable) < len(in_order)):
+        if chosen.unanimous and not is_unanimous(in_order, question):
             counts["traces of questions that are not unanimous"] += len(in_order)
             continue
         counts[UNREADABLE] += len(in_order) - len(readable)
@@ -207,19 +206,11 @@ def select_traces(
         label = answers.most_common(1)[0][0]
         assert label is not None
         selected.append(TracedQuestion(question, tuple(passed), label))
-    if unknown := sum(len(samples) for samples in by_question.values()):
+    if unknown := sum(map(len, remaining.values())):
         counts[NOT_IN_DATA] = unknown
     for what in [what for what, count in counts.items() if not count]:
         del counts[what]
     return selected
-
-
-def answered_option(trace: Trace, question: Question) -> str | None:
-    """Return the option that a trace chose, or None when its answer is none of the options."""
-    if trace.answer is None:
-        return None
-    answer = trace.answer.strip().casefold()
-    return next((option for option in question.options if option.casefold() == answer), None)
 
 
 def thought(trace: Trace) -> str:
@@ -231,7 +222,7 @@ def sft_targets(traced: TracedQuestion, target: Target) -> tuple[str, ...]:
     """Return the completions that SFT learns for a question; none where the true label is asked for and unknown."""
     if target == "cot":
         return tuple(
-            f"<think>{thought(t)}</think><answer>{answered_option(t, traced.question)}</answer>" for t in traced.traces
+            tagged_thought(thought(t)) + tagged_answer(str(answered_option(t, traced.question))) for t in traced.traces
         )
     label = traced.teacher_label if target == "teacher_label" else traced.question.answer_text
-    return () if label is None else (f"<answer>{label}</answer>",)
+    return () if label is None else (tagged_answer(label),)

@@ -1,4 +1,4 @@
-"""``python -m evaluation``: tables, comparisons, MMAU's official file, the leakage audit and the report.
+"""``python -m evaluation``: tables, comparisons, MMAU's official file, the contamination audit and the report.
 
 Reads what ``callbacks.PredictionWriter`` writes; needs no model and no GPU.
 """
@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.reading.annotations import read_rows
-from evaluation import leakage
+from evaluation import contamination
 from evaluation.accuracy import check_file, compare_answers, score_run
 from evaluation.benchmarks import BENCHMARKS, data_module, read_questions
 from evaluation.official_mmau import defects, usable_row, write_official
 from evaluation.plots import all_plots
 from evaluation.report import pick_examples, write_report
 from evaluation.runs import Run, read_file, read_run
-from evaluation.tables import PAPER, Scores, all_tables, leakage_table, p_text, percent, read_paper
+from evaluation.tables import PAPER, Scores, all_tables, contamination_table, p_text, percent, read_paper
 from records.records import Question
 from runtime.errors import UserError
 
@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument(
         "--metrics", action="append", default=[], metavar="NAME=PATH", help="metrics.csv of a training run"
     )
-    page.add_argument("--leakage", type=Path, help="what the command audit wrote with --output")
+    page.add_argument("--contamination", type=Path, help="what the command audit wrote with --output")
     page.add_argument("--examples", type=int, default=20, help="examples of each run on each benchmark (%(default)s)")
     page.add_argument("--no-audio", action="store_true", help="leave the clips out, which makes the page small")
     two = with_data(command("compare", compare, "Test whether one run is better than another on the same questions."))
@@ -189,8 +189,8 @@ def report(options: argparse.Namespace) -> None:
         name, equals, path = text.partition("=")
         metrics.append((name, Path(path)) if equals else (Path(text).parent.name, Path(text)))
     tables = all_tables(scores, read_paper(options.paper), options.partial)
-    if options.leakage:
-        tables.append(leakage_table(options.leakage))
+    if options.contamination:
+        tables.append(contamination_table(options.contamination))
     examples = pick_examples(scores, options.data, options.examples, not options.no_audio)
     write_report(options.output, options.title, scores, tables, all_plots(scores, metrics), examples)
     print(f"{options.output / 'report.html'}: {len(tables)} tables, {len(examples)} examples")
@@ -237,12 +237,12 @@ def official(options: argparse.Namespace) -> None:
 
 def audit(options: argparse.Namespace) -> None:
     """Print the clips that a training set and benchmarks share."""
-    train = leakage.read_clip_set(options.train, options.data)
+    train = contamination.read_clip_set(options.train, options.data)
     names = options.benchmark or [name for name in AUDITED if (options.data / name.partition(":")[0]).is_dir()]
     lines = []
     for name in names:
-        benchmark = leakage.read_clip_set(name, options.data)
-        found = leakage.audit(train, benchmark, options.threads, say=lambda line: print(line, file=sys.stderr))
+        benchmark = contamination.read_clip_set(name, options.data)
+        found = contamination.audit(train, benchmark, options.threads, say=lambda line: print(line, file=sys.stderr))
         leaked = {pair.benchmark for pair in found.shared}
         asked = sum(len(benchmark.questions.get(media, ())) for media in leaked)
         print(

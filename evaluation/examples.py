@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,8 +12,8 @@ import soundfile
 from answers.answers import extract_answer
 from datamodules.media.audio import SAMPLE_RATE, ClipFolder, MediaError
 from evaluation.checked import Answer
+from records.reasoning_tags import shown_thoughts
 
-_THINK = re.compile(r"<think>(.*?)(?:</think>|<answer>|$)", re.IGNORECASE | re.DOTALL)
 _LONGEST_SECONDS = 30.0
 
 
@@ -100,7 +99,7 @@ def make_example(run: str, title: str, answer: Answer, root: Path, embed_audio: 
         options=answer.prediction.options,
         chosen=answer.chosen,
         correct=answer.question.answer_text,
-        reasoning="\n".join(part.strip() for part in _THINK.findall(completion)),
+        reasoning=shown_thoughts(completion),
         answer=extract_answer(completion, answer.prediction.finished),
         audio=audio,
         silence=silence,

@@ -16,8 +16,9 @@ from answers.answers import answer_in_words
 from datamodules.mmau import label_of, row_id
 from datamodules.prompts.questions import LETTERS
 from datamodules.reading.annotations import RowError, check_options, read_rows, same_text, take
-from records.records import Prediction, write_whole
+from records.records import Prediction
 from runtime.errors import UserError
+from runtime.whole_file import write_whole
 
 _WORD = re.compile(r"\b\w+\b")
 

@@ -80,11 +80,11 @@ def read_paper(path: Path = PAPER) -> dict[str, dict[str, Any]]:
 def paper_tables(scores: Scores, paper: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """Return the paper's tables with our scores beside the paper's figures, then runs that are none of its rows.
 
-    A table of which no row has a figure or a run is left out.
+    A table of which no row has a run is left out.
     """
     tables = []
     for table in paper.values():
-        if not any(row["name"] in scores or row.get("figures") for row in table["rows"]):
+        if not any(row["name"] in scores for row in table["rows"]):
             continue
         columns = [(name, column) for name in table["benchmarks"] for column in _columns(name)]
         rows = []
@@ -187,7 +187,7 @@ def order_table(scores: Scores) -> Table | None:
     return Table("Order of the options", columns, tuple(rows), note) if rows else None
 
 
-def leakage_table(path: Path) -> Table:
+def contamination_table(path: Path) -> Table:
     """Return the clips that the audit found in training set and benchmark.
 
     Args:

@@ -22,6 +22,8 @@ import requests
 from inference.server_process import guard
 from inference.server_process.environment import check_machine, computes_on_cpu, environment, make_private_folder
 from inference.server_process.server_log import ServerLog
+from inference.vllm import bearer_token
+from inference.vllm.bearer_token import VARIABLE, read_token
 from runtime.errors import UserError
 
 PROGRESS_SECONDS = 10.0
@@ -49,7 +51,6 @@ class VLLMServer:
         threads: int | None = None,
         log_file: str | os.PathLike[str] | None = None,
         start_seconds: float = 600.0,
-        allow_public_host: bool = False,
         extra: Sequence[str] = (),
         report: Callable[[str], None] | None = None,
     ) -> None:
@@ -59,7 +60,9 @@ class VLLMServer:
             model: Directory or Hub name of a student's checkpoint.
             port: Port, or None for a free one.
             host: Address to listen on. Rollouts need vLLM's development mode, which lets everybody who reaches the
-                server run its administrative routes, so only loopback addresses are accepted.
+                server run its administrative routes: other addresses than loopback are accepted only where the
+                environment has a secret (``SIGHTSOUND_SERVER_TOKEN``), without which every route but ``/health``
+                then answers 401.
             max_num_seqs: Completions that are computed at once; no prompt can have more.
             max_model_len: Longest prompt and completion together; by default the model's limit.
             dtype: Type of the weights and of the computation.
@@ -69,18 +72,21 @@ class VLLMServer:
                 parameters on, and while nothing else computes, all cores are quicker (1.6 times on two).
             log_file: Where the server's output goes, by default a temporary file.
             start_seconds: Give up when it is not ready after this time.
-            allow_public_host: Accept a host that is not loopback.
             extra: Further arguments for vLLM.
             report: Called with progress lines; by default they are printed to stderr.
 
         Raises:
-            UserError: The host is not a loopback address.
+            UserError: The host is not a loopback address and there is no secret, or one that cannot be used.
         """
-        if not allow_public_host and not _is_loopback(host):
+        try:
+            self.guarded = read_token() is not None
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if not self.guarded and not _is_loopback(host):
             raise UserError(
                 f"{host} is not a loopback address: the server's development mode lets everybody who reaches it change "
-                "its weights and run its administrative routes; use 127.0.0.1 with an SSH tunnel, or insist with "
-                "--allow-public-host inside a closed network"
+                f"its weights and run its administrative routes; set {VARIABLE} to the same secret here and for the "
+                "trainer, or use 127.0.0.1 with an SSH tunnel"
             )
         self.model = str(model)
         self.host = host
@@ -119,6 +125,7 @@ class VLLMServer:
             # On the CPU compiling takes longer than a small run, and a prompt that is split over two steps while its
             # sampling is seeded ends vLLM 0.32's engine ("CPU Generator does not use offset")
             *(("--enforce-eager", "--no-enable-chunked-prefill") if computes_on_cpu() else ()),
+            *(("--middleware", f"{bearer_token.__name__}.BearerToken") if self.guarded else ()),
             *self.extra,
         ]
 
@@ -220,8 +227,8 @@ class VLLMServer:
 
     def _reserve(self, port: int) -> int:
         """Keep a port (0: any that is free) from others until the server listens on it, and return it."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        reserved = socket.socket(family)
+        architecture = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        reserved = socket.socket(architecture)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a stopped server do not count
         try:
             reserved.bind((self.host, port))
@@ -263,18 +270,17 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--model", required=True, help="directory or Hub name of a student's checkpoint")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help=f"address to listen on (default: 127.0.0.1); other than loopback only with a secret in {VARIABLE}",
+    )
     parser.add_argument("--max-num-seqs", type=int, default=64, help="completions computed at once (default: 64)")
     parser.add_argument("--max-model-len", type=int, help="longest prompt and completion together (default: model's)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
     parser.add_argument("--kv-cache-gib", type=int, default=1, help="GiB for keys and values on the CPU (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores but one)")
     parser.add_argument("--log-file", help="where the server's output goes (default: a temporary file)")
-    parser.add_argument(
-        "--allow-public-host",
-        action="store_true",
-        help="accept a host that is not loopback: everybody who reaches it can then change the weights",
-    )
     known, extra = parser.parse_known_args(args)
     try:
         server = VLLMServer(**vars(known), extra=extra)

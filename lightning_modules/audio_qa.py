@@ -6,23 +6,22 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.distributed.device_mesh import DeviceMesh
 
 from datamodules.batching.batch import AudioQABatch
+from lightning_modules.doors import RolloutModule
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.student import Student
-from lightning_modules.scored_answers import ScoredAnswers
+from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Prediction
 from runtime.errors import UserError
 
 
-class AudioQAModule(ScoredAnswers):
+class AudioQAModule(QAEvaluation, RolloutModule):
     """A student that answers audio questions; ``validate``, ``test`` and ``predict`` need nothing more.
 
     Completions come from a rollout callback (``callbacks.VLLMRollout`` or
     ``callbacks.LocalRollout``), which fills each batch before the step sees it.
     """
 
-    rollouts_in_training = False
-    """True where the rollout callback is to sample completions for training batches too."""
-
+    student: Student
     _frozen: str | None = None
 
     def __init__(self, weights: str, **student: Any) -> None:
@@ -30,7 +29,8 @@ class AudioQAModule(ScoredAnswers):
 
         Args:
             weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
-            **student: How the student is loaded.
+            **student: How the student is loaded: ``lora``, ``dtype``, ``attn_implementation``,
+                ``gradient_checkpointing``, ``freeze_audio_tower``; see Student.
         """
         super().__init__()
         self.student = Student(weights, **student)
@@ -106,10 +106,10 @@ class AudioQAModule(ScoredAnswers):
                 "nobody generated completions for this batch: add callbacks.VLLMRollout or "
                 "callbacks.LocalRollout to trainer.callbacks"
             )
-        asked_as = self.asked_as
+        prediction_metadata = self.prediction_metadata
         read = []
         finished = batch.completions.finished.tolist()
         for question, texts, ended in zip(batch.questions, batch.completions.texts, finished, strict=True):
-            read.append(self.read_answer(question, texts[0], bool(ended[0]), **asked_as))
+            read.append(self.read_answer(question, texts[0], bool(ended[0]), **prediction_metadata))
             self.keep(question, read[-1])
         return read

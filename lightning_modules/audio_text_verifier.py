@@ -1,35 +1,36 @@
 """The cheap checker (paper, section 3.2): trained on a few hundred of the checker's verdicts, used in its place."""
 
-import json
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryCalibrationError, BinaryPrecision
 from typing_extensions import override
 
-from datamodules.alignment import AlignmentBatch
+from datamodules.batching.heard_traces import AlignmentBatch
+from lightning_modules.doors import RecordStage
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.models.checkpoints.checkpoint_folder import load_processor
-from lightning_modules.models.frozen_hearing import FrozenHearing, Hears
+from lightning_modules.models.frozen_audio_encoder import FrozenAudioEncoder, Hears
+from lightning_modules.models.head_folder import load_head, save_head
+from lightning_modules.models.hearing_memory import HearingMemory
 from lightning_modules.objectives.calibration import fit_temperature
+from lightning_modules.objectives.mismatched_pairs import mismatched_pairs
+from lightning_modules.trace_verdicts import TraceVerdicts
 from records.records import Verdict
-from records.request_records import Outcome, RequestError, Usage
+from records.request_records import ItemResult
 from runtime.errors import UserError
 
 _PAIRINGS = 2
 """How often each accepted trace of a batch is paired with another clip."""
 
 
-class AudioTextVerifier(LightningModule):
+class AudioTextVerifier(RecordStage):
     """A frozen audio encoder, the student's own by default, and a small head over audio and trace embeddings.
 
     ``fit`` trains the head with binary cross-entropy on verdicts, sets the temperature on held-out ones and writes
@@ -69,9 +70,8 @@ class AudioTextVerifier(LightningModule):
         if not 0 <= threshold <= 1:
             raise UserError(f"model.threshold must be between 0 and 1, found {threshold}")
         self.weights = weights
-        self.encoder = FrozenHearing(weights)
+        self.encoder = FrozenAudioEncoder(weights)
         self.processor = load_processor(weights)
-        self.hears: Hears = hears
         widths = (self.encoder.audio_width(hears), self.encoder.text_width)
         self.head = AlignmentHead(*widths, hidden, dropout) if head is None else load_head(head)
         if (self.head.settings["audio_width"], self.head.settings["text_width"]) != widths:
@@ -83,20 +83,12 @@ class AudioTextVerifier(LightningModule):
         self.weight_decay = weight_decay
         self.mismatched = mismatched
         self.threshold = threshold
-        metrics = {
-            "auroc": BinaryAUROC(),
-            "accuracy": BinaryAccuracy(threshold=threshold),
-            "ece": BinaryCalibrationError(n_bins=10),
-            "precision": BinaryPrecision(threshold=threshold),
-        }
-        self.val_metrics = MetricCollection(dict(metrics), prefix="val/")
-        self.test_metrics = MetricCollection({n: m.clone() for n, m in metrics.items()}, prefix="test/")
-        self.settled: set[tuple[str, int | None]] = set()
+        self.val_metrics = verdict_metrics(threshold, "val/")
+        self.test_metrics = verdict_metrics(threshold, "test/")
         self.provenance = {"checker": self.name, "mode": "trace", "threshold": threshold}
-        self._heard: dict[str, Tensor] = {}
-        self._held_out: list[tuple[Tensor, Tensor]] = []
-        self._outcomes: list[Outcome] = []
-        self._run_id = uuid.uuid4().hex[:12]
+        self._memory = HearingMemory(self.encoder, hears)
+        self._scored: list[tuple[Tensor, Tensor]] = []
+        self._verdicts = TraceVerdicts(self.name, threshold)
 
     @property
     def name(self) -> str:
@@ -105,31 +97,26 @@ class AudioTextVerifier(LightningModule):
 
     # Scores
 
-    def logits(self, batch: AlignmentBatch, clip_of: Tensor | None = None, keep: bool = False) -> Tensor:
+    def logits(self, batch: AlignmentBatch, clip_index: Tensor | None = None, keep: bool = False) -> Tensor:
         """Return the logit of "fits" for each trace ``[B]``, before calibration.
 
         Args:
             batch: Clips and traces.
-            clip_of: Which clip each trace is compared with; its own by default.
+            clip_index: Which clip each trace is compared with; its own by default.
             keep: Encode each clip once and keep the result, for training on few clips.
         """
         clips = self._hear(batch, keep)
         audio = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
         lengths = torch.tensor([len(clip) for clip in clips], device=audio.device)
         audio_mask = torch.arange(audio.shape[1], device=audio.device) < lengths[:, None]
-        clip_of = batch.clip_of if clip_of is None else clip_of
+        clip_index = batch.clip_index if clip_index is None else clip_index
         text = self.encoder.embedding(batch.ids)
-        logits: Tensor = self.head(audio[clip_of], audio_mask[clip_of], text, batch.mask)
+        logits: Tensor = self.head(audio[clip_index], audio_mask[clip_index], text, batch.mask)
         return logits
 
     def _hear(self, batch: AlignmentBatch, keep: bool) -> list[Tensor]:
-        if not keep:
-            return self.encoder.windows(batch.features, batch.feature_lengths, self.hears)
-        names = [question.media for question in batch.questions]
-        if not all(name in self._heard for name in names):
-            heard = self.encoder.windows(batch.features, batch.feature_lengths, self.hears)
-            self._heard.update(zip(names, heard, strict=True))
-        return [self._heard[name] for name in names]
+        names = [question.media for question in batch.questions] if keep else None
+        return self._memory.windows(batch.features, batch.feature_lengths, names)
 
     # Training
 
@@ -149,9 +136,9 @@ class AudioTextVerifier(LightningModule):
         for _ in range(_PAIRINGS if self.mismatched else 0):
             others, rows = mismatched_pairs(batch)
             if len(rows):
-                clip_of = batch.clip_of.clone()
-                clip_of[rows] = others
-                wrong = self.logits(batch, clip_of, keep=True)[rows]
+                clip_index = batch.clip_index.clone()
+                clip_index[rows] = others
+                wrong = self.logits(batch, clip_index, keep=True)[rows]
                 wrong_loss = binary_cross_entropy_with_logits(wrong, torch.zeros_like(wrong))
                 loss = loss + self.mismatched / _PAIRINGS * wrong_loss
         return loss
@@ -167,53 +154,52 @@ class AudioTextVerifier(LightningModule):
 
     def validation_step(self, batch: AlignmentBatch, batch_idx: int) -> None:
         """Score held-out verdicts."""
-        self._held_out.append((self.logits(batch, keep=True), batch.labels))
+        self._scored.append((self.logits(batch, keep=True), batch.labels))
 
     @override
     def on_validation_epoch_end(self) -> None:
-        logits, labels = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
-        self._held_out = []
+        logits, labels = self._take_scored()
         loss = float(binary_cross_entropy(self.head.probability(logits), labels))
-        self._report(self.val_metrics, logits, labels)
+        self.log_dict(self._values(self.val_metrics, logits, labels))
         self.log("val/loss", loss, prog_bar=True)
 
     @override
     def on_train_end(self) -> None:
+        """Calibrate the head on the verdicts that were held out, and write it."""
         self.head.eval()
         module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         with torch.no_grad():
             batches = [batch.to(self.device) for batch in module.val_dataloader()]
             logits = torch.cat([self.logits(batch, keep=True) for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        temperature, offset = fit_temperature(logits, labels)
-        self.head.temperature.fill_(temperature)
-        self.head.offset.fill_(offset)
-        self.val_metrics.reset()
-        values = self.val_metrics(self.head.probability(logits), labels.long())
-        self.val_metrics.reset()
+        self.head.calibrate(*fit_temperature(logits, labels))
+        values = self._values(self.val_metrics, logits, labels)
         report = {name.removeprefix("val/"): round(float(value), 4) for name, value in values.items()}
         if self.trainer.is_global_zero:
             directory = Path(self.trainer.default_root_dir) / "head"
-            save_head(directory, self.head)
             content = {"held_out": report, "verdicts": len(labels), "threshold": self.threshold}
-            (directory / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            save_head(directory, self.head, content)
             shown = ", ".join(f"{name} {value:.3f}" for name, value in report.items())
             rank_zero_info(f"held-out verdicts: {shown}; the head was written to {directory}")
 
     def test_step(self, batch: AlignmentBatch, batch_idx: int) -> None:
         """Score verdicts on clips that training has not seen."""
-        self._held_out.append((self.logits(batch), batch.labels))
+        self._scored.append((self.logits(batch), batch.labels))
 
     @override
     def on_test_epoch_end(self) -> None:
-        logits, labels = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
-        self._held_out = []
-        self._report(self.test_metrics, logits, labels)
+        self.log_dict(self._values(self.test_metrics, *self._take_scored()))
 
-    def _report(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+    def _take_scored(self) -> tuple[Tensor, Tensor]:
+        logits, labels = (torch.cat(parts) for parts in zip(*self._scored, strict=True))
+        self._scored = []
+        return logits, labels
+
+    def _values(self, metrics: MetricCollection, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         metrics.reset()
-        self.log_dict(metrics(self.head.probability(logits), labels.long()))
+        values: dict[str, Tensor] = metrics(self.head.probability(logits), labels.long())
         metrics.reset()
+        return values
 
     # Verification
 
@@ -222,90 +208,31 @@ class AudioTextVerifier(LightningModule):
         if not self.trained:
             raise UserError("model.head is not set: give the directory that `fit --config verifier.yaml` wrote")
         for question, reason in batch.errors:
-            error = RequestError.now(question.id, "media", True, reason)
-            self._outcomes.append(Outcome((), (error,), Usage(question.id, self._run_id)))
-        if not batch.traces:
-            return 0
-        probabilities = self.head.probability(self.logits(batch)).tolist()
-        by_question: dict[str, list[Verdict]] = {}
-        for trace, probability in zip(batch.traces, probabilities, strict=True):
-            verdict = Verdict(
-                question_id=trace.question_id,
-                sample=trace.sample,
-                accepted=probability >= self.threshold,
-                checker=self.name,
-                probability=round(probability, 6),
-                evidence=(f"alignment {probability:.3f}",),
-                threshold=self.threshold,
-            )
-            by_question.setdefault(trace.question_id, []).append(verdict)
-        for question_id, verdicts in by_question.items():
-            self._outcomes.append(Outcome(tuple(verdicts), (), Usage(question_id, self._run_id)))
-        return len(probabilities)
+            self._verdicts.cannot_hear(question.id, reason)
+        if batch.traces:
+            self._verdicts.judge(batch.traces, self.head.probability(self.logits(batch)).tolist())
+        return len(batch.traces)
 
-    def outcomes(self) -> list[Outcome]:
-        """Return the verdicts since the last call."""
-        done, self._outcomes = self._outcomes, []
-        return done
+    @override
+    def outcomes(self) -> list[ItemResult]:
+        return self._verdicts.take()
 
+    @override
     def drain(self) -> Iterator[None]:
-        """Yield once: all verdicts can be taken."""
         yield
 
 
-def mismatched_pairs(batch: AlignmentBatch) -> tuple[Tensor, Tensor]:
-    """Pair accepted traces with another clip of the batch, of which nothing of the same wording was accepted.
+def verdict_metrics(threshold: float, prefix: str) -> MetricCollection:
+    """Return what is measured of probabilities against verdicts.
 
     Args:
-        batch: Clips and traces with verdicts.
-
-    Returns:
-        The clips, and the rows of the traces.
+        threshold: Least probability that is accepted.
+        prefix: Of the metrics' names.
     """
-    accepted = [bool(label == 1) for label in batch.labels.tolist()]
-    clip_of = batch.clip_of.tolist()
-    media = [question.media for question in batch.questions]
-    true_of: dict[str, set[str]] = {}
-    for row, is_true in enumerate(accepted):
-        if is_true:
-            true_of.setdefault(media[clip_of[row]], set()).add(batch.traces[row].reasoning)
-    rows, others = [], []
-    for row, is_true in enumerate(accepted):
-        if not is_true:
-            continue
-        said = batch.traces[row].reasoning
-        choices = [
-            clip for clip, name in enumerate(media) if name != media[clip_of[row]] and said not in true_of.get(name, ())
-        ]
-        if choices:
-            rows.append(row)
-            others.append(choices[int(torch.randint(len(choices), ()))])
-    device = batch.clip_of.device
-    return torch.tensor(others, dtype=torch.long, device=device), torch.tensor(rows, dtype=torch.long, device=device)
-
-
-def save_head(directory: Path, head: AlignmentHead) -> None:
-    """Write a head: ``head.json`` and ``head.safetensors``."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "head.json").write_text(json.dumps(head.settings) + "\n", encoding="utf-8")
-    save_file(
-        {name: value.contiguous().cpu() for name, value in head.state_dict().items()}, directory / "head.safetensors"
-    )
-
-
-def load_head(directory: str) -> AlignmentHead:
-    """Read a head that :func:`save_head` wrote.
-
-    Raises:
-        UserError: There is none.
-    """
-    folder = Path(directory)
-    try:
-        head = AlignmentHead(**json.loads((folder / "head.json").read_text(encoding="utf-8")))
-        head.load_state_dict(load_file(folder / "head.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"model.head: no trained head in {directory} ({reason}): run `python train.py fit --config verifier.yaml`"
-        ) from error
-    return head
+    metrics: dict[str, Metric | MetricCollection] = {
+        "auroc": BinaryAUROC(),
+        "accuracy": BinaryAccuracy(threshold=threshold),
+        "ece": BinaryCalibrationError(n_bins=10),
+        "precision": BinaryPrecision(threshold=threshold),
+    }
+    return MetricCollection(metrics, prefix=prefix)

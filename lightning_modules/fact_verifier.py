@@ -4,12 +4,12 @@ import math
 import re
 from typing import Any, Literal
 
+from datamodules.batching.traced_clips import TracedClip
 from datamodules.media.audio import audio_part
 from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
-from datamodules.trace_clips import TracedClip
 from inference.chat_api.budget import BudgetSettings
-from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, Tally
-from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
+from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, RequestStats
+from lightning_modules.chat_stage import ChatStage, Work, spoken
 from records.records import Question, Trace, Verdict
 from records.request_records import RequestError
 from runtime.errors import UserError
@@ -18,7 +18,7 @@ _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
 
 
-class FactVerifierModule(EndpointStage):
+class FactVerifierModule(ChatStage):
     """The checker C: accepts a trace when an audio model that hears the clip says that it fits.
 
     In mode ``trace`` (the paper's) it is asked once about the whole trace. In mode ``claims`` a text request lists what
@@ -98,15 +98,15 @@ class FactVerifierModule(EndpointStage):
             if (verdict := await self._settle(question.id, [trace.sample], asking, work)) is not None:
                 work.records.append(verdict)
 
-        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.settled])
+        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.completed])
 
-    async def _check_trace(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
+    async def _check_trace(self, item: TracedClip, trace: Trace, tally: RequestStats) -> Verdict:
         text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")
         reply = await self.endpoint.chat(listen(item.wav, text), tally, self.check_fields, **self.fields)
         probability, said = yes_probability(checked(reply.choices[0]))
         return self._verdict(trace, probability is not None and probability >= self.threshold, probability, (said,))
 
-    async def _check_claims(self, item: TracedClip, trace: Trace, tally: Tally) -> Verdict:
+    async def _check_claims(self, item: TracedClip, trace: Trace, tally: RequestStats) -> Verdict:
         claims = await self._claims(item.question, trace, tally)
         chats = [listen(item.wav, CHECK_CLAIM.render(item.question, claim=claim)) for claim in claims]
         works = [self.endpoint.chat(chat, tally, self.check_fields, **self.fields) for chat in chats]
@@ -118,7 +118,7 @@ class FactVerifierModule(EndpointStage):
         lowest = min(probabilities, default=1.0)
         return self._verdict(trace, lowest >= self.threshold, lowest, tuple(evidence) or ("no claims about sounds",))
 
-    async def _claims(self, question: Question, trace: Trace, tally: Tally) -> list[str]:
+    async def _claims(self, question: Question, trace: Trace, tally: RequestStats) -> list[str]:
         text = LIST_CLAIMS.render(question, reasoning=trace.reasoning)
         chat = [{"role": "user", "content": text}]
         reply = await self.endpoint.chat(chat, tally, max_tokens=self.max_list_tokens, temperature=0.0)

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,24 +16,46 @@ from typing_extensions import override
 
 from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.batching.host_arrays import to_device
+from lightning_modules.doors import GradedRollouts, TrainingRollouts
 from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import AUTO, reference_type
-from lightning_modules.objectives.advantages import group_relative_advantages, zero_variance_groups
+from lightning_modules.objectives.advantages import frac_reward_zero_std, group_relative_advantages
 from lightning_modules.objectives.losses import grpo_loss, importance_weights
 from lightning_modules.objectives.reward_checks import Reward, usable
-from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, grade
+from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
 from lightning_modules.student_training import StudentTraining
 from runtime.errors import UserError
 
 
-class GRPOModule(StudentTraining):
+@dataclass
+class RolloutWork:
+    """What the optimizer steps on one rollout batch have in common; lists go by micro-batch.
+
+    Attributes:
+        micro_batches: Questions with their rollouts.
+        shares: Part of the batch's questions that each has.
+        advantages: Advantages of its completions ``[b, G]``.
+        audio: Its audio where the tower is frozen, encoded once.
+        reference: Log-probabilities under the SFT policy ``[b, G, C]``; None where the KL term is off.
+        completions: B * G, completions of the whole batch.
+        old: Log-probabilities under the policy before the first step ``[b, G, C]``, which the first step adds.
+    """
+
+    micro_batches: list[AudioQABatch]
+    shares: list[float]
+    advantages: list[Tensor]
+    audio: list[Tensor | None]
+    reference: list[Tensor | None]
+    completions: int
+    old: list[Tensor] = field(default_factory=list)
+
+
+class GRPOModule(StudentTraining, GradedRollouts):
     """Learns from rewards of its own completions, held near the SFT policy by a KL term.
 
     One training batch is one rollout batch: B questions for which a rollout callback has sampled G completions each.
-    It is used for ``optimization_epochs`` optimizer steps; within a step gradients are accumulated over micro-batches.
+    It is used for ``num_iterations`` optimizer steps; within a step gradients are accumulated over micro-batches.
     """
-
-    rollouts_in_training = True
 
     def __init__(
         self,
@@ -42,12 +65,12 @@ class GRPOModule(StudentTraining):
         temperature: float = 1.0,
         beta: float = 0.04,
         epsilon: float = 0.2,
-        optimization_epochs: int = 1,
+        num_iterations: int = 1,
         micro_batch_size: int | None = None,
         max_grad_norm: float = 1.0,
         reward_functions: list[Reward] | None = None,
         reference_dtype: str | None = AUTO,
-        importance_limit: float = 2.0,
+        importance_sampling_cap: float = 2.0,
         **training: Any,
     ) -> None:
         """Load policy and reference.
@@ -61,7 +84,7 @@ class GRPOModule(StudentTraining):
             temperature: Sampling temperature; log-probabilities are taken at the same temperature.
             beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
             epsilon: Clip range of the probability ratio.
-            optimization_epochs: Optimizer steps on each rollout batch.
+            num_iterations: Optimizer steps on each rollout batch.
             micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
                 unless given.
             max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
@@ -70,21 +93,25 @@ class GRPOModule(StudentTraining):
             reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters:
                 float32, bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of
                 ``train.py`` on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
-            importance_limit: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
+            importance_sampling_cap: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
                 callback), each token's part of the objective is weighted by its probability under the present policy
                 over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
-            **training: How the student is loaded and updated.
+            **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
+                ``allow_low_precision_weights``: see StudentTraining) and how it is loaded (``lora``, ``dtype``,
+                ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
         """
         super().__init__(weights, lr, **training)
         for name, value, least in (
             ("num_completions", num_completions, 2),
-            ("optimization_epochs", optimization_epochs, 1),
+            ("num_iterations", num_iterations, 1),
             ("micro_batch_size", 1 if micro_batch_size is None else micro_batch_size, 1),
         ):
             if value < least:
                 raise UserError(f"model.{name} is {value}: at least {least} is needed")
-        if importance_limit < 1:
-            raise UserError(f"model.importance_limit is {importance_limit}: below 1 it would cut on-policy tokens too")
+        if importance_sampling_cap < 1:
+            raise UserError(
+                f"model.importance_sampling_cap is {importance_sampling_cap}: below 1 it would cut on-policy tokens too"
+            )
         if temperature <= 0:
             raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
         self.automatic_optimization = False
@@ -92,16 +119,15 @@ class GRPOModule(StudentTraining):
         self.temperature = temperature
         self.beta = beta
         self.epsilon = epsilon
-        self.optimization_epochs = optimization_epochs
+        self.num_iterations = num_iterations
         self.micro_batch_size = micro_batch_size
         self.max_grad_norm = max_grad_norm
-        self.importance_limit = importance_limit
+        self.importance_sampling_cap = importance_sampling_cap
         self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
         self.reference: Student | None = None
         if beta > 0 and self.student.lora is None:
-            settings = {name: training[name] for name in ("attn_implementation",) if name in training}
-            settings["dtype"] = reference_type(reference_dtype, training.get("dtype", AUTO))
-            self.reference = Student(weights, **settings).eval()
+            dtype = reference_type(reference_dtype, self.student.dtype)
+            self.reference = Student(weights, dtype=dtype, attn_implementation=self.student.attn_implementation).eval()
             self.reference.requires_grad_(False)
         self.last_rewards: dict[str, Tensor] = {}
         self.last_advantages: Tensor | None = None
@@ -114,8 +140,13 @@ class GRPOModule(StudentTraining):
             self.reference.eval()
         return self
 
+    @property
+    @override
+    def training_rollouts(self) -> TrainingRollouts:
+        return TrainingRollouts(self.num_completions, self.temperature, self.num_iterations)
+
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
-        """Grade the rollouts, then take ``optimization_epochs`` optimizer steps on Eq. 2."""
+        """Grade the rollouts, then take ``num_iterations`` optimizer steps on Eq. 2."""
         rollouts = batch.completions
         if rollouts is None or rollouts.logprobs is None:
             raise UserError(
@@ -123,59 +154,18 @@ class GRPOModule(StudentTraining):
             )
         self.refuse_lost_scale()
         begun = time.perf_counter()
-        self.last_rewards = self.grade(batch)  # in main memory, where they are logged from
-        rewards = torch.stack(list(self.last_rewards.values())).sum(0)
-        self.last_advantages = group_relative_advantages(rewards)
-        advantages = to_device(self.last_advantages, self.device)
-        rows = self.micro_batch_size or len(batch)
-        slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
-        micro_batches = [batch[s] for s in slices]
-        frozen_audio = self.student.hears_with_frozen_tower
-        audio = [self.student.encode_audio(micro) if frozen_audio else None for micro in micro_batches]
-        reference = [self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)]
-        old: list[Tensor] = []
-        optimizer: Any = self.optimizers()
+        rewards = self._reward(batch)
+        work = self._prepare(batch)
         scheduler: Any = self.lr_schedulers()
         lr = scheduler.get_last_lr()[0]
         first_step = self.global_step
-        norms: list[Tensor] = []
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        for epoch in range(self.optimization_epochs):
-            optimizer.zero_grad()
-            for index, micro in enumerate(micro_batches):
-                last = index == len(micro_batches) - 1
-                frozen = reference[index]
-                with contextlib.nullcontext() if last else self.unsynchronised():
-                    scores = self.student.completion_logprobs(micro, self.temperature, audio=audio[index])
-                    if epoch == 0:
-                        old.append(scores.logprobs.detach())
-                    mask = micro.completions.mask  # type: ignore[union-attr]
-                    importance, truncated = self._importance(micro, old[index])
-                    terms = grpo_loss(
-                        scores.logprobs,
-                        old[index],
-                        scores.logprobs.detach() if frozen is None else frozen,
-                        advantages[slices[index]],
-                        mask,
-                        self.epsilon,
-                        self.beta,
-                        responses=advantages.numel(),
-                        importance=importance,
-                    )
-                    self.manual_backward(terms.loss)
-                share = len(micro) / len(batch)
-                entropy = scores.entropy.sum() / mask.sum().clamp(min=1)
-                sums["train/loss"] += terms.loss.detach()
-                sums["train/kl"] += terms.kl * share
-                sums["train/clip_fraction"] += terms.clip_fraction * share
-                sums["train/entropy"] += entropy * share
-                sums["train/importance_truncated"] += truncated * share
-            optimizer.step()  # clips before: on_before_optimizer_step
-            scheduler.step()
-            norms.append(self._grad_norm)
-        metrics = {name: value / self.optimization_epochs for name, value in sums.items()}
+        norms = [self._update(work, sums) for _ in range(self.num_iterations)]
+        metrics = {name: value / self.num_iterations for name, value in sums.items()}
         real = to_device(rollouts.places(), self.device)
-        metrics["train/logprob_gap"] = (rollouts.logprobs - torch.cat(old)).abs().flatten()[real].mean()
+        metrics["train/sampling_logp_difference"] = (
+            (rollouts.logprobs - torch.cat(work.old)).abs().flatten()[real].mean()
+        )
         logged = self._fetch(metrics, norms, first_step)
         logged |= self._rollout_metrics(rollouts, rewards)
         logged |= {"lr": lr, "time/learner": time.perf_counter() - begun}
@@ -183,9 +173,85 @@ class GRPOModule(StudentTraining):
         self.log("reward", logged["train/reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return None
 
-    def grade(self, batch: AudioQABatch) -> dict[str, Tensor]:
+    def _reward(self, batch: AudioQABatch) -> Tensor:
+        """Reward the rollouts ``[B, G]``, in main memory, where they are logged from, and compare them in groups."""
+        self.last_rewards = self.compute_rewards(batch)
+        rewards = torch.stack(list(self.last_rewards.values())).sum(0)
+        self.last_advantages = group_relative_advantages(rewards)
+        return rewards
+
+    def _prepare(self, batch: AudioQABatch) -> RolloutWork:
+        """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
+        assert self.last_advantages is not None
+        advantages = to_device(self.last_advantages, self.device)
+        rows = self.micro_batch_size or len(batch)
+        slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
+        micro_batches = [batch[s] for s in slices]
+        frozen_audio = self.student.audio_tower_frozen
+        audio = [self.student.encode_audio(micro) if frozen_audio else None for micro in micro_batches]
+        return RolloutWork(
+            micro_batches=micro_batches,
+            shares=[len(micro) / len(batch) for micro in micro_batches],
+            advantages=[advantages[s] for s in slices],
+            audio=audio,
+            reference=[self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)],
+            completions=advantages.numel(),
+        )
+
+    def _update(self, work: RolloutWork, sums: dict[str, Tensor]) -> Tensor:
+        """Take one optimizer step on Eq. 2 over a batch.
+
+        Args:
+            work: The batch.
+            sums: Metrics, to which those of this step are added.
+
+        Returns:
+            Norm of the gradients.
+        """
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+        optimizer.zero_grad()
+        for index in range(len(work.micro_batches)):
+            last = index == len(work.micro_batches) - 1
+            with contextlib.nullcontext() if last else self.unsynchronised():
+                metrics = self._backward(work, index)
+            for name, value in metrics.items():
+                sums[name] += value
+        optimizer.step()  # clips before: on_before_optimizer_step
+        scheduler.step()
+        return self._grad_norm
+
+    def _backward(self, work: RolloutWork, index: int) -> dict[str, Tensor]:
+        """Add a micro-batch's gradients to those of the coming optimizer step; returns its part of the metrics."""
+        micro, frozen, share = work.micro_batches[index], work.reference[index], work.shares[index]
+        scores = self.student.completion_logprobs(micro, self.temperature, audio=work.audio[index])
+        if index == len(work.old):
+            work.old.append(scores.logprobs.detach())
+        mask = micro.completions.mask  # type: ignore[union-attr]
+        importance, truncated = self._importance(micro, work.old[index])
+        terms = grpo_loss(
+            scores.logprobs,
+            work.old[index],
+            scores.logprobs.detach() if frozen is None else frozen,
+            work.advantages[index],
+            mask,
+            self.epsilon,
+            self.beta,
+            responses=work.completions,
+            importance=importance,
+        )
+        self.manual_backward(terms.loss)
+        return {
+            "train/loss": terms.loss.detach(),
+            "train/kl": terms.kl * share,
+            "train/clip_ratio": terms.clip_ratio * share,
+            "train/entropy": scores.entropy.sum() / mask.sum().clamp(min=1) * share,
+            "train/importance_truncated": truncated * share,
+        }
+
+    def compute_rewards(self, batch: AudioQABatch) -> dict[str, Tensor]:
         """Reward the batch's completions: ``[B, G]`` by each reward function."""
-        return grade(batch, self.reward_functions)
+        return compute_rewards(batch, self.reward_functions)
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: AudioQABatch, audio: Tensor | None) -> Tensor | None:
@@ -202,7 +268,7 @@ class GRPOModule(StudentTraining):
         assert done is not None and done.logprobs is not None
         if not done.stale:
             return None, old.new_zeros(())
-        return importance_weights(old, done.logprobs, done.mask, self.importance_limit)
+        return importance_weights(old, done.logprobs, done.mask, self.importance_sampling_cap)
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -217,7 +283,7 @@ class GRPOModule(StudentTraining):
         whole = {
             "train/reward": rewards.mean(),
             "train/reward_std": rewards.std(-1, correction=0).mean(),
-            "train/zero_variance_groups": zero_variance_groups(rewards),
+            "train/frac_reward_zero_std": frac_reward_zero_std(rewards),
             "train/completion_length": torch.from_numpy(rollouts.lengths).float().mean(),
             "train/truncated": torch.from_numpy(~rollouts.finished).float().mean(),
         }
@@ -244,7 +310,8 @@ class GRPOModule(StudentTraining):
         if bad and self.loss_scale is None:
             raise FloatingPointError(
                 f"the gradient norm is {found[bad[0]]} at step {first_step + bad[0]} (train/kl {read['train/kl']:g}, "
-                f"train/logprob_gap {read['train/logprob_gap']:g}): the weights of this step are in no checkpoint; "
+                f"train/sampling_logp_difference {read['train/sampling_logp_difference']:g}): the weights of this step "
+                "are in no checkpoint; "
                 "lower model.lr, and go on from the last one with --ckpt_path last"
             )
         finite = [0.0 if at in bad else norm for at, norm in enumerate(found)]  # the scaler has left those steps out

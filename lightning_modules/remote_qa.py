@@ -9,16 +9,16 @@ from datamodules.media.audio import audio_part
 from datamodules.media.video import image_parts, video_parts, video_timing
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, RequestFailed
-from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
-from lightning_modules.scored_answers import ScoredAnswers
-from records.reasoning_tags import without_tags
+from lightning_modules.chat_stage import ChatStage, Work, spoken
+from lightning_modules.qa_evaluation import QAEvaluation
+from records.reasoning_tags import tagged_thought, without_tags
 from records.records import Prediction, Question
-from records.request_records import Outcome, RequestError, Usage
+from records.request_records import ItemResult, RequestError, Usage
 from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
 
-class RemoteQAModule(EndpointStage, ScoredAnswers):
+class RemoteQAModule(ChatStage, QAEvaluation):
     """A model behind an endpoint that answers questions about clips: ``validate``, ``test`` and ``predict``.
 
     The DataModule prepares what is sent (``data.requests``): the sound, silent frames, or both. Many questions are
@@ -27,12 +27,12 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
     failures while they are made, and tells which questions were answered before.
 
     Attributes:
-        answered: Predictions of earlier runs by the question's id; these questions are not asked again.
         errors: What could not be had in the running epoch.
         usage: What the questions of the running epoch took.
     """
 
     record_type = Prediction
+    asks_endpoint = True
 
     def __init__(
         self,
@@ -62,7 +62,6 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
         self.send = send
         self.timing = timing
         self.fields = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
-        self.answered: dict[str, Prediction] = {}
         self.errors: list[RequestError] = []
         self.usage: list[Usage] = []
         self._asked: dict[str, Question] = {}
@@ -90,7 +89,7 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
         fresh = []
         for item in batch.items:
             self._asked[item.question.id] = item.question
-            if known := self.answered.get(item.question.id):
+            if known := self.completed.predictions.get(item.question.id):
                 self.keep(item.question, known)
             else:
                 fresh.append(item)
@@ -157,9 +156,11 @@ class RemoteQAModule(EndpointStage, ScoredAnswers):
             work.records.append(self._answer(item, choice))
 
     def _answer(self, item: ClipRequest, choice: Choice) -> Prediction:
-        return self.read_answer(item.question, completion_of(choice), choice.finish_reason != "length", **self.asked_as)
+        return self.read_answer(
+            item.question, completion_of(choice), choice.finish_reason != "length", **self.prediction_metadata
+        )
 
-    def _collect(self, outcomes: Sequence[Outcome]) -> None:
+    def _collect(self, outcomes: Sequence[ItemResult]) -> None:
         for outcome in outcomes:
             self.usage.append(outcome.usage)
             self.errors += outcome.errors
@@ -185,4 +186,4 @@ def completion_of(choice: Choice) -> str:
         choice: The completion.
     """
     reasoning = without_tags(choice.reasoning)
-    return f"<think>{reasoning}</think>{choice.text}" if reasoning else choice.text
+    return tagged_thought(reasoning) + choice.text if reasoning else choice.text

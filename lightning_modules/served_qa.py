@@ -1,9 +1,9 @@
 """Questions answered by a student whose weights are on rollout servers alone."""
 
 from lightning_modules.audio_qa import AudioQAModule
-from lightning_modules.models.architectures.families import Family
-from lightning_modules.models.checkpoints.checkpoint_folder import load_family, load_processor
-from lightning_modules.scored_answers import ScoredAnswers
+from lightning_modules.models.architectures.architecture import Architecture
+from lightning_modules.models.checkpoints.checkpoint_folder import load_architecture, load_processor
+from lightning_modules.qa_evaluation import QAEvaluation
 
 
 class ServedStudent:
@@ -12,7 +12,7 @@ class ServedStudent:
     Attributes:
         weights: Hub name or directory of its checkpoint.
         processor: Its processor.
-        family: Its family.
+        architecture: Its architecture.
     """
 
     sharded = False
@@ -28,7 +28,7 @@ class ServedStudent:
         """
         self.weights = weights
         self.processor = load_processor(weights)
-        self.family: Family = load_family(weights)[0]
+        self.architecture: Architecture = load_architecture(weights)[0]
 
 
 class ServedQAModule(AudioQAModule):
@@ -45,6 +45,6 @@ class ServedQAModule(AudioQAModule):
             weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; a directory must be there under
                 the same path for the servers.
         """
-        ScoredAnswers.__init__(self)
+        QAEvaluation.__init__(self)
         self.student: ServedStudent = ServedStudent(weights)  # type: ignore[assignment]
         self.model_name = str(weights)

@@ -30,7 +30,9 @@ class SFTModule(StudentTraining):
             lr: Peak learning rate of AdamW.
             micro_batch_size: Traces in one forward and backward pass at most, whichever questions they belong to; the
                 whole batch unless given. It bounds memory and changes nothing else.
-            **training: How the student is loaded and updated.
+            **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
+                ``allow_low_precision_weights``: see StudentTraining) and how it is loaded (``lora``, ``dtype``,
+                ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
         """
         super().__init__(weights, lr, **training)
         if micro_batch_size is not None and micro_batch_size < 1:

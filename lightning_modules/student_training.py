@@ -36,7 +36,8 @@ class StudentTraining(AudioQAModule):
             warmup_steps: Optimizer steps until ``lr`` is reached.
             schedule: A schedule of ``transformers.get_scheduler``: constant_with_warmup, linear, cosine, ...
             allow_low_precision_weights: Train weights that are not float32 although small updates are lost in them.
-            **student: How the student is loaded.
+            **student: How the student is loaded: ``lora``, ``dtype``, ``attn_implementation``,
+                ``gradient_checkpointing``, ``freeze_audio_tower``; see Student.
         """
         super().__init__(weights, **student)
         self.lr = lr

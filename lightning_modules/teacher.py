@@ -8,12 +8,13 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from answers.answers import match_option
-from datamodules.media.video import SilentClip, image_parts, video_parts, video_timing
+from datamodules.batching.silent_clips import TeacherExample
+from datamodules.media.video import image_parts, video_parts, video_timing
 from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
 from inference.chat_api.retries import EndpointError, Failure
-from lightning_modules.endpoint_stage import EndpointStage, Work, spoken
+from lightning_modules.chat_stage import ChatStage, Work, spoken
 from records.reasoning_tags import split_thought, without_tags
 from records.records import Question, Trace
 from records.request_records import RequestError
@@ -22,7 +23,7 @@ from runtime.errors import UserError
 _VLLM_FRAMES = 32
 
 
-class TeacherModule(EndpointStage):
+class TeacherModule(ChatStage):
     """Samples n traces r_i = T(P(v, q)) of each question from a vision-language model that gets silent frames only."""
 
     record_type = Trace
@@ -65,7 +66,7 @@ class TeacherModule(EndpointStage):
         if isinstance(prompt, str) and prompt not in TEACHER_PROMPTS:
             raise UserError(f"model.prompt must be one of {', '.join(TEACHER_PROMPTS)}, found {prompt!r}")
         super().__init__(endpoint, budget, requests_per_item=1 if n_in_one_request else samples)
-        self.samples = samples
+        self.samples: int = samples
         self.prompt = TEACHER_PROMPTS[prompt] if isinstance(prompt, str) else prompt
         self.send = send
         self.timing = timing
@@ -81,21 +82,19 @@ class TeacherModule(EndpointStage):
 
     def remaining(self, question_id: str) -> list[int]:
         """Return which samples of a question are neither on disk nor refused for good."""
-        if (question_id, None) in self.settled:
-            return []
-        return [sample for sample in range(self.samples) if (question_id, sample) not in self.settled]
+        return self.completed.remaining(question_id, range(self.samples))
 
-    def question_id(self, item: SilentClip) -> str:
+    def question_id(self, item: TeacherExample) -> str:
         """Return which question an item is about."""
         return item.question.id
 
-    def messages(self, item: SilentClip) -> list[dict[str, Any]]:
+    def messages(self, item: TeacherExample) -> list[dict[str, Any]]:
         """Return the chat that asks the teacher: the frames and then the text."""
         parts = (image_parts if self.send == "images" else video_parts)(list(item.images))
         text = {"type": "text", "text": self.prompt.render(item.question)}
         return [{"role": "user", "content": [*parts, text]}]
 
-    async def ask(self, item: SilentClip, work: Work) -> None:
+    async def ask(self, item: TeacherExample, work: Work) -> None:
         """Ask for the samples that remain."""
         question = item.question
         if item.error is not None:

@@ -1,4 +1,4 @@
-"""The whole paper on the embedded world: ``python -m mini`` (``make mini``).
+"""The whole paper on the synthetic world: ``python -m mini`` (``make mini``).
 
 Synthesises the corpus, builds the small student, lets the embedded teacher watch and the embedded checker hear, runs
 SFT on all traces, on the verified ones and on the verified ones of unanimous questions, runs GRPO from the last (with

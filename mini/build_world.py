@@ -1,4 +1,4 @@
-"""The embedded world on disk: the corpus and the small student."""
+"""The synthetic world on disk: the corpus and the small student."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from mini.stage_process import say
 from mini.world.corpus import CorpusConfig, build_corpus
 from mini.world.scale import StudentConfig
 from mini.world.student import build_student
+from records.reasoning_tags import tagged_answer, tagged_thought
 from records.records import Trace, read_jsonl
 
 
@@ -34,5 +35,5 @@ def student_texts(corpus: Path) -> list[str]:
     data = AVQADataModule(str(corpus / "avqa"), validate_media=False)
     asked = [PROMPTS["think-short"].render(question) for question in data.questions("train")]
     traces = read_jsonl(corpus / "traces.jsonl", Trace)
-    said = [f"<think>{trace.reasoning}</think><answer>{trace.answer}</answer>" for trace in traces]
+    said = [tagged_thought(trace.reasoning) + tagged_answer(str(trace.answer)) for trace in traces]
     return [*asked, *said, *["system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"] * 50]

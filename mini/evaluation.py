@@ -1,4 +1,4 @@
-"""Tests the embedded world's students on its benchmarks: ``python -m mini.evaluation --help``."""
+"""Tests the synthetic world's students on its benchmarks: ``python -m mini.evaluation --help``."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""The stages of the whole paper on the embedded world, in order, each done once.
+"""The stages of the whole paper on the synthetic world, in order, each done once.
 
 Every stage is a process of its own that reads files and writes files; what is done is noted on disk, so that a run that
 was interrupted anywhere goes on with the stage that was interrupted. What takes seconds to import is imported where a
@@ -21,6 +21,8 @@ from mini.evaluation import BENCHMARKS, PROBES, STUDENTS, accuracies_file
 from mini.progress_file import ProgressFile
 from mini.stage_process import console, run_stage, say
 from mini.world.scale import SCALES
+from runtime.errors import UserError
+from runtime.folder_claim import claimed
 
 ABLATIONS = {"sft": "sft_cot", "agfv": "agfv_sft", "tts": "tts_agfv_sft"}
 """Folder of each SFT run, and the overlay below ``configs/ablation`` that chooses its traces."""
@@ -64,10 +66,18 @@ class Pipeline:
         """
         started = time.monotonic()
         check_machine()  # before minutes are spent on what comes before the server
-        if resume:
-            self.progress.read()
-        else:
-            self._forget()
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.output} cannot be made ({error.strerror}): set --output") from None
+        with claimed(self.output, "--output"):
+            self._begin(resume)
+            accuracies = self._stages()
+        say(f"this took {(time.monotonic() - started) / 60:.1f} minutes; results are in {self.output}")
+        return accuracies
+
+    def _stages(self) -> dict[str, dict[str, float]]:
+        """Run all stages that are not done, show what was found, and return the accuracies."""
         try:
             self._stage("corpus and student", self._world)
             for stage in ("teacher", "verify"):
@@ -81,13 +91,30 @@ class Pipeline:
             self.server.stop()
         accuracies = self.progress.done["benchmarks"]
         write_report(self.output, self._show(accuracies))
-        say(f"this took {(time.monotonic() - started) / 60:.1f} minutes; results are in {self.output}")
         return accuracies
 
-    def _forget(self) -> None:
-        self.progress.path.unlink(missing_ok=True)
-        for folder in ("teacher", "verify", *ABLATIONS, "grpo", "benchmark", "report"):
-            shutil.rmtree(self.output / folder, ignore_errors=True)
+    def _begin(self, resume: bool) -> None:
+        """Take over what an earlier run has written, or remove it; nobody else's: ``runs/`` has folders of these names.
+
+        Args:
+            resume: Take it over.
+
+        Raises:
+            UserError: The folders are not of a run of this pipeline, or of one with other settings.
+        """
+        folders = [self.output / name for name in ("teacher", "verify", *ABLATIONS, "grpo", "benchmark", "report")]
+        present = [folder for folder in (*folders, self.output / "student") if folder.exists()]
+        if present and not self.progress.path.exists():
+            raise UserError(
+                f"{present[0]} is there without {self.progress.path.name} beside it, so it is not of a run that can be "
+                "gone on with or replaced: choose another folder with --output, or remove it"
+            )
+        self.progress.read(whatever=not resume)
+        if not resume:
+            self.progress.done = {}
+        self.progress.write()
+        for folder in [] if resume else folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _stage(self, title: str, run: Callable[[], Any], serving: bool = False) -> None:
         """Run a stage unless it is done.
@@ -197,7 +224,7 @@ def train_py(
     server: VLLMServer | None = None,
     environment: dict[str, str] | None = None,
 ) -> None:
-    """Run ``train.py`` with a stage's configuration and its overlay for the embedded world.
+    """Run ``train.py`` with a stage's configuration and its overlay for the synthetic world.
 
     Args:
         subcommand: ``fit`` or ``predict``.
@@ -224,5 +251,5 @@ def write_report(output: Path, metrics: Path) -> None:
     from evaluation.__main__ import main as scores_main
 
     runs = [f"{title}={output / 'benchmark' / student}" for student, title in STUDENTS.items()]
-    where = ["--data", str(output / "corpus"), "--output", str(output / "report"), "--title", "The embedded world"]
+    where = ["--data", str(output / "corpus"), "--output", str(output / "report"), "--title", "The synthetic world"]
     scores_main(["report", *runs, f"--metrics={STUDENTS['grpo']}={metrics}", *where])

@@ -1,12 +1,12 @@
 """What a run of the pipeline has done, on disk, so that an interrupted one goes on where it was."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.whole_file import write_whole
 
 
 class ProgressFile:
@@ -27,17 +27,24 @@ class ProgressFile:
         self.settings = dict(settings)
         self.done: dict[str, Any] = {}
 
-    def read(self) -> None:
+    def read(self, whatever: bool = False) -> None:
         """Take over what an earlier run has done; nothing where there is no file.
 
+        Args:
+            whatever: Accept a run with other settings.
+
         Raises:
-            UserError: That run had other settings.
+            UserError: That run had other settings, or the file is none of a run.
         """
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return
-        if found["settings"] != self.settings:
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path} cannot be read ({error}): remove it, or set --output") from None
+        if not _is_progress(found):
+            raise UserError(f"{self.path} is of another program: choose another folder with --output")
+        if found["settings"] != self.settings and not whatever:
             other = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
             raise UserError(
                 f"{self.path.parent} holds a run with {other}: go on with these, or choose another folder with --output"
@@ -52,11 +59,20 @@ class ProgressFile:
             result: What it found, as plain JSON.
         """
         self.done[step] = result
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
+        self.write()
+
+    def write(self) -> None:
+        """Write the file.
+
+        Raises:
+            UserError: It cannot be written; what was there before stays.
+        """
         text = json.dumps({"settings": self.settings, "done": self.done}, indent=2)
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        try:
+            write_whole(self.path, [text, "\n"], lasting=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror})") from None
+
+
+def _is_progress(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(name), dict) for name in ("settings", "done"))

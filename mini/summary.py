@@ -79,7 +79,7 @@ def accuracy_table(accuracies: Mapping[str, Mapping[str, float]], guessing: Mapp
         accuracies: ``{student: {benchmark: accuracy}}``.
         guessing: Accuracy of guessing on each benchmark.
     """
-    table = Table(title="Accuracy in % on the embedded world")
+    table = Table(title="Accuracy in % on the synthetic world")
     table.add_column("student")
     for title in BENCHMARKS.values():
         table.add_column(title, justify="right")

@@ -1,13 +1,88 @@
-"""Thoughts and answers in a completion, told apart by their tags."""
+"""The tags of thoughts and answers: how they are written, and how they are read where models write them otherwise.
+
+Nothing else knows them as text but the prompts, which ask for them.
+"""
 
 import re
 from typing import NamedTuple
+
+THINK = "<think>"
+"""Begins a thought; a prompt that asks for one has it."""
+
+TAG_NAMES = "answer|think(?:ing)?"
+"""What is inside of tags that are no part of an answer's text, as a regular expression."""
 
 _NAMES = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?)"
 _OPEN = re.compile(rf"<\s*{_NAMES}\s*>", re.IGNORECASE)
 _CLOSE = re.compile(rf"<\s*/\s*{_NAMES}\s*>", re.IGNORECASE)
 _ANSWER = re.compile(r"<\s*answer\s*>", re.IGNORECASE)
 _TAGS = re.compile(rf"(?<![ \t])[ \t]*(?:<\s*(?:/\s*)?(?:{_NAMES}|answer)\s*(?:/\s*)?>[ \t]*)+", re.IGNORECASE)
+
+_THOUGHT = re.compile(r"<\s*think(?:ing)?\s*>.*?<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE | re.DOTALL)
+_THOUGHT_BEGINS = re.compile(r"<\s*think(?:ing)?\s*>", re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(r"<\s*/\s*think(?:ing)?\s*>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<\s*(?:(/)\s*)?(?:final[ _-]?)?answer\s*>", re.IGNORECASE)
+_CLOSED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)</answer>")
+_OPENED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)")
+
+_EXACT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", re.DOTALL)
+_EXACT_TAG = re.compile(r"<\s*(?:/\s*)?(?:think|answer)\s*>", re.IGNORECASE)
+_SHOWN = re.compile(r"<think>(.*?)(?:</think>|<answer>|$)", re.IGNORECASE | re.DOTALL)
+
+
+def tagged_thought(text: str) -> str:
+    """Return a thought as a completion writes it."""
+    return f"<think>{text}</think>"
+
+
+def tagged_answer(text: str) -> str:
+    """Return an answer as a completion writes it."""
+    return f"<answer>{text}</answer>"
+
+
+def exact_parts(completion: str) -> tuple[str, str] | None:
+    """Return thought and answer of a completion that is ``<think>...</think><answer>...</answer>`` and nothing else.
+
+    Args:
+        completion: The completion.
+
+    Returns:
+        None where it is anything else, has nothing in one of them, or a tag twice.
+    """
+    found = _EXACT.fullmatch(completion)
+    if found is None or any(not part.strip() or _EXACT_TAG.search(part) for part in found.groups()):
+        return None
+    return found[1], found[2]
+
+
+def shown_thoughts(completion: str) -> str:
+    """Return the thoughts of a completion for a person to read, a line each; empty where it has none.
+
+    Args:
+        completion: The completion.
+    """
+    return "\n".join(part.strip() for part in _SHOWN.findall(completion))
+
+
+def stated(completion: str, finished: bool = True) -> str:
+    """Return what is inside the last closed ``<answer>``, or follows an open one, or follows the reasoning.
+
+    Args:
+        completion: The completion.
+        finished: False when it was cut at the token limit: then only a closed ``<answer>`` counts.
+    """
+    text = _ANSWER_TAG.sub(r"<\1answer>", completion)
+    ended = _THOUGHT_ENDS.search(text)
+    after = _THOUGHT_ENDS.split(_THOUGHT.sub(" ", text))[-1] if ended else text  # the prompt may have opened it
+    for part in (after, text):  # an answer inside of the reasoning counts where nothing comes after that
+        for answers in (_CLOSED.findall(part), _OPENED.findall(part) if finished else []):
+            if said := [inner for inner in answers if inner.strip()]:
+                return said[-1]
+        if "<answer>" in part:
+            return ""
+        if finished and (rest := _THOUGHT_BEGINS.split(part)[0]).strip():
+            return rest
+    return ""
 
 
 class Parts(NamedTuple):

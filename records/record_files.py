@@ -6,6 +6,15 @@ from pathlib import Path
 from records.records import RecordError
 
 
+def listed(files: str | Iterable[str] | None) -> list[str]:
+    """Return files and folders as a list where a configuration may name one, several or none.
+
+    Args:
+        files: What it names.
+    """
+    return [files] if isinstance(files, str) else list(files or ())
+
+
 def record_files(paths: Iterable[str]) -> list[Path]:
     """Return the JSONL files that are named or lie in the named folders, folders' files by name.
 

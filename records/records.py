@@ -3,7 +3,6 @@
 Raw records are kept; filters such as unanimity are switches of the stage that reads them.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from records.valid_text import valid_text, valid_texts
 from runtime.errors import UserError
+from runtime.whole_file import write_whole
 
 R = TypeVar("R", bound="Record")
 
@@ -270,24 +270,3 @@ def write_jsonl(path: str | os.PathLike[str], records: Iterable[Record]) -> None
         write_whole(Path(path), (record.to_json() + "\n" for record in records))
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from None
-
-
-def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file so that it is there as a whole or, when that fails, as it was before.
-
-    Args:
-        path: The file; its folder is made.
-        lines: What to write.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

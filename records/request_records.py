@@ -76,7 +76,7 @@ def spent(usage: Iterable[Usage]) -> tuple[int, float]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ItemResult:
     """What came of one item.
 
     Attributes:

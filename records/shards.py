@@ -100,7 +100,7 @@ def shard_name(rank: int) -> str:
     return f"rank-{rank:05d}.jsonl"
 
 
-class Shards:
+class JsonlShards:
     """Records of several kinds, each in a folder of its own with one file of each rank."""
 
     def __init__(self, directory: Path, folders: Mapping[type[Record], str]) -> None:
@@ -127,7 +127,7 @@ class Shards:
 
     def repair(self, kinds: Iterable[type[Record]]) -> list[Path]:
         """Remove lines that a killed run did not finish; returns the files that had one."""
-        return [file for kind in kinds for file in self._files(kind) if cut_torn_line(file, kind)]
+        return [file for kind in kinds for file in self._files(kind) if truncate_partial_line(file, kind)]
 
     def open(self, kinds: Iterable[type[Record]], rank: int) -> None:
         """Open a rank's files for appending."""
@@ -144,7 +144,7 @@ class Shards:
         self._open = {}
 
 
-def cut_torn_line(shard: Path, record: type[Record]) -> bool:
+def truncate_partial_line(shard: Path, record: type[Record]) -> bool:
     """Remove the last line of a file if a killed process or machine did not finish writing it.
 
     Args:

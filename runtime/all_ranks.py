@@ -1,10 +1,12 @@
 """What the ranks of a run know together."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from runtime.errors import UserError
 
@@ -15,7 +17,13 @@ class RankZeroError(UserError):
     """What rank 0 did for all has failed."""
 
 
-def of_all_ranks(trainer: Trainer, rows: list[T]) -> list[T]:
+def is_rank_zero() -> bool:
+    """Return True on the first rank, also before there is a trainer."""
+    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    return int(getattr(rank_zero_only, "rank", 0)) == 0 and node == "0"  # Lightning's, set when a rank is launched
+
+
+def all_gather_objects(trainer: Trainer, rows: list[T]) -> list[T]:
     """Return the rows of all ranks in the order of the ranks; every rank must call it.
 
     Args:

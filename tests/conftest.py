@@ -1,4 +1,4 @@
-"""Tiers and workers, and what all tests may ask for: the embedded world and its endpoints, one real vLLM server."""
+"""Tiers and workers, and what all tests may ask for: the synthetic world and its endpoints, one real vLLM server."""
 
 import os
 import signal
@@ -50,13 +50,13 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded world at its smallest: ``corpus`` and ``student``."""
+    """The synthetic world at its smallest: ``corpus`` and ``student``."""
     return build_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")
 def endpoints() -> Iterator[MiniEndpoints]:
-    """The embedded world's teacher and checker."""
+    """The synthetic world's teacher and checker."""
     with MiniEndpoints() as served:
         yield served
 

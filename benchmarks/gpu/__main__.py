@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.gpu.part import PARTS, SIZES
 from benchmarks.gpu.report import markdown
 from benchmarks.run_record import run_record
+from runtime.whole_file import remove_partial, write_whole
 
 LEAST = 8.0
 """Seconds that must be left for a part to begin."""
@@ -64,7 +65,7 @@ class Ahead:
         with contextlib.suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self.result.with_suffix(".tmp").unlink(missing_ok=True)
+        remove_partial(self.result.parent, f"{self.result.name}*")
 
 
 def run(options: argparse.Namespace, settings: dict[str, Any], report: dict[str, Any]) -> None:
@@ -94,9 +95,7 @@ def run(options: argparse.Namespace, settings: dict[str, Any], report: dict[str,
 def write(report: dict[str, Any], folder: Path) -> None:
     """Write what is known so far."""
     for name, text in (("gpu.json", json.dumps(report, indent=1) + "\n"), ("gpu.md", markdown(report))):
-        partial = folder / f".{name}"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+        write_whole(folder / name, [text])
 
 
 def main(args: Sequence[str] | None = None) -> None:

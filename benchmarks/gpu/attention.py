@@ -4,6 +4,7 @@ Each way takes the packed queries, keys and values ``[1, heads, N, d]`` and retu
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def measure(work: Work, record: Record) -> None:
     record.add(tokens=case.length, questions=case.questions, group=work.group, completion_tokens=work.tokens)
     truth = case.truth()
     for name, way in case.ways().items():
-        record.append("whole", {"way": name, **attempt(lambda way=way: case.timed(device, way, truth))})
+        record.append("whole", {"way": name, **attempt(partial(case.timed, device, way, truth))})
         device.free()
     for half, (attend, inputs) in case.halves().items():
         for name, kernel in KERNELS.items():
@@ -43,7 +44,7 @@ def measure(work: Work, record: Record) -> None:
                 with sdpa_kernel([kernel]):
                     return attend(*inputs)
 
-            found = attempt(lambda run=forced, inputs=inputs: _time(device, run, inputs))
+            found = attempt(partial(_time, device, forced, inputs))
             record.append("halves", {"half": half, "kernel": name, **found})
             device.free()
 
@@ -161,8 +162,8 @@ class Case:
             *(drawn(rows, shape.key_heads, keys) for _ in range(2)),
         )
         return {
-            "prompts, causal": (lambda *x: attend(*x, is_causal=True, enable_gqa=grouped), asked),
-            "completions, mask": (lambda *x: attend(*x, attn_mask=layout.mask, enable_gqa=grouped), answered),
+            "prompts, causal": (partial(attend, is_causal=True, enable_gqa=grouped), asked),
+            "completions, mask": (partial(attend, attn_mask=layout.mask, enable_gqa=grouped), answered),
         }
 
     def truth(self) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import platform
 import shutil
 import subprocess
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,8 +64,8 @@ def _copies(device: Device, work: Work, size: int) -> dict[str, Any]:
         pageable = torch.zeros(size, dtype=torch.uint8)
         pinned = torch.zeros(size, dtype=torch.uint8, pin_memory=True)
         for name, host in (("pageable", pageable), ("pinned", pinned)):
-            down = device.milliseconds(lambda host=host: host.copy_(here), 3, 1)
-            up = device.milliseconds(lambda host=host: there.copy_(host), 3, 1)
+            down = device.milliseconds(partial(host.copy_, here), 3, 1)
+            up = device.milliseconds(partial(there.copy_, host), 3, 1)
             rates[f"to_{name}_gb_per_s"] = round(size / down["median"] / 1e6, 2)
             rates[f"from_{name}_gb_per_s"] = round(size / up["median"] / 1e6, 2)
     return rates

@@ -1,6 +1,7 @@
 """The learner's steps with adapters, ours and the conventional ones, and the memory of a step on all weights."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def checkpoint(student: Student) -> None:
 def grpo_step(student: Student, batch: AudioQABatch, advantages: Tensor, reference: Student | None = None) -> Tensor:
     """Reference forward, policy forward, backward; returns the policy's log-probabilities."""
     assert batch.completions is not None
-    audio = student.encode_audio(batch) if student.hears_with_frozen_tower else None
+    audio = student.encode_audio(batch) if student.audio_tower_frozen else None
     with torch.no_grad():
         inside = reference is None
         scorer = reference or student
@@ -80,7 +81,7 @@ def ladder(
             return
         before = record.left
         device.begin_peak()
-        found = attempt(lambda size=size: measure(size))
+        found = attempt(partial(measure, size))
         record.append(name, {**row, "size": size, **found, **device.peak()})
         device.free()
         if out_of_memory(found):
@@ -144,7 +145,7 @@ def measure_sft(work: Work, record: Record) -> None:
             optimizer.zero_grad()
             device.free()
             if each == 1 and "error" not in found:
-                phases = attempt(lambda batch=batch: sft_phases(device, work, student, optimizer, batch))
+                phases = attempt(partial(sft_phases, device, work, student, optimizer, batch))
                 record.append("phases", {**row, **phases})
                 optimizer.zero_grad()
                 device.free()
@@ -220,7 +221,7 @@ def measure_full(work: Work, record: Record) -> None:
     for layers in (1, 2, 4):
         if layers > work.shape.layers:
             continue
-        found = attempt(lambda layers=layers: full_phases(device, work, layers))
+        found = attempt(partial(full_phases, device, work, layers))
         record.append("full", {"layers": layers, **found})
         device.free()
         if out_of_memory(found) or record.left < 15:

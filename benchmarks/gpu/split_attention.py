@@ -98,7 +98,7 @@ class Segments:
 
     def to(self, device: torch.device | str) -> "Segments":
         """Return a copy on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device) if isinstance(value, (Tensor, Runs)) else value for name, value in vars(self).items()
         }
         return Segments(**moved)

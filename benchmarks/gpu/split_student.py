@@ -24,7 +24,7 @@ _present: list[Segments] = []
 def splits(student: Student, batch: AudioQABatch) -> Iterator[None]:
     """Let a student attend to prompts and own tokens apart while it scores this batch, and no other."""
     assert batch.completions is not None
-    config: Any = student.family.language_model(student.base).config
+    config: Any = student.architecture.language_model(student.base).config
     before = config._attn_implementation
     device = batch.prompt_ids.device
     _present.append(Segments.of(batch.prompt_lengths, batch.completions.lengths).to(device))

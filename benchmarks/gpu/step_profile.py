@@ -5,20 +5,18 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.data import DataLoader
 
 from benchmarks.gpu.device import Device, attempt
 from benchmarks.gpu.work import Record, Work, new_batch, new_student, throughput
 from benchmarks.run_record import spread
-from datamodules.batching.batch import AudioQABatch
+from benchmarks.trainer_fit import fit, module_of
 from lightning_modules.grpo import GRPOModule
 
 ROOT = Path(__file__).parents[2]
@@ -33,30 +31,22 @@ def measure(work: Work, record: Record) -> None:
     questions = min(4, work.largest)
     batch = new_batch(work, questions)
     student = new_student(work)
-    with patch("lightning_modules.audio_qa.Student", return_value=student):  # it is in memory already
-        module = GRPOModule("random", num_completions=work.group, micro_batch_size=max(1, questions // 2))
-    module.cpu = lambda: module  # the Trainer would carry all weights to main memory when it has ended
+    settings = {"num_completions": work.group, "micro_batch_size": max(1, questions // 2)}
+    module = module_of(GRPOModule, student, **settings)
     with tempfile.TemporaryDirectory() as folder:
         watch = Watch(device, Path(folder) / "trace.json")
-        trainer = Trainer(
-            accelerator="gpu" if device.cuda else "cpu",
-            devices=1,
-            precision="bf16-mixed" if work.dtype == "bfloat16" else "32-true",
-            max_steps=WARM_UP + TIMED + 2,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[watch],
-        )
-        batches: Any = DataLoader([batch] * (WARM_UP + TIMED + 2), batch_size=None, collate_fn=_as_it_is)
-        failed = attempt(lambda: trainer.fit(module, batches) or {})
+        batches = [batch] * (WARM_UP + TIMED + 2)
+
+        def train() -> dict[str, Any]:
+            fit(module, batches, watch, device=work.device, dtype=work.torch_dtype)
+            return {}
+
+        failed = attempt(train)
         seconds = watch.seconds[WARM_UP : WARM_UP + TIMED]
         if not seconds:
             record.add(**failed)
             return
-        row = {"questions": questions, "micro_batch_size": module.micro_batch_size}
+        row = {"questions": questions, "micro_batch_size": settings["micro_batch_size"]}
         middle = sorted(seconds)[len(seconds) // 2]
         record.add(step={**row, "seconds": spread(seconds, 4), **throughput(work, batch, middle, "grpo")})
         record.add(synchronisations=sum(watch.places.values()))
@@ -66,10 +56,6 @@ def measure(work: Work, record: Record) -> None:
             kernels["idle_share_unprofiled"] = round(1 - kernels["busy_ms"] / 1e3 / middle, 4)
         record.add(profiled_step_s=round(watch.seconds[-1], 4), kernels=kernels, **failed)
     record.add(operators=attempt(lambda: {"rows": costliest_operators(watch.profiler, device.cuda)}))
-
-
-def _as_it_is(batch: AudioQABatch) -> AudioQABatch:
-    return batch
 
 
 class Watch(Callback):
@@ -149,7 +135,7 @@ def read_trace(path: Path, rows: int = 10) -> dict[str, Any]:
     if not device:
         return found
     begin, end, busy = float(device[0]["ts"]), 0.0, 0.0
-    cost: Counter[str] = Counter()
+    cost: dict[str, float] = defaultdict(float)
     number: Counter[str] = Counter()
     for event in device:
         start, stop = float(event["ts"]), float(event["ts"]) + float(event["dur"])
@@ -165,7 +151,7 @@ def read_trace(path: Path, rows: int = 10) -> dict[str, Any]:
         "idle_share": round(1 - busy / (end - begin), 4),
         "costliest": [
             {"name": name[:110], "ms": round(us / 1e3, 2), "share": round(us / total, 4), "calls": number[name]}
-            for name, us in cost.most_common(rows)
+            for name, us in sorted(cost.items(), key=lambda item: -item[1])[:rows]
         ],
     }
     return found

@@ -15,10 +15,13 @@ from transformers import WhisperFeatureExtractor
 
 from benchmarks.needed_flops import grpo_flops, sft_flops
 from benchmarks.shapes import SHAPES, Shape, give_adapters_something_to_say, random_model
+from datamodules.batching.audio_tokens import EDGE_FRAMES, num_audio_tokens
 from datamodules.batching.batch import AudioQABatch, Completions
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
-from lightning_modules.models.student import LoRASettings, Student
+from lightning_modules.models.adapters import LoRASettings
+from lightning_modules.models.student import Student
+from records.reasoning_tags import tagged_answer, tagged_thought
 from records.records import Question
+from runtime.whole_file import write_whole
 
 SAMPLE_RATE, FRAME_RATE = 16_000, 100
 PAD, FIRST_WORD = 0, 6
@@ -111,9 +114,7 @@ class Record:
         print(f"  {name}: {json.dumps(row)}"[:600], flush=True)
 
     def _write(self) -> None:
-        partial = self.path.with_suffix(".tmp")
-        partial.write_text(json.dumps(self.figures), encoding="utf-8")
-        partial.replace(self.path)
+        write_whole(self.path, [json.dumps(self.figures)])
 
 
 def stand_in_processor() -> Any:
@@ -162,7 +163,7 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
     extractor = stand_in_processor().feature_extractor
     features = extractor(waves, sampling_rate=SAMPLE_RATE, padding="max_length", return_tensors="pt")["input_features"]
     heard = np.full(questions, frames)
-    audio = torch.full((int(audio_token_counts(heard)[1][0]),), work.audio_token)
+    audio = torch.full((num_audio_tokens(frames),), work.audio_token)
     asked, prompts = [], []
     for _ in range(questions):
         text = work.text_tokens + rng.randint(-work.text_tokens // 6, work.text_tokens // 6)
@@ -171,7 +172,7 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
         asked.append([*before.tolist(), work.audio_token, *after.tolist()])
         prompts.append(torch.cat([before, audio, after]))
     shape = (questions, group, work.tokens)
-    texts = [f"<think>{'It sounds like that. ' * 30}</think><answer>{option}</answer>" for option in OPTIONS]
+    texts = [tagged_thought("It sounds like that. " * 30) + tagged_answer(option) for option in OPTIONS]
     return AudioQABatch(
         questions=[
             Question(f"gpu/{b}", "gpu", f"{b}.wav", "Which sound?", OPTIONS, 0, "all") for b in range(questions)
@@ -180,7 +181,7 @@ def new_batch(work: Work, questions: int, group: int | None = None) -> AudioQABa
         request_ids=asked,
         prompt_ids=torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True, padding_value=PAD),
         prompt_lengths=np.array([len(prompt) for prompt in prompts]),
-        features=features[..., : frames + 2],
+        features=features[..., : frames + EDGE_FRAMES],
         feature_lengths=heard,
         labels=[OPTIONS[0]] * questions,
         completions=Completions(

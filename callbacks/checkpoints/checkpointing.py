@@ -1,7 +1,6 @@
 """Checkpoints that are whole or absent, the best and the last, at the moments from which a run can go on unchanged."""
 
 import contextlib
-import os
 import pickle
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +15,7 @@ from typing_extensions import override
 
 from callbacks.checkpoints.whole_checkpoint import WholeCheckpoint
 from runtime.errors import UserError
-from runtime.whole_folder import sync_folder
-
-PARTIAL = ".partial"
-"""Ends the name of a checkpoint while it is written."""
+from runtime.whole_file import remove_partial, whole_file
 
 WRITTEN_BY = "written_by"
 """Key of a checkpoint under which the module's class is kept."""
@@ -44,18 +40,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        partial = target.with_name(target.name + PARTIAL)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "wb") as file:
+            with whole_file(target, lasting=True) as partial, open(partial, "wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-            sync_folder(target.parent)
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             if (problem := _of_the_disk(error)) is not None:
                 raise CheckpointError(
                     f"checkpoint {target} cannot be written ({problem}): make room for "
@@ -110,7 +98,7 @@ class BestCheckpoint(WholeCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
         if stage == "fit":
-            remove_partial(trainer, Path(self.dirpath))
+            remove_torn(trainer, Path(self.dirpath))
             if isinstance(trainer.val_check_interval, int):
                 warn_of_unfinished_steps(trainer, trainer.val_check_interval)
         super().setup(trainer, pl_module, stage)
@@ -152,7 +140,7 @@ class LastCheckpoint(WholeCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir).resolve() / "checkpoints")
         if stage == "fit":
-            remove_partial(trainer, Path(self.dirpath))
+            remove_torn(trainer, Path(self.dirpath))
         super().setup(trainer, pl_module, stage)
 
     @override
@@ -235,11 +223,11 @@ class LastCheckpoint(WholeCheckpoint):
 
     def _write(self, trainer: Trainer) -> None:
         self._due = False
-        if not getattr(trainer, "fast_dev_run", False):
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
-def remove_partial(trainer: Trainer, folder: Path) -> None:
+def remove_torn(trainer: Trainer, folder: Path) -> None:
     """Remove what a process that was killed had written of a checkpoint of one file (folders: WholeCheckpoint).
 
     Args:
@@ -247,9 +235,7 @@ def remove_partial(trainer: Trainer, folder: Path) -> None:
         folder: Where checkpoints are.
     """
     if trainer.is_global_zero:
-        for left in folder.glob(f"*.ckpt{PARTIAL}"):
-            if left.is_file():
-                left.unlink(missing_ok=True)
+        remove_partial(folder, "*.ckpt*")
 
 
 def warn_of_unfinished_steps(trainer: Trainer, interval: int) -> None:

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from records.best_score import BestScore, Mode
 from runtime.errors import UserError
 from runtime.whole_folder import recover_folder
 
@@ -25,22 +26,18 @@ class WeightsExport(Callback):
         mode: Whether the highest (``max``) or the lowest (``min``) is the best.
     """
 
-    def __init__(
-        self, directory: str | None = None, monitor: str = "val/accuracy", mode: Literal["max", "min"] = "max"
-    ) -> None:
+    def __init__(self, directory: str | None = None, monitor: str = "val/accuracy", mode: Mode = "max") -> None:
         self.directory = directory
         self.monitor = monitor
-        self.mode = mode
-        self.best: float | None = None
-        self.best_step: int | None = None
+        self.best = BestScore(mode)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step}
+        return self.best.state_dict()
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.best.load_state_dict(state_dict)
 
     def target(self, trainer: Trainer) -> Path:
         """Return the directory of the exported weights.
@@ -59,7 +56,7 @@ class WeightsExport(Callback):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING
-        if trainer.sanity_checking or not fitting or getattr(trainer, "fast_dev_run", False):
+        if trainer.sanity_checking or not fitting or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         value = trainer.callback_metrics.get(self.monitor)
         if value is None:
@@ -67,31 +64,28 @@ class WeightsExport(Callback):
             raise UserError(
                 f"validation did not log {self.monitor!r}, by which weights are exported; it logged: {known}"
             )
-        score = float(value)
-        sign = 1 if self.mode == "max" else -1
-        if self.best is None or sign * score > sign * self.best:
-            self.best, self.best_step = score, trainer.global_step
+        if self.best.improves(float(value), trainer.global_step):
             self._export(trainer, pl_module)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if getattr(trainer, "fast_dev_run", False):
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if self.best is None:
+        if self.best.value is None:
             rank_zero_warn(f"{self.monitor} was never measured: the last weights are exported, not the best ones")
             self._export(trainer, pl_module)
         elif trainer.is_global_zero and not self.target(trainer).is_dir():
-            raise UserError(f"{self.target(trainer)}, the export of step {self.best_step}, was removed during the run")
+            raise UserError(f"{self.target(trainer)}, the export of step {self.best.step}, was removed during the run")
 
     def _export(self, trainer: Trainer, pl_module: Any) -> None:
         target = self.target(trainer)
         problem: UserError | None = None
         if trainer.is_global_zero or pl_module.student.sharded:
-            notes = {"module": type(pl_module).__qualname__, "step": trainer.global_step, self.monitor: self.best}
+            notes = {"module": type(pl_module).__qualname__, "step": trainer.global_step, self.monitor: self.best.value}
             try:
-                pl_module.student.save_hub(target, {"training.json": json.dumps(notes, indent=2) + "\n"})
+                pl_module.student.save_pretrained(target, {"training.json": json.dumps(notes, indent=2) + "\n"})
                 rank_zero_info(
-                    f"step {trainer.global_step}: weights with {self.monitor} {self.best} exported to {target}"
+                    f"step {trainer.global_step}: weights with {self.monitor} {self.best.value} exported to {target}"
                 )
             except UserError as error:
                 problem = error

@@ -3,10 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from lightning import Trainer
 
 from datamodules.batching.batch import AudioQABatch
-from inference.vllm.sampling import Sample, Sampling
+from datamodules.batching.sampler import ResumableLoader
+from inference.vllm.sampling import CompletionOutput, SamplingParams
+from runtime.errors import UserError
 
 T = TypeVar("T")
 
@@ -53,10 +57,10 @@ class Drawn(NamedTuple):
         sampling: How they were drawn.
     """
 
-    samples: list[list[Sample]]
+    samples: list[list[CompletionOutput]]
     version: str
     seconds: float
-    sampling: list[Sampling]
+    sampling: list[SamplingParams]
 
 
 class RolloutsAhead:
@@ -64,12 +68,15 @@ class RolloutsAhead:
 
     def __init__(self) -> None:
         """Begin with nothing under way."""
-        self._work: Ahead[tuple[list[list[Sample]], str]] | None = None
+        self._work: Ahead[tuple[list[list[CompletionOutput]], str]] | None = None
         self._ids: list[str] = []
-        self._sampling: list[Sampling] = []
+        self._sampling: list[SamplingParams] = []
 
     def begin(
-        self, batch: AudioQABatch, sampling: list[Sampling], draw: Callable[[], tuple[list[list[Sample]], str]]
+        self,
+        batch: AudioQABatch,
+        sampling: list[SamplingParams],
+        draw: Callable[[], tuple[list[list[CompletionOutput]], str]],
     ) -> None:
         """Have a batch's completions drawn.
 
@@ -95,3 +102,36 @@ class RolloutsAhead:
         """Wait until nothing is under way."""
         if self._work is not None:
             self._work.result()
+
+
+def look_ahead(trainer: Trainer) -> None:
+    """Have the loader of training fetch each batch while the one before is trained.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        UserError: The loader cannot.
+    """
+    loader: Any = trainer.train_dataloader
+    if not isinstance(loader, ResumableLoader):
+        raise UserError(
+            "max_staleness 1 needs a loader that knows the next batch, such as "
+            "datamodules.batching.sampler.ResumableLoader: use a DataModule of this project, or max_staleness 0"
+        )
+    loader.look_ahead = True
+
+
+def next_batch(trainer: Trainer, batch_idx: int, after: int) -> AudioQABatch | None:
+    """Return the batch after the present one; None where training ends before it, or the epoch does.
+
+    Args:
+        trainer: The trainer, whose loader looks ahead.
+        batch_idx: The present batch's place in the epoch.
+        after: Optimizer steps taken when the present batch has been trained.
+    """
+    loader: Any = trainer.train_dataloader
+    assert isinstance(loader, ResumableLoader)
+    last = batch_idx + 1 >= trainer.num_training_batches or 0 < trainer.max_steps <= after
+    upcoming: AudioQABatch | None = loader.upcoming
+    return None if last else upcoming

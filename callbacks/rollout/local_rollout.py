@@ -12,7 +12,8 @@ from callbacks.rollout.parity import evaluating
 from callbacks.rollout.rollout_callback import RolloutCallback
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.host_arrays import to_device
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
+from lightning_modules.doors import RolloutModule
 from runtime.errors import UserError
 
 
@@ -55,26 +56,27 @@ class LocalRollout(RolloutCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse sharded weights before the first step, where training or validation will roll out."""
-        if trainer.enable_validation or getattr(pl_module, "rollouts_in_training", False):
-            _refuse_sharded(pl_module)
+        module = self.module(pl_module)
+        if trainer.enable_validation or module.training_rollouts is not None:
+            _refuse_sharded(module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse sharded weights."""
-        _refuse_sharded(pl_module)
+        _refuse_sharded(self.module(pl_module))
 
     on_test_start = on_predict_start = on_validation_start
 
     def sample(
-        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
-    ) -> tuple[list[list[Sample]], str]:
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
+    ) -> tuple[list[list[CompletionOutput]], str]:
         """Draw the completions of a batch in this process."""
-        module: Any = pl_module
-        with torch.no_grad(), evaluating(module.student), trainer.precision_plugin.forward_context():
-            samples = generate(module.student, batch, sampling)
+        student: Any = pl_module.student
+        with torch.no_grad(), evaluating(student), trainer.precision_plugin.forward_context():
+            samples = generate(student, batch, sampling)
         return samples, f"local:{trainer.global_step}"
 
 
-def _refuse_sharded(module: Any) -> None:
+def _refuse_sharded(module: RolloutModule) -> None:
     if module.student.sharded:
         raise UserError(
             "LocalRollout needs the whole weights on each device, these are spread over them (ModelParallelStrategy): "
@@ -83,7 +85,7 @@ def _refuse_sharded(module: Any) -> None:
         )
 
 
-def generate(student: Any, batch: AudioQABatch, sampling: list[Sampling]) -> list[list[Sample]]:
+def generate(student: Any, batch: AudioQABatch, sampling: list[SamplingParams]) -> list[list[CompletionOutput]]:
     """Generate completions of a batch with transformers.
 
     Args:
@@ -116,11 +118,11 @@ def generate(student: Any, batch: AudioQABatch, sampling: list[Sampling]) -> lis
     return [samples[start : start + how.n] for start in range(0, len(samples), how.n)]
 
 
-def _cut(ids: list[int], logprobs: list[float], stop: tuple[int, ...]) -> Sample:
+def _cut(ids: list[int], logprobs: list[float], stop: tuple[int, ...]) -> CompletionOutput:
     """Keep a completion up to and with its end token."""
     end = next((i + 1 for i, token in enumerate(ids) if token in stop), None)
     length = end or len(ids)
-    return Sample(ids[:length], logprobs[:length], finished=end is not None)
+    return CompletionOutput(ids[:length], logprobs[:length], finished=end is not None)
 
 
 def _left_padded_prompts(student: Any, batch: AudioQABatch) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from callbacks.rollout.rollout_callback import end_token_ids, to_completions
 from datamodules.batching.batch import AudioQABatch
 from inference.vllm.client import VLLMClient, audio_url
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from runtime.errors import UserError
 
 QUESTIONS = 2
@@ -139,7 +139,7 @@ def ask_server(
     batch = _loudest(batch)
     tokenizer = processor.tokenizer
     stop = end_token_ids(tokenizer)
-    sampling = Sampling(1, max(min(max_tokens, TOKENS), 1), temperature, seed, stop)
+    sampling = SamplingParams(1, max(min(max_tokens, TOKENS), 1), temperature, seed, stop)
     urls = [audio_url(waveform) for waveform in batch.waveforms]
     samples = []
     for row, (ids, url) in enumerate(zip(batch.request_ids, urls, strict=True)):
@@ -188,7 +188,7 @@ def unasked(processor: Any, batch: AudioQABatch, temperature: float) -> Asked:
     """
     batch = dataclasses.replace(batch, completions=None)[:QUESTIONS]
     stop = end_token_ids(processor.tokenizer)
-    nothing = [[Sample(list(stop[:1]), [0.0], True)] for _ in batch.questions]
+    nothing = [[CompletionOutput(list(stop[:1]), [0.0], True)] for _ in batch.questions]
     heard = dataclasses.replace(
         batch, completions=to_completions(nothing, processor.tokenizer, stop, batch.prompt_ids.device)
     )

@@ -13,9 +13,10 @@ from datamodules.batching.batch import AudioQABatch
 from inference.server_pool import ServerPool
 from inference.vllm.client import ServerUnreachable
 from inference.vllm.pooled_server import PooledServer
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
+from lightning_modules.doors import RolloutModule
 from lightning_modules.served_qa import ServedStudent
-from runtime.all_ranks import of_all_ranks, of_rank_zero
+from runtime.all_ranks import all_gather_objects, of_rank_zero
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
@@ -37,7 +38,9 @@ class ParityGate:
         self.pool = pool
         self.tolerance = tolerance
 
-    def pass_alone(self, trainer: Trainer, module: Any, batch: AudioQABatch, sampling: Sampling) -> None:
+    def pass_alone(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
         """Compare servers that are due with this rank's student, which is whole.
 
         Args:
@@ -58,7 +61,9 @@ class ParityGate:
             else:
                 self._judge(trainer, module, server, self._compare(trainer, module, asked))
 
-    def pass_together(self, trainer: Trainer, module: Any, batch: AudioQABatch, sampling: Sampling) -> None:
+    def pass_together(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
         """Compare servers that are due with a student whose weights are spread over the ranks.
 
         Computing log-probabilities is a collective act then. Which servers are due on any rank is gathered, rank 0
@@ -73,7 +78,9 @@ class ParityGate:
         Raises:
             UserError: They differ; on all ranks.
         """
-        due = dict.fromkeys(of_all_ranks(trainer, [server.url for server in self.pool.servers if server.gate_due]))
+        due = dict.fromkeys(
+            all_gather_objects(trainer, [server.url for server in self.pool.servers if server.gate_due])
+        )
         for server in [server for server in self.pool.servers if server.url in due]:
             found: list[Asked] = []
 
@@ -88,8 +95,11 @@ class ParityGate:
             of_rank_zero(trainer, functools.partial(self._judge, trainer, module, server, parity))
             server.gate_due = False
 
-    def _ask(self, server: PooledServer, module: Any, batch: AudioQABatch, sampling: Sampling) -> Asked | None:
-        temperature = getattr(module, "temperature", 1.0)
+    def _ask(
+        self, server: PooledServer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> Asked | None:
+        wanted = module.training_rollouts
+        temperature = 1.0 if wanted is None else wanted.temperature
         processor = module.student.processor
         try:
             return ask_server(server.client, processor, batch, temperature, sampling.max_tokens, sampling.seed)
@@ -98,12 +108,14 @@ class ParityGate:
             server.suspect = True
             return None
 
-    def _compare(self, trainer: Trainer, module: Any, asked: Asked) -> Parity:
+    def _compare(self, trainer: Trainer, module: RolloutModule, asked: Asked) -> Parity:
         with trainer.precision_plugin.forward_context():
-            return compare(module.student, asked)
+            student: Any = module.student
+            return compare(student, asked)
 
-    def _judge(self, trainer: Trainer, module: Any, server: PooledServer, parity: Parity) -> None:
-        weights = next(module.student.parameters()).dtype
+    def _judge(self, trainer: Trainer, module: RolloutModule, server: PooledServer, parity: Parity) -> None:
+        student: Any = module.student
+        weights = next(student.parameters()).dtype
         exact = server.info is not None and server.info.dtype == "float32" and weights == torch.float32
         exact = exact and trainer.precision in ("32-true", "64-true")
         largest = self.tolerance or (FLOAT32_TOLERANCE if exact else float("inf"))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.audio_qa import AudioQADataModule, Role
+from datamodules.batching.audio_tokens import num_audio_tokens
 from datamodules.batching.batch import AudioQABatch
-from datamodules.batching.collate import Collator, num_audio_tokens
+from datamodules.batching.collate import Collator
 from datamodules.media.audio import SAMPLE_RATE, MediaError
 from inference.vllm.pooled_server import PooledServer
 from records.records import Question

@@ -12,19 +12,20 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from callbacks.rollout.earlier_answers import earlier_completions
 from datamodules.batching.batch import AudioQABatch, Completions
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.sampling import CompletionOutput, SamplingParams
+from lightning_modules.doors import RolloutModule, TrainingRollouts, fitting
 from runtime.errors import UserError
 
-RECORDED = "recorded"
-"""``weight_version`` of completions read back from an interrupted evaluation: these are not asked for again."""
+MODULES = "modules that answer questions with a student, such as AudioQAModule, SFTModule and GRPOModule"
 
 
 class RolloutCallback(Callback):
     """Samples completions: G at the module's temperature in training, the likeliest one in evaluation.
 
-    Modules that do not roll out in training (``rollouts_in_training = False``) and training batches that come with
-    targets are left alone there.
+    Modules that do not roll out in training (``training_rollouts`` is None) and training batches that come with
+    targets are left alone there. What an interrupted evaluation has answered is taken from there.
     """
 
     def __init__(self, max_new_tokens: int = 256, eval_max_new_tokens: int | None = None, seed: int | None = None):
@@ -43,9 +44,21 @@ class RolloutCallback(Callback):
         self.eval_max_new_tokens = eval_max_new_tokens or max_new_tokens
         self.seed = seed
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module that has nothing to sample from."""
+        self.module(pl_module)
+
+    def module(self, pl_module: LightningModule) -> RolloutModule:
+        """Return the module as what is needed of it.
+
+        Raises:
+            UserError: It is another one.
+        """
+        return fitting(pl_module, RolloutModule, self, MODULES)
+
     def sample(
-        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
-    ) -> tuple[list[list[Sample]], str]:
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
+    ) -> tuple[list[list[CompletionOutput]], str]:
         """Draw the completions of a batch.
 
         Args:
@@ -60,7 +73,7 @@ class RolloutCallback(Callback):
         raise NotImplementedError
 
     def prepare(
-        self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, sampling: list[Sampling]
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
     ) -> None:
         """Do what all ranks must do together before completions are drawn; by default nothing.
 
@@ -77,12 +90,14 @@ class RolloutCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int
     ) -> None:
         """Fill a training batch that has no completions yet, where the module wants them."""
-        if batch.completions is not None or not getattr(pl_module, "rollouts_in_training", False):
+        module = self.module(pl_module)
+        wanted = module.training_rollouts
+        if batch.completions is not None or wanted is None:
             return
-        sampling = self._train_sampling(trainer.global_step, pl_module, batch)
-        self.prepare(trainer, pl_module, batch, sampling)
-        self._fill(trainer, pl_module, batch, sampling)
-        self._log_rollout(pl_module, batch, trainer.global_step)
+        sampling = self._train_sampling(trainer.global_step, module, wanted, batch)
+        self.prepare(trainer, module, batch, sampling)
+        self._fill(trainer, module, batch, sampling)
+        self._log_rollout(module, batch, trainer.global_step)
 
     def on_validation_batch_start(
         self,
@@ -117,11 +132,16 @@ class RolloutCallback(Callback):
         """Fill a prediction batch."""
         self._evaluate(trainer, pl_module, batch, batch_idx)
 
-    def _train_sampling(self, step: int, module: Any, batch: AudioQABatch) -> list[Sampling]:
+    def _train_sampling(
+        self, step: int, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch
+    ) -> list[SamplingParams]:
         """Return how the completions of a training batch are drawn at an optimizer step."""
         seeds = request_seeds(self._base_seed(), step, [question.id for question in batch.questions])
         stop = end_token_ids(module.student.processor.tokenizer)
-        return [Sampling(module.num_completions, self.max_new_tokens, module.temperature, seed, stop) for seed in seeds]
+        return [
+            SamplingParams(wanted.num_completions, self.max_new_tokens, wanted.temperature, seed, stop)
+            for seed in seeds
+        ]
 
     def _log_rollout(self, pl_module: LightningModule, batch: AudioQABatch, version: int) -> None:
         done = batch.completions
@@ -133,25 +153,29 @@ class RolloutCallback(Callback):
         }
         pl_module.log_dict(metrics, on_step=True, on_epoch=False, batch_size=len(batch))
 
-    def _evaluate(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, batch_idx: int) -> None:
-        stop = end_token_ids(pl_module.student.processor.tokenizer)
-        sampling = [Sampling(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch)
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int) -> None:
+        module = self.module(pl_module)
+        stop = end_token_ids(module.student.processor.tokenizer)
+        sampling = [SamplingParams(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch)
         if batch_idx == 0:
-            self.prepare(trainer, pl_module, batch, sampling)
-        if batch.completions is not None and batch.completions.weight_version == RECORDED:
+            self.prepare(trainer, module, batch, sampling)
+        if (answered := earlier_completions(batch, module.completed.predictions)) is not None:
+            batch.completions = answered
             return
-        self._fill(trainer, pl_module, batch, sampling)
+        self._fill(trainer, module, batch, sampling)
 
-    def _fill(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch, sampling: list[Sampling]) -> Completions:
+    def _fill(
+        self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
+    ) -> Completions:
         begun = time.perf_counter()
         samples, version = self.sample(trainer, pl_module, batch, sampling)
         return self._put(pl_module, batch, samples, version, time.perf_counter() - begun, sampling[0].stop_token_ids)
 
     def _put(
         self,
-        pl_module: Any,
+        pl_module: RolloutModule,
         batch: AudioQABatch,
-        samples: list[list[Sample]],
+        samples: list[list[CompletionOutput]],
         version: str,
         seconds: float,
         end_tokens: Sequence[int],
@@ -195,7 +219,7 @@ def request_seeds(seed: int, step: int, question_ids: Sequence[str]) -> list[int
 
 
 def to_completions(
-    samples: list[list[Sample]], tokenizer: Any, end_tokens: Sequence[int], device: torch.device | str = "cpu"
+    samples: list[list[CompletionOutput]], tokenizer: Any, end_tokens: Sequence[int], device: torch.device | str = "cpu"
 ) -> Completions:
     """Put completions into tensors.
 

@@ -141,8 +141,7 @@ class WeightPusher:
         self.pool.keeper.check = lambda server: self._check(server, student)
         types = sent_types(specs, [server.info.dtype for server in self.pool.servers if server.info is not None])
         size = sum(tensor.nbytes for tensor in student.hub_shapes(types).values())
-        nodes = getattr(trainer, "num_nodes", 1)
-        self._directory = self._make_directory(Path(trainer.default_root_dir), size, nodes)
+        self._directory = self._make_directory(Path(trainer.default_root_dir), size, trainer.num_nodes)
         return run_id or secrets.token_hex(4), types, str(self._directory.root)
 
     def _claim_all(self, trainer: Trainer) -> None:
@@ -229,7 +228,7 @@ class WeightPusher:
 def _specs_of(checkpoint: str, student: Any) -> dict[str, TensorSpec]:
     """Return what a checkpoint holds of a student."""
     specs = read_specs(find_checkpoint(checkpoint))
-    return {name: spec for name, spec in specs.items() if not name.startswith(student.family.foreign)}
+    return {name: spec for name, spec in specs.items() if not name.startswith(student.architecture.ignored_prefixes)}
 
 
 def push_seconds(wanted: float, collective: float, spent: float) -> float:

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from callbacks.tracking.wandb_logging import log_to_wandb, logger_step, wandb_loggers
+from records.best_score import BestScore
 
 COLUMNS = ["step", "category", "accuracy"]
 
@@ -20,17 +21,17 @@ class AccuracyLogger(Callback):
     """
 
     def __init__(self) -> None:
-        self.best: float | None = None
-        self.best_step = 0
+        self.best = BestScore()
         self.rows: list[list[Any]] = []
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "rows": self.rows}
+        return {**self.best.state_dict(), "rows": self.rows}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_step, self.rows = state_dict["best"], state_dict["best_step"], state_dict["rows"]
+        self.best.load_state_dict(state_dict)
+        self.rows = state_dict["rows"]
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -41,9 +42,9 @@ class AccuracyLogger(Callback):
             return
         overall = found.get("overall")
         if overall is not None:
-            if self.best is None or overall > self.best:
-                self.best, self.best_step = overall, trainer.global_step
-            best = {"val/best_accuracy": self.best, "val/best_step": float(self.best_step)}
+            self.best.improves(overall, trainer.global_step)
+            assert self.best.value is not None and self.best.step is not None
+            best = {"val/best_accuracy": self.best.value, "val/best_step": float(self.best.step)}
             for logger in trainer.loggers:
                 logger.log_metrics(best, step=logger_step(trainer))
         self.rows = [row for row in self.rows if row[0] < trainer.global_step]  # a resumed run repeats a validation

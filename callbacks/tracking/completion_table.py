@@ -1,6 +1,5 @@
 """Completions to look at and listen to, on Weights & Biases."""
 
-import re
 from typing import Any
 
 import wandb
@@ -10,6 +9,8 @@ from typing_extensions import override
 from answers.answers import extract_answer
 from callbacks.tracking.wandb_logging import log_to_wandb, logger_step, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
+from lightning_modules.doors import AnsweringModule, GradedRollouts, fitting
+from records.reasoning_tags import shown_thoughts
 from runtime.errors import UserError
 
 SAMPLE_RATE = 16000
@@ -34,6 +35,14 @@ class CompletionTable(Callback):
         self.max_rows = max_rows
         self._rows: list[dict[str, Any]] = []
 
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module that answers no questions."""
+        self._module(pl_module)
+
+    def _module(self, pl_module: LightningModule) -> AnsweringModule:
+        return fitting(pl_module, AnsweringModule, self, "modules that answer questions")
+
     def _wanted(self, trainer: Trainer) -> bool:
         return bool(wandb_loggers(trainer)) and trainer.is_global_zero
 
@@ -43,8 +52,9 @@ class CompletionTable(Callback):
     ) -> None:
         if not self._wanted(trainer) or (batch_idx + 1) % self.every_n_batches != 0 or batch.completions is None:
             return
-        rewards = getattr(pl_module, "last_rewards", None) or {}
-        advantages = getattr(pl_module, "last_advantages", None)
+        graded = pl_module if isinstance(pl_module, GradedRollouts) else None
+        rewards = {} if graded is None else graded.last_rewards
+        advantages = None if graded is None else graded.last_advantages
         rows: list[dict[str, Any]] = []
         for b, group in enumerate(batch.completions.texts):
             for g, text in enumerate(group):
@@ -57,10 +67,10 @@ class CompletionTable(Callback):
                 rows.append(row)
         log_to_wandb(trainer, {"train/completions": table(rows)})
 
-    def _evaluated(self, trainer: Trainer, pl_module: Any, batch: AudioQABatch) -> None:
+    def _evaluated(self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch) -> None:
         if not self._wanted(trainer) or trainer.sanity_checking or batch.completions is None:
             return
-        read = {prediction.question_id: prediction for prediction in getattr(pl_module, "predictions", [])}
+        read = {prediction.question_id: prediction for prediction in self._module(pl_module).predictions}
         for b, group in enumerate(batch.completions.texts[: self.max_rows - len(self._rows)]):
             question = batch.questions[b]
             row = row_of(batch, b, group[0], bool(batch.completions.finished[b, 0]), logger_step(trainer))
@@ -119,7 +129,6 @@ def row_of(batch: AudioQABatch, b: int, text: str, finished: bool, step: int) ->
         step: The step under which it is logged.
     """
     question = batch.questions[b]
-    trace = re.search(r"<think>(.*?)(?:</think>|$)", text, re.DOTALL)
     return {
         "step": step,
         "question_id": question.id,
@@ -127,7 +136,7 @@ def row_of(batch: AudioQABatch, b: int, text: str, finished: bool, step: int) ->
         "audio": wandb.Audio(batch.waveforms[b], sample_rate=SAMPLE_RATE),
         "question": question.text,
         "options": " | ".join(question.options),
-        "trace": trace[1].strip() if trace else "",
+        "trace": shown_thoughts(text),
         "answer": extract_answer(text, finished),
         "label": batch.labels[b] or "",
         "finished": finished,

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from typing_extensions import override
 
 from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
-from runtime.all_ranks import of_all_ranks
+from lightning_modules.doors import GradedRollouts, fitting
+from runtime.all_ranks import all_gather_objects
 from runtime.errors import UserError
 
 
@@ -32,19 +34,29 @@ class RewardLogger(Callback):
         self._by_category: dict[str, list[float]] = defaultdict(list)
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module that trains without rewards."""
+        if stage == "fit":
+            self._module(pl_module)
+
+    def _module(self, pl_module: LightningModule) -> GradedRollouts:
+        return fitting(pl_module, GradedRollouts, self, "GRPOModule and others that reward rollouts")
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: AudioQABatch, batch_idx: int
     ) -> None:
-        parts = getattr(pl_module, "last_rewards", None)
+        module = self._module(pl_module)
+        parts = module.last_rewards
         if not parts or not wandb_loggers(trainer):
             return
-        totals = sum(value.detach().float().cpu() for value in parts.values())
+        totals: Tensor = sum(value.detach().float().cpu() for value in parts.values())  # type: ignore[assignment]
         for question, reward in zip(batch.questions, totals.mean(-1).tolist(), strict=True):
             self._by_category[question.category].append(reward)
         if (batch_idx + 1) % self.every_n_batches != 0:
             return
-        advantages = getattr(pl_module, "last_advantages", None)
-        shares = of_all_ranks(
+        advantages = module.last_advantages
+        shares = all_gather_objects(
             trainer,
             [
                 (

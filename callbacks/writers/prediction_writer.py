@@ -1,23 +1,24 @@
 """Predictions on disk, one JSON object a line, while they are made."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from callbacks.rollout.rollout_callback import RECORDED
-from datamodules.batching.batch import AudioQABatch, Completions
+from lightning_modules.doors import AnsweringModule, fitting
+from records.completed import Completed
 from records.records import Prediction, Question, read_jsonl, write_jsonl
-from records.shards import cut_torn_line
-from runtime.all_ranks import of_all_ranks
+from records.shards import truncate_partial_line
+from runtime.all_ranks import all_gather_objects
 from runtime.errors import UserError
+
+MODULES = "modules that answer questions"
+WHICH = "RemotePredictionWriter is for models behind an endpoint, PredictionWriter for those that are loaded here"
 
 
 class PredictionWriter(Callback):
@@ -25,8 +26,7 @@ class PredictionWriter(Callback):
 
     Each rank appends to ``<path>.rank<N>`` after each batch; at the end rank 0 merges these files into ``path``, each
     question once, and removes them. A run that was interrupted can be continued with ``resume``: questions that were
-    answered are not asked again, and accuracy covers them too. It must come before the rollout callback in
-    ``trainer.callbacks``.
+    answered are not asked again, and accuracy covers them too.
 
     Args:
         path: The file to write.
@@ -42,6 +42,17 @@ class PredictionWriter(Callback):
         self._done: dict[str, Prediction] = {}
         self._written = 0
 
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module whose answers this writer cannot write."""
+        self._module(pl_module)
+
+    def _module(self, pl_module: LightningModule) -> AnsweringModule:
+        module = fitting(pl_module, AnsweringModule, self, MODULES)
+        if module.asks_endpoint != self.for_endpoints:
+            raise UserError(f"{type(self).__name__} does not fit {type(module).__name__}: {WHICH}")
+        return module
+
     def _shard(self, rank: int) -> Path:
         return self.path.with_name(f"{self.path.name}.rank{rank}")
 
@@ -49,21 +60,19 @@ class PredictionWriter(Callback):
         return sorted(self.path.parent.glob(self.path.name + ".rank*"))
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = self._module(pl_module)
+        module.completed = Completed()
         if trainer.state.fn == TrainerFn.FITTING:
             return
-        if hasattr(pl_module, "answered") != self.for_endpoints:
-            raise UserError(
-                f"{type(self).__name__} does not fit {type(pl_module).__name__}: RemotePredictionWriter is for models "
-                "behind an endpoint, PredictionWriter for those that are loaded here"
-            )
         self._written = 0
         self._done = {}
         if self.resume:
             for shard in self._shards() if trainer.is_global_zero else ():
-                cut_torn_line(shard, Prediction)
+                truncate_partial_line(shard, Prediction)
             trainer.strategy.barrier("predictions")
             for shard in self._shards():
                 take_over(self._done, read_jsonl(shard, Prediction))
+            module.completed = Completed.answers(self._done)
             rank_zero_info(f"{self.path}: {len(self._done)} questions were answered before")
         elif trainer.is_global_zero:
             for shard in self._shards():
@@ -75,31 +84,15 @@ class PredictionWriter(Callback):
         except OSError as error:
             raise UserError(f"predictions cannot be written to {self.path}: {error.strerror}") from error
 
-    def _recall(self, pl_module: Any, batch: AudioQABatch) -> None:
-        """Fill in a batch all of whose questions were answered before."""
-        known = self._known(pl_module, batch.questions)
-        if not known or any(prediction is None for prediction in known):
-            return
-        done = [prediction for prediction in known if prediction is not None]
-        shape = (len(done), 1, 1)
-        batch.completions = Completions(
-            ids=torch.zeros(shape, dtype=torch.long),
-            mask=torch.zeros(shape, dtype=torch.bool),
-            texts=[[prediction.completion] for prediction in done],
-            finished=np.array([[prediction.finished] for prediction in done]),
-            weight_version=RECORDED,
-        ).to(batch.prompt_ids.device)
-
-    def _known(self, pl_module: Any, questions: Sequence[Question]) -> list[Prediction | None]:
-        """Return what was answered before.
+    def _check(self, pl_module: LightningModule, questions: Iterable[Question]) -> None:
+        """Refuse to keep what was answered by another model, or was asked in another way.
 
         Raises:
-            UserError: It was answered by another model, or was asked in another way.
+            UserError: Some of the questions were.
         """
-        now = getattr(pl_module, "asked_as", {})
-        known = [self._done.get(question.id) for question in questions]
-        for question, then in zip(questions, known, strict=True):
-            if then is None:
+        now = self._module(pl_module).prediction_metadata
+        for question in questions:
+            if (then := self._done.get(question.id)) is None:
                 continue
             if (then.options, then.probe) != (question.options, question.metadata.get("probe", "")):
                 raise UserError(
@@ -107,19 +100,19 @@ class PredictionWriter(Callback):
                     "data.option_order and data.probe, or set resume to false"
                 )
             for name, value in now.items():
-                found = getattr(then, name)
+                found = vars(then)[name]
                 if found and value and found != value:  # files of older versions do not say
                     raise UserError(
                         f"{self.path}: {question.id} was answered before with {name} {found!r}, now it is {value!r}: "
                         "restore the settings, set trainer.default_root_dir to another folder, or set resume to false"
                     )
-        return known
 
-    def _append(self, trainer: Trainer, pl_module: Any) -> None:
+    def _append(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             return
-        fresh = pl_module.predictions[self._written :]
-        self._written = len(pl_module.predictions)
+        predictions = self._module(pl_module).predictions
+        fresh = predictions[self._written :]
+        self._written = len(predictions)
         lines = [p.to_json() + "\n" for p in fresh if p.question_id not in self._done]
         if lines:
             path = self._shard(trainer.global_rank)
@@ -134,10 +127,11 @@ class PredictionWriter(Callback):
                     "command keeps those that were written before"
                 ) from error
 
-    def _merge(self, trainer: Trainer, pl_module: Any) -> None:
+    def _merge(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
             return
-        answered = of_all_ranks(trainer, [prediction.question_id for prediction in pl_module.predictions])
+        predictions = self._module(pl_module).predictions
+        answered = all_gather_objects(trainer, [prediction.question_id for prediction in predictions])
         trainer.strategy.barrier("predictions")
         if trainer.is_global_zero:
             found = dict(self._done)
@@ -167,19 +161,19 @@ class PredictionWriter(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._recall(pl_module, batch)
+        self._check(pl_module, batch.questions)
 
     @override
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._recall(pl_module, batch)
+        self._check(pl_module, batch.questions)
 
     @override
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._recall(pl_module, batch)
+        self._check(pl_module, batch.questions)
 
     @override
     def on_validation_batch_end(

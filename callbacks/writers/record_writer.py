@@ -9,17 +9,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from datamodules.audio_qa import AudioQADataModule
 from datamodules.media.audio import MediaError
-from lightning_modules.endpoint_stage import EndpointStage
+from lightning_modules.doors import RecordStage, fitting
+from records.completed import Completed, Place
 from records.records import Record, Trace, Verdict
-from records.request_records import Outcome, RequestError, Usage, spent
-from records.shards import Shards
+from records.request_records import ItemResult, RequestError, Usage, spent
+from records.shards import JsonlShards
 from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
-Sample = tuple[str, int | None]
-
 FOLDERS: dict[type[Record], str] = {Trace: "traces", Verdict: "verdicts", RequestError: "errors", Usage: "usage"}
+
+MODULES = "the teacher and the fact verifiers, whose traces and verdicts it writes"
 
 
 class RecordWriter(Callback):
@@ -39,7 +41,7 @@ class RecordWriter(Callback):
     def __init__(self, directory: str, retry_errors: bool = False) -> None:
         self.directory = Path(directory)
         self.retry_errors = retry_errors
-        self._shards = Shards(self.directory, FOLDERS)
+        self._shards = JsonlShards(self.directory, FOLDERS)
         self.written = 0
 
     def read(self, record: type[Record]) -> list[Any]:
@@ -50,36 +52,44 @@ class RecordWriter(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "predict":
             return
-        kinds = (record_type(pl_module), RequestError, Usage)
+        module = self._stage(pl_module)
+        kinds = (module.record_type, RequestError, Usage)
         if trainer.is_global_zero or trainer.local_rank == 0:
             for file in self._shards.repair(kinds):
                 rank_zero_info(f"{file}: the last line was torn by a crash and was removed")
         trainer.strategy.barrier("records repaired")
-        module: Any = pl_module
         results = self.read(kinds[0])
-        module.settled = {(one.question_id, one.sample) for one in results}
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        done: set[Place] = {(one.question_id, one.sample) for one in results}
         if not self.retry_errors:
-            failed = failed_for_good(self.read(RequestError), module.settled)
-            changed = with_changed_clips(failed, trainer.datamodule)  # type: ignore[attr-defined]
-            module.settled |= failed.keys() - changed
+            failed = failed_for_good(self.read(RequestError), done)
+            changed = with_changed_clips(failed, datamodule)
+            done |= failed.keys() - changed
             for sentence in said_of_failed(failed, changed, self.directory):
                 rank_zero_info(sentence)
-        if hasattr(module, "spent"):
-            module.spent = spent(self.read(Usage))
-        check_provenance(self.directory, results, getattr(module, "provenance", {}))
+        module.completed = Completed(frozenset(done), module.samples)
+        if isinstance(datamodule, AudioQADataModule):  # others give all questions, and the module asks what remains
+            datamodule.completed = module.completed
+        module.spent = spent(self.read(Usage))
+        check_provenance(self.directory, results, module.provenance)
         if results:
             rank_zero_info(f"{self.directory}: {len(results)} {FOLDERS[kinds[0]]} were written before")
         trainer.strategy.barrier("records read")
         self.written = 0
         self._shards.open(kinds, trainer.global_rank)
 
-    def _take(self, pl_module: LightningModule) -> None:
+    def _stage(self, pl_module: LightningModule) -> RecordStage:
+        module = fitting(pl_module, RecordStage, self, MODULES)
+        if module.record_type not in FOLDERS:
+            raise UserError(f"{type(self).__name__} does not fit {type(module).__name__}: it is for {MODULES}")
+        return module
+
+    def _take(self, module: RecordStage) -> None:
         """Write what has ended; a signal waits, so that nothing is lost between taking and writing."""
-        module: Any = pl_module
         with uninterrupted():
             self._write(module.outcomes())
 
-    def _write(self, made: Sequence[Outcome]) -> None:
+    def _write(self, made: Sequence[ItemResult]) -> None:
         if not made:
             return
         self._shards.append(Usage, (outcome.usage for outcome in made))  # first: what was paid for is never forgotten
@@ -98,21 +108,21 @@ class RecordWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._take(pl_module)
+        self._take(self._stage(pl_module))
 
     @override
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module: Any = pl_module
+        module = self._stage(pl_module)
         for _ in module.drain():
             self._take(module)
         self._shards.close()
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._shards and hasattr(pl_module, "outcomes"):
-            if isinstance(pl_module, EndpointStage):
-                pl_module.give_up(exception)
-            self._take(pl_module)
+        if self._shards:  # only setup opens them, for a module that fits
+            module = self._stage(pl_module)
+            module.give_up(exception)
+            self._take(module)
         self._shards.close()
 
     @override
@@ -120,21 +130,7 @@ class RecordWriter(Callback):
         self._shards.close()
 
 
-def record_type(pl_module: LightningModule) -> type[Record]:
-    """Return what a module makes.
-
-    Raises:
-        UserError: It makes no records.
-    """
-    made = getattr(pl_module, "record_type", None)
-    if made not in FOLDERS:
-        raise UserError(
-            f"{type(pl_module).__name__} makes no records: RecordWriter is for the teacher and the fact verifiers"
-        )
-    return made
-
-
-def check_provenance(directory: Path, results: Iterable[Any], expected: dict[str, Any]) -> None:
+def check_provenance(directory: Path, results: Iterable[Any], expected: Mapping[str, Any]) -> None:
     """Refuse to mix results of different settings in one folder.
 
     Args:
@@ -147,14 +143,14 @@ def check_provenance(directory: Path, results: Iterable[Any], expected: dict[str
     """
     for one in results:
         for name, value in expected.items():
-            if (found := getattr(one, name)) != value:
+            if (found := vars(one)[name]) != value:
                 raise UserError(
                     f"{directory} has results with {name} {found!r}, this run would add some with {value!r}: restore "
                     "the settings, or set trainer.default_root_dir to another folder"
                 )
 
 
-def failed_for_good(errors: Iterable[RequestError], made: Iterable[Sample]) -> dict[Sample, RequestError]:
+def failed_for_good(errors: Iterable[RequestError], made: Iterable[Place]) -> dict[Place, RequestError]:
     """Return what is not to be asked again, by question and sample.
 
     Args:
@@ -164,7 +160,7 @@ def failed_for_good(errors: Iterable[RequestError], made: Iterable[Sample]) -> d
     return {place: error for place, error in still_missing(errors, made).items() if error.permanent}
 
 
-def still_missing(errors: Iterable[RequestError], made: Iterable[Sample]) -> dict[Sample, RequestError]:
+def still_missing(errors: Iterable[RequestError], made: Iterable[Place]) -> dict[Place, RequestError]:
     """Return the errors about what was not had in another run either, by question and sample.
 
     Of several about the same the last one counts; one about a question as a whole is over when anything was had of it.
@@ -173,16 +169,16 @@ def still_missing(errors: Iterable[RequestError], made: Iterable[Sample]) -> dic
         errors: What could not be had in all runs.
         made: What could be had.
     """
-    last: dict[Sample, RequestError] = {}
+    last: dict[Place, RequestError] = {}
     for error in sorted(errors, key=lambda error: error.created or 0.0):
         last[error.question_id, error.sample] = error
-    done: set[Sample] = set()
+    done: set[Place] = set()
     for question, sample in made:
         done |= {(question, sample), (question, None)}
     return {place: error for place, error in last.items() if place not in done}
 
 
-def with_changed_clips(failed: Mapping[Sample, RequestError], datamodule: Any) -> set[Sample]:
+def with_changed_clips(failed: Mapping[Place, RequestError], datamodule: Any) -> set[Place]:
     """Return which failures are about clips that are others now than when they could not be decoded.
 
     Args:
@@ -190,7 +186,7 @@ def with_changed_clips(failed: Mapping[Sample, RequestError], datamodule: Any) -
         datamodule: The stage's DataModule, which knows where the questions' clips are.
     """
     about_clips = {place: error for place, error in failed.items() if error.kind == "media"}
-    if not about_clips or not hasattr(datamodule, "clips"):
+    if not about_clips or not isinstance(datamodule, AudioQADataModule):
         return set()
     media = {question.id: question.media for question in datamodule.questions("predict")}
     changed = set()
@@ -204,7 +200,7 @@ def with_changed_clips(failed: Mapping[Sample, RequestError], datamodule: Any) -
     return changed
 
 
-def said_of_failed(failed: Mapping[Sample, RequestError], changed: Iterable[Sample], directory: Path) -> list[str]:
+def said_of_failed(failed: Mapping[Place, RequestError], changed: Iterable[Place], directory: Path) -> list[str]:
     """Return what a run says of earlier failures.
 
     Args:

@@ -10,15 +10,24 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from callbacks.writers.prediction_writer import PredictionWriter, take_over
+from callbacks.writers.prediction_writer import WHICH, PredictionWriter, take_over
 from callbacks.writers.yields import spending
+from datamodules.audio_qa import AudioQADataModule, Role
+from lightning_modules.doors import fitting
+from lightning_modules.remote_qa import RemoteQAModule
+from records.completed import Completed
 from records.records import Prediction, Record, read_jsonl
 from records.request_records import RequestError, Usage, spent
-from records.shards import Shards
+from records.shards import JsonlShards
+from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
 _FOLDERS: dict[type[Record], str] = {RequestError: "errors", Usage: "usage"}
-_ROLES = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test", TrainerFn.PREDICTING: "predict"}
+_ROLES: dict[TrainerFn, Role] = {
+    TrainerFn.VALIDATING: "val",
+    TrainerFn.TESTING: "test",
+    TrainerFn.PREDICTING: "predict",
+}
 
 
 class RemotePredictionWriter(PredictionWriter):
@@ -38,12 +47,13 @@ class RemotePredictionWriter(PredictionWriter):
 
     def __init__(self, path: str, resume: bool = True) -> None:
         super().__init__(path, resume)
-        self._logs = Shards(self.path.parent, _FOLDERS)
+        self._logs = JsonlShards(self.path.parent, _FOLDERS)
         self._logged = {kind: 0 for kind in _FOLDERS}
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read what is on disk before the questions' clips are prepared."""
+        module = self._module(pl_module)
         if trainer.state.fn == TrainerFn.FITTING:
             return
         super()._begin(trainer, pl_module)
@@ -55,8 +65,7 @@ class RemotePredictionWriter(PredictionWriter):
         if trainer.is_global_zero:
             self._logs.repair(_FOLDERS)
         trainer.strategy.barrier("requests repaired")
-        module: Any = pl_module
-        module.answered = self._done
+        module.completed = self._data(trainer).completed = Completed.answers(self._done)
         module.spent = spent(self._logs.read(Usage))
         if self._done:
             rank_zero_info(f"{self.path}: {len(self._done)} questions have an answer and are not asked again")
@@ -69,13 +78,22 @@ class RemotePredictionWriter(PredictionWriter):
         """Do nothing when the epoch starts: everything was read in ``setup``."""
 
     @override
-    def _recall(self, pl_module: Any, batch: Any) -> None:
-        """Check that what was answered before may be kept; the module does not ask it again."""
-        self._known(pl_module, batch.questions)
+    def _module(self, pl_module: LightningModule) -> RemoteQAModule:
+        super()._module(pl_module)
+        return fitting(pl_module, RemoteQAModule, self, WHICH)
+
+    def _data(self, trainer: Trainer) -> AudioQADataModule:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, AudioQADataModule):
+            raise UserError(
+                f"{type(self).__name__} does not fit {type(data).__name__}: it needs a DataModule of questions"
+            )
+        return data
 
     @override
-    def _append(self, trainer: Trainer, pl_module: Any) -> None:
-        made: dict[type[Record], list[Any]] = {Usage: pl_module.usage, RequestError: pl_module.errors}
+    def _append(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = self._module(pl_module)
+        made: dict[type[Record], list[Any]] = {Usage: module.usage, RequestError: module.errors}
         with uninterrupted():
             if self._logs:
                 for kind, records in made.items():  # usage first: what was paid for is never forgotten
@@ -83,21 +101,21 @@ class RemotePredictionWriter(PredictionWriter):
                     self._logged[kind] = len(records)
             super()._append(trainer, pl_module)
 
-    def _drain(self, trainer: Trainer, pl_module: Any) -> None:
-        for _ in pl_module.collect():
+    def _drain(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for _ in self._module(pl_module).collect():
             self._append(trainer, pl_module)
         self._append(trainer, pl_module)
 
     @override
-    def _merge(self, trainer: Trainer, pl_module: Any) -> None:
+    def _merge(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._logs.close()
         super()._merge(trainer, pl_module)
         if trainer.is_global_zero:
-            self._report(trainer, pl_module)
+            self._report(trainer, self._module(pl_module))
 
-    def _report(self, trainer: Trainer, pl_module: Any) -> None:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        assert trainer.state.fn is not None
+    def _report(self, trainer: Trainer, module: RemoteQAModule) -> None:
+        datamodule = self._data(trainer)
+        assert trainer.state.fn is not None and datamodule.requests is not None
         asked = [question.id for question in datamodule.questions(_ROLES[trainer.state.fn])]
         said = {p.question_id: bool(p.completion.strip()) for p in read_jsonl(self.path, Prediction)}
         errors = {e.question_id: e for e in self._logs.read(RequestError) if said.get(e.question_id) is False}
@@ -107,10 +125,10 @@ class RemotePredictionWriter(PredictionWriter):
         not_asked = [name for name in asked if name not in said]
         taken = spending(self._logs.read(Usage), errors.values())
         content = {
-            **pl_module.asked_as,
-            "endpoint": pl_module.endpoint_settings.label,
-            "sampling": pl_module.fields,
-            "frames_as": pl_module.send,
+            **module.prediction_metadata,
+            "endpoint": module.endpoint_settings.label,
+            "sampling": module.fields,
+            "frames_as": module.send,
             "sent": dataclasses.asdict(datamodule.requests),
             "questions": len(asked),
             "answered": sum(said.values()),
@@ -143,7 +161,7 @@ class RemotePredictionWriter(PredictionWriter):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._logs:
-            module: Any = pl_module
+            module = self._module(pl_module)
             module.give_up(exception)
             module.keep_finished()
             self._append(trainer, module)

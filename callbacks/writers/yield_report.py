@@ -12,9 +12,12 @@ from rich.table import Table
 from typing_extensions import override
 
 from callbacks.tracking.wandb_logging import wandb_loggers
-from callbacks.writers.record_writer import RecordWriter, still_missing
+from callbacks.writers.record_writer import MODULES, RecordWriter, still_missing
 from callbacks.writers.yields import Spending, Yield, spending, yields
-from records.records import Question, Trace, Verdict
+from datamodules.audio_qa import AudioQADataModule
+from datamodules.trace_clips import TraceClipsDataModule
+from lightning_modules.doors import RecordStage, fitting
+from records.records import Trace, Verdict
 from records.request_records import RequestError, Usage
 from runtime.errors import UserError
 
@@ -41,21 +44,36 @@ class YieldReport(Callback):
     """
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a stage of which nothing could be reported at the end."""
+        if stage == "predict":
+            self._needed(trainer)
+            fitting(pl_module, RecordStage, self, MODULES)
+
+    def _needed(self, trainer: Trainer) -> tuple[RecordWriter, AudioQADataModule]:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        writer = next((one for one in callbacks if isinstance(one, RecordWriter)), None)
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if writer is None or not isinstance(datamodule, AudioQADataModule):
+            raise UserError("YieldReport needs a RecordWriter among trainer.callbacks and a DataModule of questions")
+        return writer, datamodule
+
+    @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier("records written")
         if not trainer.is_global_zero:
             return
-        writer = next((one for one in trainer.callbacks if isinstance(one, RecordWriter)), None)  # type: ignore[attr-defined]
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if writer is None or not hasattr(datamodule, "questions"):
-            raise UserError("YieldReport needs a RecordWriter among trainer.callbacks and a DataModule of questions")
-        questions: list[Question] = datamodule.questions("predict")
-        checks = getattr(pl_module, "record_type", None) is Verdict
-        traces = [t for some in datamodule.traces.values() for t in some] if checks else writer.read(Trace)
-        verdicts = writer.read(Verdict) if checks else None
+        writer, datamodule = self._needed(trainer)
+        questions = datamodule.questions("predict")
+        verdicts: list[Verdict] | None = None
+        if isinstance(datamodule, TraceClipsDataModule):
+            traces = [trace for some in datamodule.traces.values() for trace in some]
+            verdicts = writer.read(Verdict)
+        else:
+            traces = writer.read(Trace)
         done = {(r.question_id, r.sample) for r in (verdicts if verdicts is not None else traces)}
         errors = still_missing(writer.read(RequestError), done).values()
-        table = yields(questions, traces, verdicts, getattr(pl_module, "samples", None))
+        table = yields(questions, traces, verdicts, fitting(pl_module, RecordStage, self, MODULES).samples)
         spent = spending(writer.read(Usage), errors)
         write_report(writer.directory, table, spent)
         rank_zero_info(f"the report was written to {writer.directory / 'report.json'} and report.png")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.traces import answered_option, thought
+from datamodules.reading.traces_of_questions import answered_option, by_question, is_unanimous
+from datamodules.traces import thought
 from records.records import Question, Trace, Verdict
 from records.request_records import RequestError, Usage
 
@@ -104,34 +105,32 @@ def yields(
         verdicts: The checker's verdicts; None before it was asked.
         samples: Traces that a complete question has; None counts every question with a trace.
     """
-    by_question: dict[str, dict[int, Trace]] = defaultdict(dict)
-    for trace in traces:
-        by_question[trace.question_id].setdefault(trace.sample, trace)
+    known = by_question(traces)
     accepted = None if verdicts is None else {(v.question_id, v.sample): v.accepted for v in verdicts}
     types: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         types[question.category].append(question)
-    rows = [_yield(name, types[name], by_question, accepted, samples) for name in sorted(types)]
-    return [*rows, _yield(TOTAL, questions, by_question, accepted, samples)]
+    rows = [_yield(name, types[name], known, accepted, samples) for name in sorted(types)]
+    return [*rows, _yield(TOTAL, questions, known, accepted, samples)]
 
 
 def _yield(
     name: str,
     questions: Sequence[Question],
-    by_question: dict[str, dict[int, Trace]],
+    traces: dict[str, list[Trace]],
     accepted: dict[tuple[str, int], bool] | None,
     samples: int | None,
 ) -> Yield:
     counts: Counter[str] = Counter()
     right: dict[str, list[bool]] = defaultdict(list)
     for question in questions:
-        some = by_question.get(question.id, {})
-        answers = {key: answered_option(trace, question) for key, trace in some.items()}
-        unanimous = bool(answers) and len(set(answers.values())) == 1 and None not in answers.values()
+        some = traces.get(question.id, [])
+        answers = {trace.sample: answered_option(trace, question) for trace in some}
+        unanimous = is_unanimous(some, question)
         counts["complete"] += len(some) >= (samples or 1)
         counts["traces"] += len(some)
         counts["unreadable"] += sum(answer is None for answer in answers.values())
-        counts["thoughtless"] += sum(not thought(trace) for trace in some.values())
+        counts["thoughtless"] += sum(not thought(trace) for trace in some)
         counts["unanimous"] += unanimous
         counts["unanimous_traces"] += unanimous * len(some)
         for sample, answer in answers.items():
@@ -177,7 +176,7 @@ def spending(usage: Iterable[Usage], errors: Iterable[RequestError]) -> Spending
     cost = 0.0
     for one in usage:
         for name in ("requests", "retries", "prompt_tokens", "completion_tokens"):
-            totals[name] += getattr(one, name)
+            totals[name] += vars(one)[name]
         cost += one.cost
         begin, end = spans.get(one.run, (one.started, one.ended))
         spans[one.run] = (min(begin, one.started), max(end, one.ended))

@@ -1,13 +1,11 @@
 """Questions with what is sent of their clips to a model behind an endpoint: sound, silent frames, or both."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from datamodules.media.audio import MediaError, WavFormat, wav_base64
-from datamodules.media.media_files import MomentaryMediaError
+from datamodules.media.media_files import is_lasting
 from datamodules.media.probes import Clips
 from datamodules.media.video import FrameFolder, FrameSampling, jpeg_base64
 from datamodules.prompts.questions import Modalities, Prompt
@@ -86,55 +84,36 @@ class ClipRequests:
         return self
 
 
-class ClipRequestDataset(Dataset[ClipRequest]):
-    """Questions whose clips are prepared when they are asked for, that is in the DataLoader's workers."""
+def clip_request(
+    question: Question,
+    prompt: Prompt,
+    settings: RequestSettings,
+    heard: Clips,
+    seen: FrameFolder,
+    answered: Collection[str] = (),
+) -> ClipRequest:
+    """Return a question with its clip, or with the reason why there is none.
 
-    def __init__(
-        self,
-        questions: Sequence[Question],
-        prompt: Prompt,
-        settings: RequestSettings,
-        heard: Clips,
-        seen: FrameFolder,
-        answered: Collection[str] = (),
-    ) -> None:
-        """Make the dataset.
-
-        Args:
-            questions: The questions.
-            prompt: How they are asked.
-            settings: What is sent of a clip.
-            heard: Gives the sound of a clip.
-            seen: Gives its frames; never opens its sound.
-            answered: Ids of questions that were answered before: their clips are not decoded.
-        """
-        self.questions = questions
-        self.prompt = prompt
-        self.settings = settings
-        self.heard = heard
-        self.seen = seen
-        self.answered = frozenset(answered)
-
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return len(self.questions)
-
-    def __getitem__(self, index: int) -> ClipRequest:
-        """Return a question with its clip, or with the reason why there is none."""
-        question = self.questions[index]
-        text = self.prompt.render(question)
-        if question.id in self.answered:
-            return ClipRequest(question, text)
-        wav = ""
-        images: tuple[str, ...] = ()
-        rate: float | None = None
-        try:
-            if self.settings.sees:
-                frames = self.seen.frames(question.media)
-                images, rate = tuple(jpeg_base64(frames.pixels, self.settings.frames.quality)), frames.rate
-            if self.settings.hears:
-                wav = wav_base64(self.heard.load(question.media), self.settings.wav_format)
-        except MediaError as error:
-            lasting = not isinstance(error, MomentaryMediaError)
-            return ClipRequest(question, text, error=str(error), lasting=lasting)
-        return ClipRequest(question, text, wav, images, rate)
+    Args:
+        question: The question.
+        prompt: How it is asked.
+        settings: What is sent of a clip.
+        heard: Gives the sound of a clip.
+        seen: Gives its frames; never opens its sound.
+        answered: Ids of questions that were answered before: their clips are not decoded.
+    """
+    text = prompt.render(question)
+    if question.id in answered:
+        return ClipRequest(question, text)
+    wav = ""
+    images: tuple[str, ...] = ()
+    rate: float | None = None
+    try:
+        if settings.sees:
+            frames = seen.frames(question.media)
+            images, rate = tuple(jpeg_base64(frames.pixels, settings.frames.quality)), frames.rate
+        if settings.hears:
+            wav = wav_base64(heard.load(question.media), settings.wav_format)
+    except MediaError as error:
+        return ClipRequest(question, text, error=str(error), lasting=is_lasting(error))
+    return ClipRequest(question, text, wav, images, rate)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.batching.audio_tokens import EDGE_FRAMES, num_audio_tokens
 from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.media.audio import SAMPLE_RATE
 from datamodules.prompts.questions import Prompt
@@ -17,9 +18,6 @@ from runtime.errors import UserError
 _FRAMES_OF_SILENCE = 4
 """Frames computed beyond the heard ones, so that the end of the shortened signal cannot be seen in those that are kept:
 a window reaches 1.25 frames beyond its own place, and as much is mirrored at the signal's end."""
-
-_EDGE_FRAMES = 2
-"""Frames kept beyond the heard ones: as far as the encoder's two convolutions see from a clip of odd length."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,6 @@ class Example:
     waveform: np.ndarray
     label: str | None = None
     targets: tuple[str, ...] = ()
-
-
-def num_audio_tokens(heard_frames: int) -> int:
-    """Return how many placeholders the processors of Qwen2-Audio and Qwen2.5-Omni expand the audio to.
-
-    Args:
-        heard_frames: Mel frames of the clip. A convolution of stride 2 and a pooling of 2 follow.
-    """
-    return ((heard_frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def said_of_cuts(heard: float, max_seconds: float | None, clips: Sequence[float]) -> str:
@@ -161,7 +150,7 @@ class Collator:
             return_tensors="pt",
         )
         lengths: np.ndarray = extracted["attention_mask"].sum(-1).long().numpy()
-        return extracted["input_features"][..., : heard + _EDGE_FRAMES].contiguous(), lengths
+        return extracted["input_features"][..., : heard + EDGE_FRAMES].contiguous(), lengths
 
     def completions(self, targets: Sequence[Sequence[str]]) -> Completions:
         """Return targets as completions ``[B, G, C]``, each with its end token; G is the longest list's length.

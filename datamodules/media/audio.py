@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from datamodules.media.media_files import undecodable, unreadable
 from datamodules.media.resampling import SAMPLE_RATE as SAMPLE_RATE
 from datamodules.media.resampling import resample
 from datamodules.media.sound_decoding import decode_sound
+from runtime.whole_file import whole_file
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff", ".au", ".w64", ".wma", ".ac3"}
@@ -104,7 +104,7 @@ def audio_part(wav: str) -> dict[str, Any]:
 class WaveformCache:
     """Decoded waveforms on disk, found again by the clip's path, size and time of change.
 
-    Several processes may use one folder: files are written beside their place and moved there in one step.
+    Several processes may use one folder.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -128,14 +128,8 @@ class WaveformCache:
                 if waveform.dtype == np.float32 and waveform.ndim == 1 and len(waveform) >= MIN_SAMPLES:
                     return waveform
         waveform = load_waveform(path, max_seconds)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".partial", delete=False) as partial:
-            try:
-                np.save(partial, waveform)
-            except BaseException:
-                os.unlink(partial.name)
-                raise
-        os.replace(partial.name, place)
+        with whole_file(place) as partial, open(partial, "wb") as file:
+            np.save(file, waveform)
         return waveform
 
     def place(self, path: str | os.PathLike[str], max_seconds: float | None = None) -> Path:

@@ -39,6 +39,11 @@ class MomentaryMediaError(MediaError):
     """A clip cannot be used now, which is the machine's fault and not the file's: memory, open files, disk, network."""
 
 
+def is_lasting(error: MediaError) -> bool:
+    """Return whether a clip that could not be used will not be usable later: False where the machine was at fault."""
+    return not isinstance(error, MomentaryMediaError)
+
+
 def resolve_media(root: str | os.PathLike[str], relative: str, follow_links: bool = False) -> Path:
     """Return the path of a clip inside ``root``.
 

@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.media.audio import SAMPLE_RATE, MediaError
-from datamodules.media.media_files import MomentaryMediaError, unreadable
+from datamodules.media.media_files import is_lasting, unreadable
 from runtime.errors import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -117,7 +117,7 @@ class MediaIndex:
             # the length as on disk, so that all processes sort alike
             return None, round(len(self.load(path)) / SAMPLE_RATE, 2), True
         except MediaError as error:
-            return str(error), 0.0, not isinstance(error, MomentaryMediaError)
+            return str(error), 0.0, is_lasting(error)
 
     @staticmethod
     def _key(path: Path) -> tuple[str, int, int]:

@@ -15,7 +15,6 @@ from torchvision.io import encode_jpeg
 
 from datamodules.media.audio import ClipFolder
 from datamodules.media.frame_decoding import decode_frames
-from records.records import Question
 from runtime.errors import UserError
 
 _EVEN = 1.75
@@ -48,8 +47,8 @@ class FrameSampling:
                 "data.frames: set either count or fps, and the other to null "
                 f"(found count {self.count} and fps {self.fps})"
             )
-        for name in ("count", "fps", "max_frames", "max_side"):
-            value = getattr(self, name)
+        sizes = {"count": self.count, "fps": self.fps, "max_frames": self.max_frames, "max_side": self.max_side}
+        for name, value in sizes.items():
             if value is not None and value <= 0:
                 raise UserError(f"data.frames.{name} must be more than 0, found {value}")
         if not 1 <= self.quality <= 100:
@@ -199,22 +198,3 @@ class FrameFolder(ClipFolder):
             MediaError: The clip cannot be decoded, or its path leads out of ``root``.
         """
         return sample_frames(self.path(media), self.sampling)
-
-
-@dataclass(frozen=True)
-class SilentClip:
-    """A question with what is seen in its clip.
-
-    Attributes:
-        question: The question.
-        images: The frames in order, JPEG in base64.
-        rate: How many of these frames there are in a second of the clip, or None when that cannot be said.
-        error: Why there are none, or None.
-        lasting: Whether the same would be found later: False where the machine was at fault and not the file.
-    """
-
-    question: Question
-    images: tuple[str, ...] = ()
-    rate: float | None = None
-    error: str | None = None
-    lasting: bool = True

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from records.records import RecordError, write_whole
+from records.records import RecordError
 from records.valid_text import valid_text
 from runtime.errors import UserError
+from runtime.whole_file import write_whole
 
 BadRecordPolicy = Literal["skip", "raise"]
 

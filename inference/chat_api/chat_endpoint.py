@@ -18,7 +18,7 @@ from inference.chat_api.chat_reply import parse_reply
 from inference.chat_api.endpoint_client import open_client, proxy_for, request_headers
 from inference.chat_api.endpoint_settings import BodyField as BodyField
 from inference.chat_api.endpoint_settings import EndpointSettings as EndpointSettings
-from inference.chat_api.retries import EndpointError, Failure, draw, failure_of
+from inference.chat_api.retries import EndpointError, Failure, failure_of, jitter
 
 _log = logging.getLogger("lightning.pytorch")
 
@@ -40,7 +40,7 @@ _ONLY_STREAMS = re.compile(
 
 
 @dataclass
-class Tally:
+class RequestStats:
     """What the requests of one piece of work took."""
 
     requests: int = 0
@@ -96,7 +96,11 @@ class ChatEndpoint:
         self._over: EndpointError | None = None
 
     async def chat(
-        self, messages: Sequence[dict[str, Any]], tally: Tally, extra: dict[str, Any] | None = None, **fields: Any
+        self,
+        messages: Sequence[dict[str, Any]],
+        tally: RequestStats,
+        extra: dict[str, Any] | None = None,
+        **fields: Any,
     ) -> Reply:
         """Send one request, again and again where that helps.
 
@@ -121,7 +125,7 @@ class ChatEndpoint:
         attempts = 0
         while True:
             while (pause := self._quiet_until - time.monotonic()) > 0:
-                await self._sleep(pause + self.settings.retry.first_delay * draw())
+                await self._sleep(pause + self.settings.retry.first_delay * jitter())
             async with self._places:
                 if self._quiet_until > time.monotonic():  # since it waits for a place
                     continue
@@ -172,7 +176,7 @@ class ChatEndpoint:
             self.budget.give_back()
             raise
 
-    def _count(self, reply: Reply, tally: Tally) -> Reply:
+    def _count(self, reply: Reply, tally: RequestStats) -> Reply:
         self.answers += 1
         self._refused = 0
         self._last_answer = time.monotonic()
@@ -189,7 +193,7 @@ class ChatEndpoint:
         tally.cost += self.budget.settle(prompt, completion)
         return reply
 
-    async def _pause(self, failure: Failure, attempts: int, began: float, tally: Tally, streamed: bool) -> float:
+    async def _pause(self, failure: Failure, attempts: int, began: float, tally: RequestStats, streamed: bool) -> float:
         """Return how long to wait before the next try, or raise where there is none.
 
         Args:
@@ -211,7 +215,7 @@ class ChatEndpoint:
         if failure.early and not self.answers:
             if attempts >= min(_EARLY, policy.attempts):
                 raise self._end(self._hopeless(failure))
-            return policy.delay(attempts, None, draw())
+            return policy.delay(attempts, None, jitter())
         if failure.action != "retry":
             self._refused += 1
             if self._refused % _HOPEFUL == 0 and not await self._still_answers(tally):
@@ -232,7 +236,7 @@ class ChatEndpoint:
                     "answered before is on disk"
                 )
             raise RequestFailed(failure, attempts)
-        return policy.delay(attempts, failure.retry_after, draw())
+        return policy.delay(attempts, failure.retry_after, jitter())
 
     def _heed(self, seconds: float, why: str) -> None:
         """Let no request be sent before the time that the endpoint asks for, and say so where that is long."""
@@ -250,7 +254,7 @@ class ChatEndpoint:
             _log.warning(f"{self._who} asks to wait: no request is sent until {clock} ({why})")
         self._quiet_until = max(self._quiet_until, until)
 
-    async def _still_answers(self, tally: Tally) -> bool:
+    async def _still_answers(self, tally: RequestStats) -> bool:
         """Send again what was answered before: is it this endpoint or these requests that are at fault?"""
         if not self._answered:
             return False

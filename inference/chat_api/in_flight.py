@@ -22,7 +22,7 @@ class LastResult(Exception):
         self.error = error
 
 
-class InFlight(Generic[T]):
+class BoundedPool(Generic[T]):
     """Runs coroutines on a thread of their own and hands back what they return, in the order in which they end.
 
     ``submit`` waits while ``limit`` pieces are under way: whatever prepares work ahead is held back with it, so that

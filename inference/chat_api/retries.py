@@ -85,16 +85,16 @@ class RetryPolicy:
     max_delay: float = 60.0
     max_wait: float = 3600.0
 
-    def delay(self, failures: int, retry_after: float | None, draw: float) -> float:
+    def delay(self, failures: int, retry_after: float | None, jitter: float) -> float:
         """Return how long to wait before the next try.
 
         Args:
             failures: How often it has failed, from 1.
             retry_after: What the endpoint asked for, in seconds.
-            draw: A random number between 0 and 1: pauses are spread over half their length.
+            jitter: A random number between 0 and 1: pauses are spread over half their length.
         """
-        pause = min(self.first_delay * 2.0 ** min(failures - 1, 60), self.max_delay) * (0.5 + 0.5 * draw)
-        return pause if retry_after is None else retry_after + pause * draw
+        pause = min(self.first_delay * 2.0 ** min(failures - 1, 60), self.max_delay) * (0.5 + 0.5 * jitter)
+        return pause if retry_after is None else retry_after + pause * jitter
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def redacted(text: str, *secrets: str) -> str:
     return _SECRET.sub(lambda found: (found[1] or "") + "***", text)
 
 
-def draw() -> float:
+def jitter() -> float:
     """Return a random number that does not follow the run's seed: ranks must not retry in step."""
     return _SYSTEM.random()
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 
-from inference.server_process import short_audio as vllm_short_audio
+from inference.server_process import short_audio
+from inference.vllm.bearer_token import VARIABLE
 from runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -144,9 +145,9 @@ def environment(model: str, folder: Path, threads: int, kv_cache_gib: int) -> di
         **_no_proxy(inherited),
         **_name(inherited),
     }
-    if vllm_short_audio.has_short_window(model):
-        plugin = vllm_short_audio.install(folder / "plugin")
-        ours["PYTHONPATH"] = os.pathsep.join([str(plugin), str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])])
+    plugins = [str(short_audio.install(folder / "plugin"))] if short_audio.has_short_window(model) else []
+    if plugins or VARIABLE in inherited:  # what vLLM imports by name
+        ours["PYTHONPATH"] = os.pathsep.join([*plugins, str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])])
     return _with_places(inherited, folder) | ours
 
 

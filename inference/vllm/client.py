@@ -1,7 +1,8 @@
 """HTTP client of a vLLM server: token ids and a clip in, token ids and their log-probabilities out."""
 
 import base64
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import requests
 
 from datamodules.media.audio import wav_bytes
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.bearer_token import VARIABLE, read_token
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from runtime.errors import UserError
 
 NOT_A_NUMBER = -9999.0
@@ -54,7 +56,7 @@ class RouteMissing(ServerRefused):
 
 
 @dataclass(frozen=True)
-class Generation:
+class RequestOutput:
     """The server's answer to one prompt.
 
     Attributes:
@@ -63,7 +65,7 @@ class Generation:
     """
 
     prompt_token_ids: list[int]
-    samples: list[Sample]
+    samples: list[CompletionOutput]
 
 
 def audio_url(waveform: np.ndarray) -> str:
@@ -81,11 +83,20 @@ class VLLMClient:
             url: Address of the server, for example ``http://127.0.0.1:8000``.
             request_seconds: Give up a request after this time.
             connections: Requests that may be under way at once.
+
+        Raises:
+            UserError: The environment's secret for servers cannot be one.
         """
         self.url = url.rstrip("/")
         self.request_seconds = request_seconds
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy between trainer and rollout server helps nobody
+        try:
+            token = read_token()
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
         adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=connections)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
@@ -103,8 +114,9 @@ class VLLMClient:
 
     def model(self) -> tuple[str, int | None]:
         """Return the checkpoint that the server was started with, and its longest prompt and completion together."""
-        card = self._call("GET", "/v1/models", 30)["data"][0]
-        return str(card["root"]), card.get("max_model_len")
+        with self._read("GET", "/v1/models", 30) as answer:
+            card = answer["data"][0]
+            return str(card["root"]), card.get("max_model_len")
 
     def first_token(
         self, token_ids: Sequence[int], temperature: float, top: int, seconds: float, n: int = 1
@@ -122,11 +134,11 @@ class VLLMClient:
             Log-probability of the token that was drawn first and of the likeliest ones, by token id.
         """
         parameters = {"n": n, "max_tokens": 1, "temperature": temperature, "seed": 0, "logprobs": top}
-        answer = self._generate(list(token_ids), None, parameters, seconds)
-        row = answer["choices"][0]["logprobs"]["content"][0]
-        return {one["token_id"]: float(one["logprob"]) for one in (row, *row["top_logprobs"])}
+        with self._generate(list(token_ids), None, parameters, seconds) as answer:
+            row = answer["choices"][0]["logprobs"]["content"][0]
+            return {one["token_id"]: float(one["logprob"]) for one in (row, *row["top_logprobs"])}
 
-    def generate(self, token_ids: list[int], audio: str, sampling: Sampling) -> Generation:
+    def generate(self, token_ids: list[int], audio: str, sampling: SamplingParams) -> RequestOutput:
         """Draw completions of one prompt.
 
         Args:
@@ -145,11 +157,11 @@ class VLLMClient:
             "stop_token_ids": list(sampling.stop_token_ids),
             "logprobs": 0,
         }
-        answer = self._generate(token_ids, audio, parameters)
-        samples = [self._sample(choice) for choice in sorted(answer["choices"], key=lambda choice: choice["index"])]
-        if len(samples) != sampling.n:
-            raise ServerRefused(f"{self.url} was asked for {sampling.n} completions and sent {len(samples)}")
-        return Generation(answer["prompt_token_ids"], samples)
+        with self._generate(token_ids, audio, parameters) as answer:
+            samples = [self._sample(choice) for choice in sorted(answer["choices"], key=lambda choice: choice["index"])]
+            if len(samples) != sampling.n:
+                raise ServerRefused(f"{self.url} was asked for {sampling.n} completions and sent {len(samples)}")
+            return RequestOutput(answer["prompt_token_ids"], samples)
 
     def score(self, token_ids: list[int], audio: str, completion_ids: list[int]) -> list[float]:
         """Return the log-probabilities, at temperature 1, of given completion tokens after a prompt and a clip.
@@ -160,9 +172,9 @@ class VLLMClient:
             completion_ids: The tokens to score.
         """
         parameters = {"n": 1, "max_tokens": 1, "temperature": 0.0, "logprobs": 0, "prompt_logprobs": 0}
-        answer = self._generate([*token_ids, *completion_ids], audio, parameters)
-        rows = answer["prompt_logprobs"][-len(completion_ids) :]
-        return [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
+        with self._generate([*token_ids, *completion_ids], audio, parameters) as answer:
+            rows = answer["prompt_logprobs"][-len(completion_ids) :]
+            return [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
 
     def pause(self, seconds: float | None = None) -> None:
         """Let requests under way finish, which may take so many seconds, hold new ones back and clear all caches."""
@@ -174,7 +186,8 @@ class VLLMClient:
 
     def is_paused(self) -> bool:
         """True while requests are held back, though ``/health`` says that all is well."""
-        return bool(self._call("GET", "/is_paused", 30)["is_paused"])
+        with self._read("GET", "/is_paused", 30) as answer:
+            return bool(answer["is_paused"])
 
     def reload_weights(self, directory: str, seconds: float | None = None) -> None:
         """Make a paused server load the safetensors files in ``directory``, which it must be able to read."""
@@ -192,20 +205,21 @@ class VLLMClient:
 
     def weight_version(self) -> str:
         """Return the name of the weights that the server has; ``default`` since its start."""
-        return str(self._call("GET", "/weight_info", 30)["weight_version"])
+        with self._read("GET", "/weight_info", 30) as answer:
+            return str(answer["weight_version"])
 
     def _generate(
         self, token_ids: list[int], audio: str | None, parameters: dict[str, Any], seconds: float | None = None
-    ) -> dict[str, Any]:
+    ) -> contextlib.AbstractContextManager[Any]:
         body = {
             "token_ids": token_ids,
             **({"content_parts": [{"type": "audio_url", "url": audio}]} if audio else {}),
             "return_token_ids": True,
             "sampling_params": NOTHING_INHERITED | parameters,
         }
-        return self._call("POST", "/inference/v1/generate", seconds or self.request_seconds, body)
+        return self._read("POST", "/inference/v1/generate", seconds or self.request_seconds, body)
 
-    def _sample(self, choice: dict[str, Any]) -> Sample:
+    def _sample(self, choice: dict[str, Any]) -> CompletionOutput:
         if choice["finish_reason"] not in ("stop", "length"):
             raise GaveUp(f"{self.url} gave up a request ({choice['finish_reason']})")
         rows = choice["logprobs"]["content"]
@@ -213,22 +227,44 @@ class VLLMClient:
             raise ServerRefused(f"{self.url} sent log-probabilities of other tokens than it sampled")
         if any(row["logprob"] <= NOT_A_NUMBER for row in rows):
             raise ServerRefused(f"{self.url} computes log-probabilities that are no numbers: its weights are broken")
-        return Sample(
+        return CompletionOutput(
             token_ids=choice["token_ids"],
             logprobs=[row["logprob"] for row in rows],
             finished=choice["finish_reason"] == "stop",
             weight_versions=tuple(span["version"] for span in choice["weight_versions"] or ()),
         )
 
+    @contextlib.contextmanager
+    def _read(self, verb: str, path: str, seconds: float, body: Any = None) -> Iterator[Any]:
+        """Yield an answer; what it has not where the block looks for it was not written by vLLM."""
+        answer = self._call(verb, path, seconds, body)
+        try:
+            yield answer
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise ServerRefused(
+                f"{self.url}{path} answered otherwise than vLLM does ({str(answer)[:100]}): another program seems to "
+                "listen there; start the rollout server on another --port"
+            ) from None
+
     def _call(self, verb: str, path: str, seconds: float, body: Any = None) -> Any:
         try:
-            answer = self._session.request(verb, self.url + path, json=body, timeout=(10, seconds))
+            answer = self._session.request(
+                verb, self.url + path, json=body, timeout=(10, seconds), allow_redirects=False
+            )
         except requests.Timeout:
             raise ServerUnreachable(f"{self.url}{path} did not answer within {seconds:.0f} s") from None
         except requests.exceptions.InvalidURL as error:
             raise ServerRefused(f"{self.url!r} is no address of a server: {error}") from None
         except requests.RequestException as error:
             raise ServerUnreachable(f"{self.url} cannot be reached ({type(error).__name__})") from None
+        if answer.status_code == 401:
+            wanted = "another secret" if "Authorization" in self._session.headers else "a secret"
+            raise ServerRefused(f"{self.url} wants {wanted}: set {VARIABLE} here to what the server has")
+        if answer.is_redirect:
+            place = answer.headers["Location"]
+            raise ServerRefused(
+                f"{self.url} sends requests on to {place}: name the server by that address, or check it"
+            )
         if answer.status_code in (404, 405):
             raise RouteMissing(
                 f"{self.url} has no route {path.partition('?')[0]}: start it with VLLM_SERVER_DEV_MODE=1 and "

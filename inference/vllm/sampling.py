@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How completions of one prompt are drawn.
 
     Attributes:
@@ -23,7 +23,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Sample:
+class CompletionOutput:
     """One completion.
 
     Attributes:

@@ -177,6 +177,18 @@ class WeightKeeper:
                 raise
             server.suspect = False
 
+    def wake(self, server: PooledServer) -> None:
+        """Bring a server back that answers but holds requests back."""
+        if server.in_flight == 0:
+            return
+        try:
+            if server.client.is_paused():
+                log.warning(f"{server.url} is paused although no weights are being pushed: bringing it back")
+                server.suspect = True
+                self.bring_back(server)
+        except ServerUnreachable:
+            pass  # the requests under way find out themselves
+
     def inspect(self, server: PooledServer) -> None:
         """Ask a server how it was started.
 

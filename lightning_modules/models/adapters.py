@@ -8,7 +8,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from lightning_modules.models.architectures.families import Family
+from lightning_modules.models.architectures.architecture import Architecture
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.merged_lora import MergedLoRALinear
 
@@ -32,12 +32,14 @@ class LoRASettings:
     target_modules: str | list[str] | None = None
 
 
-def with_adapters(model: Any, family: Family, settings: LoRASettings, freeze_audio_tower: bool, weights: str) -> Any:
+def with_adapters(
+    model: Any, architecture: Architecture, settings: LoRASettings, freeze_audio_tower: bool, weights: str
+) -> Any:
     """Return the model with adapters as its only trained weights.
 
     Args:
         model: The transformers model.
-        family: Its family.
+        architecture: Its architecture.
         settings: Where the adapters go.
         freeze_audio_tower: Put none into the audio tower and the projector.
         weights: Where the model came from, for messages.
@@ -49,11 +51,11 @@ def with_adapters(model: Any, family: Family, settings: LoRASettings, freeze_aud
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=settings.target_modules or family.language_model_linears,
+        target_modules=settings.target_modules or architecture.language_model_linears,
     )
     config._register_custom_module({nn.Linear: MergedLoRALinear})
     found = [name for name, _ in model.named_modules() if check_target_module_exists(config, name)]
-    kept_out = [name for name in found if _is_kept(model, family, name, freeze_audio_tower)]
+    kept_out = [name for name in found if _is_kept(model, architecture, name, freeze_audio_tower)]
     if found and len(kept_out) == len(found):
         raise WeightsError(
             f"lora.target_modules matches only parts of {weights} that are not trained, such as {found[0]}: "
@@ -80,13 +82,13 @@ def _begin_adapters(model: nn.Module) -> None:
                     layer.reset_lora_parameters(adapter, True)
 
 
-def _is_kept(model: Any, family: Family, name: str, freeze_audio_tower: bool) -> bool:
+def _is_kept(model: Any, architecture: Architecture, name: str, freeze_audio_tower: bool) -> bool:
     """Return whether a module is to stay as it is: the audio path where it is frozen, and what is never used."""
     module = model.get_submodule(name)
     if freeze_audio_tower and any(
-        module is part for path in family.audio_path(model).values() for part in path.modules()
+        module is part for path in architecture.audio_modules(model).values() for part in path.modules()
     ):
         return True
-    unused = {id(p) for p in family.unused(model)}
+    unused = {id(p) for p in architecture.unused(model)}
     own = [id(p) for p in module.parameters()]
     return bool(own) and unused.issuperset(own)

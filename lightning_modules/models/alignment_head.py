@@ -85,3 +85,13 @@ class AlignmentHead(nn.Module):
         self.audio_mean.copy_(audio.mean(0))
         self.audio_std.copy_(audio.std(0) + 1e-4)
         self.text_std.copy_(text.std() + 1e-6)
+
+    def calibrate(self, temperature: float, offset: float) -> None:
+        """Set by what :meth:`probability` scales and shifts logits.
+
+        Args:
+            temperature: Divides them.
+            offset: Is added.
+        """
+        self.temperature.fill_(temperature)
+        self.offset.fill_(offset)

@@ -41,12 +41,12 @@ class MergedLoRALinear(Linear):
         if exact and x.numel() < base.in_features**2:
             return super().forward(x)
         down, up = (layer[name].weight.to(x.dtype) for layer in (self.lora_A, self.lora_B))
-        way = _Merged if exact else _Beside
+        way = _FoldedLoRA if exact else _AdditiveLoRA
         adapted: Tensor = way.apply(x, base.weight, base.bias, down, up, self.scaling[name])
         return adapted
 
 
-class _Merged(torch.autograd.Function):
+class _FoldedLoRA(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
@@ -68,7 +68,7 @@ class _Merged(torch.autograd.Function):
         return of_x, None, None, of_down, of_up, None
 
 
-class _Beside(torch.autograd.Function):
+class _AdditiveLoRA(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float

@@ -122,11 +122,11 @@ def spread(packed: Tensor, places: Tensor, *shape: int) -> Tensor:
     Returns:
         ``[*shape, ...]``.
     """
-    padded: Tensor = _Spread.apply(packed, places, shape)
+    padded: Tensor = _Pad.apply(packed, places, shape)
     return padded
 
 
-class _Spread(torch.autograd.Function):
+class _Pad(torch.autograd.Function):
     """Put N packed rows into padded ones; its gradient takes them out again."""
 
     @staticmethod
@@ -143,7 +143,7 @@ class _Spread(torch.autograd.Function):
         return gradient.flatten(0, ctx.dims - 1).index_select(0, ctx.saved_tensors[0]), None, None
 
 
-class _Collect(torch.autograd.Function):
+class _Unpad(torch.autograd.Function):
     """Take the N packed rows out of M padded ones; its gradient puts them back, zero elsewhere."""
 
     @staticmethod
@@ -224,7 +224,7 @@ def shared_prompt_attention(
     )
     rows = torch.cat([x.transpose(1, 2).reshape(-1, heads, width) for x in (asked, answered)])
     if layout.places is not None:
-        rows = _Collect.apply(rows, layout.places)
+        rows = _Unpad.apply(rows, layout.places)
     return rows[None], None
 
 

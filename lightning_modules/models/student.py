@@ -17,9 +17,14 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.host_arrays import to_device
 from lightning_modules.models.adapters import LoRASettings, with_adapters
+from lightning_modules.models.architectures.architecture import Architecture, architecture_of
 from lightning_modules.models.architectures.audio_encoding import ATTENTIONS, audio_places, check_attention
-from lightning_modules.models.architectures.families import Family, family_of
-from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError, load_family, load_model, load_processor
+from lightning_modules.models.checkpoints.checkpoint_folder import (
+    WeightsError,
+    load_architecture,
+    load_model,
+    load_processor,
+)
 from lightning_modules.models.checkpoints.deferred_weights import (
     TensorPlace,
     are_deferred,
@@ -28,6 +33,7 @@ from lightning_modules.models.checkpoints.deferred_weights import (
     read_weights,
 )
 from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, hub_shapes, untied_by_adapters
+from lightning_modules.models.checkpoints.shapes_only import model_of_shapes, shapes_suffice
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.models.token_logprobs import token_logprobs
 from lightning_modules.models.weight_types import AUTO, weight_type
@@ -50,7 +56,15 @@ class CompletionScores(NamedTuple):
 
 
 class Student(nn.Module):
-    """An audio language model as a policy over completions."""
+    """An audio language model as a policy over completions.
+
+    Attributes:
+        dtype: Name of the type of its weights, as it was asked for.
+        attn_implementation: Attention of its audio tower, as it was asked for.
+    """
+
+    dtype: str = AUTO
+    attn_implementation: str = "sdpa"
 
     def __init__(
         self,
@@ -83,15 +97,19 @@ class Student(nn.Module):
         loaded_in = weight_type(dtype, trained=lora is None)
         if attn_implementation not in ATTENTIONS:
             raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
-        processor = load_processor(weights)
-        family = load_family(weights)[0]
-        found = find_tensors(weights) if are_deferred() else None
+        self.dtype, self.attn_implementation = dtype, attn_implementation
         places = None
-        if found is None:
-            model = load_model(family, weights, loaded_in, attn_implementation)
+        if shapes_suffice():
+            model, processor = model_of_shapes(weights, loaded_in, attn_implementation)
         else:
-            model, places = model_without_weights(family, weights, found, loaded_in, attn_implementation)
-        self._take(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
+            processor = load_processor(weights)
+            architecture = load_architecture(weights)[0]
+            found = find_tensors(weights) if are_deferred() else None
+            if found is None:
+                model = load_model(architecture, weights, loaded_in, attn_implementation)
+            else:
+                model, places = model_without_weights(architecture, weights, found, loaded_in, attn_implementation)
+        self._setup(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
 
     @classmethod
     def of_model(
@@ -105,7 +123,7 @@ class Student(nn.Module):
         """Make a student of a model that is in memory already; the arguments are those of the class.
 
         Args:
-            model: The model, of a class of :mod:`.architectures.families`; it becomes the student's own.
+            model: The model, of a class of :mod:`.architectures.architecture`; it becomes the student's own.
             processor: Its processor.
             lora: Train low-rank adapters instead of all weights.
             gradient_checkpointing: Trade time for memory in the backward pass.
@@ -113,10 +131,10 @@ class Student(nn.Module):
         """
         student = cls.__new__(cls)
         nn.Module.__init__(student)
-        student._take(model, processor, "", lora, gradient_checkpointing, freeze_audio_tower)
+        student._setup(model, processor, "", lora, gradient_checkpointing, freeze_audio_tower)
         return student
 
-    def _take(
+    def _setup(
         self,
         model: Any,
         processor: Any,
@@ -130,20 +148,20 @@ class Student(nn.Module):
         self.weights = weights
         self.sharded = False
         self.processor = processor
-        self.family: Family = family_of(model.config)
-        self.family.language_model(model).config._attn_implementation = ATTENTION
+        self.architecture: Architecture = architecture_of(model.config)
+        self.architecture.language_model(model).config._attn_implementation = ATTENTION
         if freeze_audio_tower or lora is not None:
-            for part in self.family.audio_path(model).values():
+            for part in self.architecture.audio_modules(model).values():
                 part.requires_grad_(False)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.lora = lora
         self.model = model
         if lora is not None:
-            self.model = with_adapters(model, self.family, lora, freeze_audio_tower, weights)
+            self.model = with_adapters(model, self.architecture, lora, freeze_audio_tower, weights)
             if gradient_checkpointing:
                 self.model.enable_input_require_grads()
-        for unused in self.family.unused(self.base):
+        for unused in self.architecture.unused(self.base):
             unused.requires_grad_(False)
         self.model.train()  # from_pretrained leaves it in evaluation mode, in which gradients are never checkpointed
 
@@ -153,14 +171,14 @@ class Student(nn.Module):
         return self.model.base_model.model if self.lora is not None else self.model
 
     @property
-    def audio_path(self) -> dict[str, nn.Module]:
+    def audio_modules(self) -> dict[str, nn.Module]:
         """The parts that turn features into embeddings."""
-        return self.family.audio_path(self.base)
+        return self.architecture.audio_modules(self.base)
 
     @property
-    def hears_with_frozen_tower(self) -> bool:
+    def audio_tower_frozen(self) -> bool:
         """True when no weight of the audio path is trained."""
-        return not any(p.requires_grad for part in self.audio_path.values() for p in part.parameters())
+        return not any(p.requires_grad for part in self.audio_modules.values() for p in part.parameters())
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
@@ -170,7 +188,7 @@ class Student(nn.Module):
         Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_tensors` are collective: all ranks
         call them together.
         """
-        for layer in self.family.layers(self.base):
+        for layer in self.architecture.layers(self.base):
             fully_shard(layer, mesh=mesh)
         fully_shard(self, mesh=mesh)
         self.sharded = True
@@ -191,10 +209,10 @@ class Student(nn.Module):
     def _encode_audio(self, batch: AudioQABatch) -> Tensor:
         if batch.audio is not None:
             return torch.cat([clip.to(batch.features.device, non_blocking=True) for clip in batch.audio])
-        tower: Any = self.audio_path["audio_tower"]
+        tower: Any = self.audio_modules["audio_tower"]
         check_attention(tower.config._attn_implementation, tower.conv1.weight.dtype, batch.features.device.type)
-        with contextlib.nullcontext() if not self.hears_with_frozen_tower else torch.no_grad():
-            return self.family.encode_audio(self.audio_path, batch.features, batch.feature_lengths)
+        with contextlib.nullcontext() if not self.audio_tower_frozen else torch.no_grad():
+            return self.architecture.encode_audio(self.audio_modules, batch.features, batch.feature_lengths)
 
     def completion_logprobs(
         self,
@@ -227,7 +245,7 @@ class Student(nn.Module):
         with self.model.disable_adapter() if reference else contextlib.nullcontext():
             audio = self._encode_audio(batch) if audio is None else audio
             packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.lengths)
-            hidden = self.family.language_model(self.base)(
+            hidden = self.architecture.language_model(self.base)(
                 inputs_embeds=self.embed(packed.ids, batch, audio, packed.starts),
                 position_ids=packed.positions,
                 attention_mask={"full_attention": None},
@@ -276,7 +294,7 @@ class Student(nn.Module):
         Args:
             dtype: As for :meth:`hub_tensors`.
         """
-        return hub_shapes(self.base, self.family, dtype)
+        return hub_shapes(self.base, self.architecture, dtype)
 
     def hub_tensors(self, dtype: HubType = None) -> HubTensors:
         """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
@@ -288,9 +306,9 @@ class Student(nn.Module):
             dtype: Type of the floating-point weights: one for all, or one by name; by default as in
                 memory, those that an adapter changes in float32.
         """
-        return HubTensors(self.base, self.family, dtype)
+        return HubTensors(self.base, self.architecture, dtype)
 
-    def save_hub(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
+    def save_pretrained(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
 
         Where the weights are sharded all ranks call this together and rank 0 writes; where they are whole one rank
@@ -311,7 +329,7 @@ class Student(nn.Module):
             with whole_folder(Path(directory), size) as fresh:
                 write_hub_files(tensors, shapes, fresh)
                 tied = bool(self.base.all_tied_weights_keys) and not untied_by_adapters(self.base)
-                self.family.hub_config(self.base.config, tied).save_pretrained(fresh)
+                self.architecture.hub_config(self.base.config, tied).save_pretrained(fresh)
                 self.base.generation_config.save_pretrained(fresh)
                 self.processor.save_pretrained(fresh)
                 for name, text in (notes or {}).items():

@@ -12,11 +12,11 @@ def trained_parts(student: Student) -> dict[str, int]:
         student: The student, sharded or not.
 
     Returns:
-        Numbers by part: those of the family's audio path (``audio_tower``, ``multi_modal_projector``) and
+        Numbers by part: those of the architecture's audio modules (``audio_tower``, ``multi_modal_projector``) and
         ``language_model``, zero where a part is frozen; then ``adapters of <part>`` where there are any.
     """
-    part_of = {id(p): name for name, part in student.audio_path.items() for p in part.parameters()}
-    counts: Counter[str] = Counter({name: 0 for name in (*student.audio_path, "language_model")})
+    part_of = {id(p): name for name, part in student.audio_modules.items() for p in part.parameters()}
+    counts: Counter[str] = Counter({name: 0 for name in (*student.audio_modules, "language_model")})
     for name, p in student.trainable_parameters():
         part = part_of.get(id(p), "language_model")
         counts[f"adapters of {part}" if ".lora_" in name else part] += p.numel()

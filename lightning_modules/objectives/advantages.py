@@ -22,7 +22,7 @@ def group_relative_advantages(rewards: Tensor, tolerance: float = 1e-6) -> Tenso
     return (centred / deviation.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
 
 
-def zero_variance_groups(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
+def frac_reward_zero_std(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
     """Share of questions whose completions all got the same reward; these contribute no policy gradient.
 
     Args:

@@ -27,13 +27,13 @@ class GRPOTerms(NamedTuple):
     Attributes:
         loss: Scalar to minimise, the negative of Eq. 2.
         kl: Mean over responses of the mean over tokens of the KL estimate, in nats.
-        clip_fraction: Share of tokens whose ratio was clipped to the advantage's disadvantage.
+        clip_ratio: Share of tokens whose ratio was clipped to the advantage's disadvantage.
         ratio_max: Largest probability ratio to the old policy.
     """
 
     loss: Tensor
     kl: Tensor
-    clip_fraction: Tensor
+    clip_ratio: Tensor
     ratio_max: Tensor
 
 
@@ -102,7 +102,7 @@ def grpo_loss(
             (:func:`importance_weights`); none on-policy ``[B, G, C]``.
 
     Returns:
-        The loss and its parts, see :class:`GRPOTerms`. ``kl`` and ``clip_fraction`` are of this micro-batch.
+        The loss and its parts, see :class:`GRPOTerms`. ``kl`` and ``clip_ratio`` are of this micro-batch.
     """
     ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0).exp()
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
@@ -118,6 +118,6 @@ def grpo_loss(
         return GRPOTerms(
             loss=loss,
             kl=response_mean(kl, mask).mean(),
-            clip_fraction=hurt.sum() / mask.sum().clamp(min=1),
+            clip_ratio=hurt.sum() / mask.sum().clamp(min=1),
             ratio_max=ratio.max(),
         )

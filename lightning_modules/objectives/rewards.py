@@ -4,7 +4,6 @@ Any class with a ``name`` and ``__call__(completion, question, label)`` can be a
 not; so can a plain function, by its import path.
 """
 
-import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -14,10 +13,8 @@ from torch import Tensor
 from answers.answers import match_option
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.objectives.reward_checks import graded, wants_ending
+from records.reasoning_tags import exact_parts
 from records.records import Question
-
-_FORMAT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", re.DOTALL)
-_TAG = re.compile(r"<\s*(?:/\s*)?(?:think|answer)\s*>", re.IGNORECASE)
 
 
 class RewardFunction(Protocol):
@@ -68,13 +65,10 @@ class FormatReward:
 
     def __call__(self, completion: str, question: Question, label: str | None) -> float:
         """Grade one completion; see :class:`RewardFunction`."""
-        found = _FORMAT.fullmatch(completion)
-        if found is None:
-            return 0.0
-        return float(all(part.strip() and not _TAG.search(part) for part in found.groups()))
+        return float(exact_parts(completion) is not None)
 
 
-def grade(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
+def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
     """Grade all completions of a batch.
 
     Args:

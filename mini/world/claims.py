@@ -1,4 +1,4 @@
-"""What a text of the embedded world says about sounds, and whether it is true of a clip."""
+"""What a text of the synthetic world says about sounds, and whether it is true of a clip."""
 
 import re
 from dataclasses import dataclass

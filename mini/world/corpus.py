@@ -7,8 +7,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from mini.world.sounds import INSTRUMENTS, SAMPLE_RATE, SOUNDS
 from mini.world.traces import teacher_trace
 from records.records import Trace, Verdict, write_jsonl
 from runtime.parent_death import end_with_parent
+from runtime.whole_folder import whole_folder
 
 FORMAT = 6  # raise it when the generator changes: cached corpora are then written anew
 
@@ -129,12 +128,11 @@ def build_corpus(
     if _fingerprint_of(target) == config.fingerprint:
         progress(f"corpus: {target} is up to date")
         return target
+    if target.exists() and not (target / "corpus.json").exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target} holds something that is not a corpus: choose another directory")
     started = time.monotonic()
     items = plan(config)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    partial.chmod(0o755)
-    try:
+    with whole_folder(target, lasting=False) as partial:
         for folder in sorted({str(Path(item.media).parent) for item in items}):
             (partial / folder).mkdir(parents=True)
         _write_annotations(partial, items, config)
@@ -142,13 +140,6 @@ def build_corpus(
         (partial / "corpus.json").write_text(
             json.dumps({"fingerprint": config.fingerprint, **dataclasses.asdict(config)}, indent=1) + "\n"
         )
-        if target.exists():
-            if not (target / "corpus.json").exists() and any(target.iterdir()):
-                raise FileExistsError(f"{target} holds something that is not a corpus: choose another directory")
-            shutil.rmtree(target)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     progress(f"corpus: {len(items)} clips written to {target} in {time.monotonic() - started:.0f} s")
     return target
 

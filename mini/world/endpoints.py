@@ -1,4 +1,4 @@
-"""The embedded world's teacher, checker and omni model behind the OpenAI chat API: ``python -m mini.world.endpoints``.
+"""The synthetic world's teacher, checker and omni model behind the OpenAI chat API: ``python -m mini.world.endpoints``.
 
 The teacher decodes the frames that it is sent and reasons from what it sees: it believes that whatever acts makes its
 sound. The checker decodes the WAV file that it is sent and tests what a trace says against the signal. The omni model
@@ -35,6 +35,7 @@ from mini.world.questions import answer_from
 from mini.world.seeing import look
 from mini.world.sounds import SAMPLE_RATE
 from mini.world.traces import JOINERS, describe
+from records.reasoning_tags import THINK, tagged_answer, tagged_thought
 
 TEACHER, CHECKER, OMNI = "mini-teacher", "mini-checker", "mini-omni"
 MODELS = (TEACHER, CHECKER, OMNI)
@@ -101,9 +102,8 @@ def _trace(text: str, believed: list[str], temperature: float, rng: np.random.Ge
     if answer is None and asked.options:
         answer = asked.options[int(rng.integers(len(asked.options))) if temperature > 0 else 0]
     joiner = JOINERS[int(rng.integers(len(JOINERS))) if temperature > 0 else 0]
-    if "<think>" not in text:
-        return f"<answer>{answer}</answer>"
-    return f"<think>{describe(believed, joiner)}</think><answer>{answer}</answer>"
+    said = tagged_answer(str(answer))
+    return tagged_thought(describe(believed, joiner)) + said if THINK in text else said
 
 
 def _answer(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How large the embedded world and its training are."""
+"""How large the synthetic world and its training are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

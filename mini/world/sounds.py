@@ -1,4 +1,4 @@
-"""The sounds of the embedded world: one small synthesiser for each source.
+"""The sounds of the synthetic world: one small synthesiser for each source.
 
 Every source has its own place in time and frequency, so that a signal test can tell them apart, and enough freedom
 (pitch, rate, loudness, phase) that a model has to learn the kind and not the clip.

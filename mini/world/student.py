@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from transformers import (
 
 from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
 from mini.world.scale import StudentConfig
+from runtime.whole_folder import whole_folder
 
 FORMAT = 1  # raise it when the recipe changes: cached students are then built anew
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -106,20 +105,17 @@ def build_student(
     extractor = WhisperFeatureExtractor(feature_size=config.mel_bins, sampling_rate=16_000, chunk_length=2)
     processor = Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE)
     model = _random_model(config, tokenizer)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    partial.chmod(0o755)
-    family = Qwen2Audio()
-    save_torch_state_dict({family.hub_name(n): v.contiguous() for n, v in model.state_dict().items()}, partial)
-    model.config.save_pretrained(partial)
-    model.generation_config.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    (partial / "student.json").write_text(
-        json.dumps({"fingerprint": fingerprint, **dataclasses.asdict(config)}, indent=1) + "\n"
-    )
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)
+    architecture = Qwen2Audio()
+    with whole_folder(target, lasting=False) as partial:
+        save_torch_state_dict(
+            {architecture.hub_name(n): v.contiguous() for n, v in model.state_dict().items()}, partial
+        )
+        model.config.save_pretrained(partial)
+        model.generation_config.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        (partial / "student.json").write_text(
+            json.dumps({"fingerprint": fingerprint, **dataclasses.asdict(config)}, indent=1) + "\n"
+        )
     size = sum(p.numel() for p in model.parameters())
     progress(f"student: {size / 1e6:.1f} M random weights, {len(tokenizer)} tokens, written to {target}")
     return target

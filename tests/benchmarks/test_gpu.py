@@ -22,15 +22,8 @@ from benchmarks.gpu.step_profile import Watch, read_trace
 from benchmarks.gpu.work import Record, Work, new_batch
 from lightning_modules.models.shared_prompt import pack_groups, shared_prompt_attention
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = Work("tiny", device="cpu", dtype="float32", **SIZES["tiny"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("attend", [split_attention, repeated_keys_attention])

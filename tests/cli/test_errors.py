@@ -10,9 +10,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from cli.sentences import user_sentence
+from cli.error_messages import user_sentence
 from records.records import RecordError
 from runtime.errors import UserError
+from runtime.folder_claim import CLAIM
 from train import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,9 @@ class Fails(Callback):
 
     def on_test_start(self, *_: object) -> None:
         raise {"KeyError": KeyError, "ValueError": ValueError, "UserError": UserError}[self.kind]("what went wrong")
+
+
+GOES_ON = ("--ckpt_path", "last")
 
 
 def test_config(world: Path, tmp_path: Path, *lines: str) -> str:
@@ -85,7 +89,13 @@ FILES = [
         r"model: lightning_modules\.SFTModule: option 'learning_rate' is not accepted "
         r"\(.*unknown_model_key\.yaml:5\); its options: python train\.py fit --model\.help lightning_modules\.SFT",
     ),
-    ("no_module", "model: {class_path: lightning_modules.sftt.SFTModule}\n", r"is now lightning_modules\.SFTModule"),
+    (
+        "renamed_key",
+        "model:\n  class_path: lightning_modules.GRPOModule\n  init_args: {weights: x,\n    optimization_epochs: 2}\n",
+        r"option 'optimization_epochs' is not accepted \(.*renamed_key\.yaml:4\); it is called num_iterations now",
+    ),
+    ("no_module", "model: {class_path: lightning_modules.sftt.Sft}\n", r"has no attribute 'sftt'"),
+    ("moved_module", "model: {class_path: lightning_modules.sftt.SFTModule}\n", r"is now lightning_modules\.SFTModule"),
     ("no_class", "model: {class_path: lightning_modules.sft.Sft}\n", r"has no attribute 'Sft'"),
     ("wrong_type", MODEL.replace("weights: x", "weights: x, lr: fast"), r"lr: expected float, found fast"),
     ("missing_weights", "model: {class_path: lightning_modules.SFTModule}\n", r"are required: weights"),
@@ -109,6 +119,19 @@ FILES = [
         "logger_key",
         "trainer: {logger: {class_path: WandbLogger, init_args: {projct: a}}}\n",
         r"trainer\.logger: .*'projct'",
+    ),
+    (
+        "doubled_key",
+        "model:\n  init_args:\n    lr: 1.0\n    lr: 2.0\n",
+        r"doubled_key\.yaml:4:5: 'lr' stands twice, see line 3",
+    ),
+    ("doubled_group", MODEL + "data: {}\ntrainer: {}\ndata: {}\n", r"doubled_group\.yaml:4:1: 'data' stands twice"),
+    ("number_key", "1: 2\n", r"number_key\.yaml:1:1: 1 is no name of an option"),
+    ("model_list", "model:\n- lr: 1\n", r"model_list\.yaml: 'model' takes one class .*found a list"),
+    (
+        "null_options",
+        "model:\n  class_path: lightning_modules.SFTModule\n  init_args:\n",
+        r"null_options\.yaml:3:3: 'init_args' has no options",
     ),
     ("no_data", MODEL, r"required: .*data"),
 ]  # fmt: skip
@@ -246,3 +269,25 @@ def test_whole_process(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("train.py: model: "), done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_going_on_with_another_stages_checkpoint_is_refused(world: Path, tmp_path: Path, capsys) -> None:
+    """Both stages in one folder: the weights would fit, and the second stage would find that it had ended."""
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    torch.save({"written_by": "lightning_modules.sft.SFTModule", "state_dict": {}, "global_step": 300}, last)
+    said = sentence(["fit", "--config", "grpo.yaml", f"--trainer.default_root_dir={tmp_path}/run", *GOES_ON], capsys)
+    assert f"{last} was written by lightning_modules.sft.SFTModule, the configuration names" in said
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path, capsys) -> None:
+    holds = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    place = tmp_path / "run"
+    place.mkdir()
+    command = [sys.executable, "-S", "-c", holds, str(place / CLAIM)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        said = sentence(["fit", "--config", "sft.yaml", f"--trainer.default_root_dir={place}", *GOES_ON], capsys)
+        other.kill()
+    assert f"{place} is being written by another run" in said and "--trainer.default_root_dir" in said

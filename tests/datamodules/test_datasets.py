@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import INSTRUMENTS, NUMBERS, MusicAVQADataModule, answers_of, fill_template
 from datamodules.prompts.questions import Prompt
 from datamodules.traces import TracesDataModule
+from lightning_modules.doors import RolloutModule
 from runtime.errors import UserError
 from tests.support.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
 
@@ -70,13 +72,10 @@ class TestAVQA:
         assert "What can be heard in the audio? (A) a dog\n(B) a cat\n" in text
 
     def test_the_model_s_own_processor_is_taken(self, write_avqa: Callable[..., Path], processor: Any) -> None:
-        class Module:
-            class student:
-                pass
-
-        Module.student.processor = processor  # type: ignore[attr-defined]
+        module = RolloutModule()
+        module.student = SimpleNamespace(processor=processor)  # type: ignore[assignment]
         data = AVQADataModule(str(write_avqa([avqa_row(0)], [])), num_workers=0)
-        data.trainer = type("Trainer", (), {"lightning_module": Module})  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(lightning_module=module)  # type: ignore[assignment]
         assert data.collator.processor is processor
 
     def test_decoded_waveforms_are_kept(

@@ -60,7 +60,7 @@ def data(write_avqa: Callable[..., Path], processor_dir: str) -> Callable[..., A
         (6, {"every_n_train_steps": 6}, {"automatic": False}),
         (8, {"every_n_train_steps": 8}, {"num_workers": 2}),
         (6, {"every_n_train_steps": 6}, {"num_workers": 2}),
-        (8, {"every_n_train_steps": 8}, {"length_pool": 4}),
+        (8, {"every_n_train_steps": 8}, {"length_bucket": 4}),
     ],
 )
 def test_resume(
@@ -72,9 +72,9 @@ def test_resume(
 ) -> None:
     settings = dict(settings)
     automatic = settings.pop("automatic", True)
-    made = {name: settings.pop(name, default) for name, default in (("num_workers", 0), ("length_pool", 1))}
+    made = {name: settings.pop(name, default) for name, default in (("num_workers", 0), ("length_bucket", 1))}
     uninterrupted = Recorder(automatic)
-    trainer(tmp_path, max_steps=15, **settings).fit(uninterrupted, datamodule=data(length_pool=made["length_pool"]))
+    trainer(tmp_path, max_steps=15, **settings).fit(uninterrupted, datamodule=data(length_bucket=made["length_bucket"]))
     assert len(uninterrupted.seen) == 15
 
     keep = ModelCheckpoint(tmp_path / "kept", save_top_k=-1, filename="{step}", **checkpoint)

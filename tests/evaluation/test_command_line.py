@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.__main__ import main
 from evaluation.benchmarks import read_questions
-from evaluation.tables import leakage_table, read_paper
+from evaluation.tables import contamination_table, read_paper
 from runtime.errors import UserError
 from tests.support.predictions import prediction, question, write_mmau, write_predictions
 
@@ -166,17 +166,29 @@ def test_leaked_clips_are_listed(tmp_path: Path) -> None:
         "questions": ["1", "2"],
     }
     (tmp_path / "shared.jsonl").write_text(json.dumps(line) + "\n")
-    table = leakage_table(tmp_path / "shared.jsonl")
+    table = contamination_table(tmp_path / "shared.jsonl")
     assert table.rows == (("mmau: a.wav", "b.mp4", "same sound", "x", "2"),)
     (tmp_path / "shared.jsonl").write_text("")
-    assert leakage_table(tmp_path / "shared.jsonl").note == "None was found."
+    assert contamination_table(tmp_path / "shared.jsonl").note == "None was found."
     (tmp_path / "shared.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"shared\.jsonl: line 1 is not of the command audit"):
-        leakage_table(tmp_path / "shared.jsonl")
+        contamination_table(tmp_path / "shared.jsonl")
     with pytest.raises(UserError, match="no such file or directory; write it with the command audit"):
-        leakage_table(tmp_path / "nothing.jsonl")
+        contamination_table(tmp_path / "nothing.jsonl")
 
 
-def test_the_rows_of_the_paper() -> None:
-    tables = read_paper()
-    assert [len(table["rows"]) for table in tables.values()] == [16, 8]
+def test_the_rows_of_the_paper_have_figures_and_configurations() -> None:
+    root = Path(__file__).parents[2]
+    paper = read_paper()
+    assert [len(table["rows"]) for table in paper.values()] == [16, 10]
+    rows = {(key, row["name"]): row["figures"] for key, table in paper.items() for row in table["rows"]}
+    assert rows["table1", "qwen2-audio-cot-distill"] == {"avqa": {"average": 82.7}}
+    assert rows["table2", "tts-agfv-sft-grpo"]["mmau"] == {
+        "sound": 66.1,
+        "speech": 49.8,
+        "music": 52.7,
+        "average": 56.2,
+    }
+    assert rows["table2", "tts-agfv-sft-grpo"]["music_avqa"]["Temporal"] == 62.7
+    without = {name for _, name in rows if not (root / f"configs/benchmark/rows/{name}.yaml").is_file()}
+    assert without == {"audio-thinker-sft", "audio-thinker-grpo"}  # quoted by the paper from another one

@@ -1,4 +1,4 @@
-"""From a model in the embedded world to its table: what is scored is what the benchmark's own run counted."""
+"""From a model in the synthetic world to its table: what is scored is what the benchmark's own run counted."""
 
 import json
 from pathlib import Path

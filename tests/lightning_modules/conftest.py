@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoProcessor
 
-from tests.support.students import FAMILIES
+from tests.support.students import ARCHITECTURES
 
 SECONDS = 2
 
@@ -11,7 +11,7 @@ SECONDS = 2
 @pytest.fixture(scope="session")
 def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Directory of a tiny random student that hears two seconds; a Qwen2-Audio unless a test asks for another."""
-    build = FAMILIES[getattr(request, "param", "qwen2_audio")]
+    build = ARCHITECTURES[getattr(request, "param", "qwen2_audio")]
     return str(build(tmp_path_factory.mktemp("student"), seconds=SECONDS))
 
 

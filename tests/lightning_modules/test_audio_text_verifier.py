@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from datamodules.alignment import AlignmentDataModule, HeardTraces, split_by_clip
+from datamodules.alignment import AlignmentDataModule, split_by_clip
+from datamodules.batching.heard_traces import LabelledTraces
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.objectives.calibration import fit_temperature
 from mini.world.corpus import CorpusConfig, build_corpus
@@ -49,7 +50,7 @@ def test_calibration_recovers_temperature_and_offset() -> None:
 def test_no_clip_is_in_two_parts_and_the_number_of_verdicts_is_kept() -> None:
     by_clip = {
         f"clip{c}": [
-            HeardTraces(
+            LabelledTraces(
                 Question(f"q{c}-{q}", "avqa", f"clip{c}", "?", ("a", "b"), 0, "x"),
                 tuple(Trace(f"q{c}-{q}", s, "r", "a", "t") for s in range(4)),
                 (True, False, True, False),
@@ -69,8 +70,8 @@ def test_each_of_two_ranks_is_calibrated_on_all_that_was_held_out(tmp_path: Path
     """Neither the loaders nor Lightning's sampler leave a rank a share of it."""
     data = AlignmentDataModule(str(tmp_path), str(tmp_path))
     question = Question("q", "avqa", "clip", "?", ("a", "b"), 0, "x")
-    held_out = [HeardTraces(question, (Trace("q", sample, "r", "a", "t"),), (True,)) for sample in range(5)]
-    data._parts = {"train": held_out, "val": held_out, "test": held_out}
+    held_out = [LabelledTraces(question, (Trace("q", sample, "r", "a", "t"),), (True,)) for sample in range(5)]
+    data.parts = {"train": held_out, "val": held_out, "test": held_out}
     data._collator = SimpleNamespace()  # type: ignore[assignment]
     own = SimpleNamespace(use_distributed_sampler=False)
     data.trainer = SimpleNamespace(world_size=2, global_rank=1, _accelerator_connector=own)  # type: ignore[assignment]

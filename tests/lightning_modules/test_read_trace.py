@@ -73,13 +73,13 @@ def test_what_was_cut_before_its_answer_has_none_as_in_the_reward(text: str, ans
 
 
 def test_blanks_without_end_take_no_time() -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     without_tags("<" + 40_000 * " ")
     split_thought("x" + 40_000 * " ")
     FormatReward()("<think><" + 40_000 * " " + "</think><answer>dog</answer>", QUESTION, "dog")
     match_option("<" + 40_000 * " ", QUESTION.options)
     match_option(20_000 * "<b>" + "</", QUESTION.options)
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 def test_reasoning_of_the_server_goes_first_and_loses_its_tags() -> None:

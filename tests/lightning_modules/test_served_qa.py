@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.fake_server import FakeServer
 from lightning_modules.models.student import Student
 from lightning_modules.served_qa import ServedQAModule
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.cli.test_configs import printed
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Questions
 from tests.support.tiny_model import build
 

@@ -83,14 +83,14 @@ def test_sft_learns_its_targets(weights, batch, tmp_path: Path) -> None:
 def test_first_grpo_step_is_on_policy(weights, batch, tmp_path: Path) -> None:
     module = GRPOModule(weights, lr=1e-4)
     rows = fit(module, [on_policy(module, batch)], tmp_path)
-    assert rows[0]["train/clip_fraction"] == 0
+    assert rows[0]["train/clip_ratio"] == 0
     assert rows[0]["train/kl"] == pytest.approx(0, abs=1e-7)
-    assert rows[0]["train/logprob_gap"] == pytest.approx(0, abs=1e-5)
+    assert rows[0]["train/sampling_logp_difference"] == pytest.approx(0, abs=1e-5)
     # every group holds two perfect completions (2) and two that are nothing (0): mean 1, deviation 1
     assert rows[0]["train/reward"] == 1
     assert rows[0]["train/reward/accuracy"] == 0.5
     assert rows[0]["train/reward_std"] == 1
-    assert rows[0]["train/zero_variance_groups"] == 0
+    assert rows[0]["train/frac_reward_zero_std"] == 0
     assert rows[0]["train/truncated"] == 0
     assert rows[0]["train/completion_length"] == pytest.approx(68 / 16)
     assert rows[0]["train/grad_norm"] > 0
@@ -98,7 +98,7 @@ def test_first_grpo_step_is_on_policy(weights, batch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lora", [None, LoRASettings()], ids=["full", "lora"])
 def test_grpo_makes_rewarded_completions_likelier(weights, batch, tmp_path: Path, lora) -> None:
-    module = GRPOModule(weights, lr=1e-3, lora=lora, optimization_epochs=2)
+    module = GRPOModule(weights, lr=1e-3, lora=lora, num_iterations=2)
     with torch.no_grad():
         before = module.student.completion_logprobs(batch).logprobs.sum(-1)
     rows = fit(module, [on_policy(module, batch)] * 5, tmp_path)
@@ -136,12 +136,12 @@ def test_groups_without_variance_do_not_move_the_policy(weights, batch, tmp_path
     module = GRPOModule(weights, lr=1e-2, beta=0.0)
     before = weights_of(module)
     rows = fit(module, [on_policy(module, batch)], tmp_path)
-    assert rows[0]["train/zero_variance_groups"] == 1
+    assert rows[0]["train/frac_reward_zero_std"] == 1
     assert torch.equal(weights_of(module), before)
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_before_anything_is_kept(weights, batch, tmp_path: Path) -> None:
-    module = GRPOModule(weights, optimization_epochs=2)
+    module = GRPOModule(weights, num_iterations=2)
     second = copy.copy(on_policy(module, batch))
     second.features = batch.features * float("nan")
     keeper = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)
@@ -162,9 +162,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_anything_is_kept(weig
 
 
 def test_several_epochs_keep_the_old_policy(weights, batch, tmp_path: Path) -> None:
-    module = GRPOModule(weights, lr=3e-2, optimization_epochs=4, beta=0.0)
+    module = GRPOModule(weights, lr=3e-2, num_iterations=4, beta=0.0)
     rows = fit(module, [on_policy(module, batch)], tmp_path)
-    assert rows[0]["train/clip_fraction"] > 0  # from the second epoch on the ratio leaves 1
+    assert rows[0]["train/clip_ratio"] > 0  # from the second epoch on the ratio leaves 1
 
 
 @pytest.mark.parametrize("lora", [None, LoRASettings()], ids=["full", "lora"])
@@ -188,7 +188,7 @@ def test_bf16_mixed_keeps_float32_weights(weights, batch, tmp_path: Path) -> Non
     module = GRPOModule(weights, lr=1e-3)
     rows = fit(module, [on_policy(module, batch)], tmp_path, precision="bf16-mixed")
     assert all(p.dtype == torch.float32 for _, p in module.student.trainable_parameters())
-    assert 0 < rows[0]["train/logprob_gap"] < 0.5  # measured: bf16 against float32
+    assert 0 < rows[0]["train/sampling_logp_difference"] < 0.5  # measured: bf16 against float32
 
 
 @pytest.mark.parametrize("module", [SFTModule, GRPOModule])
@@ -203,7 +203,7 @@ def test_a_batch_without_completions_is_named(weights, batch, tmp_path: Path, mo
     [
         ({"num_completions": 1}, "model.num_completions is 1"),
         ({"temperature": 0.0}, "must be above 0"),
-        ({"optimization_epochs": 0}, "model.optimization_epochs is 0"),
+        ({"num_iterations": 0}, "model.num_iterations is 0"),
         ({"micro_batch_size": 0}, "model.micro_batch_size is 0"),
     ],
 )

@@ -71,6 +71,6 @@ def test_builds_are_reproducible_and_reused(directory: Path, tmp_path: Path):
 
 
 def test_export_equals_what_was_loaded(directory: Path, tmp_path: Path):
-    Student(str(directory)).save_hub(tmp_path / "export")
+    Student(str(directory)).save_pretrained(tmp_path / "export")
     one, other = load_file(directory / "model.safetensors"), load_file(tmp_path / "export" / "model.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

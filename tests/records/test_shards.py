@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from records.records import Trace
-from records.shards import Shard, Shards, cut_torn_line
+from records.shards import JsonlShards, Shard, truncate_partial_line
 from runtime.errors import UserError
 
 TRACE = Trace("avqa/train/1", 0, "a dog \ud83d barks", "a dog", "teacher")
@@ -13,7 +13,7 @@ TRACE = Trace("avqa/train/1", 0, "a dog \ud83d barks", "a dog", "teacher")
 
 def test_half_an_emoji_is_kept_and_met_once(tmp_path: Path) -> None:
     """A reply with half a character is written, so that the restarted stage does not ask for it again."""
-    shards = Shards(tmp_path, {Trace: "traces"})
+    shards = JsonlShards(tmp_path, {Trace: "traces"})
     shards.open([Trace], rank=0)
     assert shards.append(Trace, [TRACE, Trace("avqa/train/2", 0, "rain", "rain", "teacher")]) == 2
     shards.close()
@@ -33,7 +33,7 @@ def test_a_full_disk_is_named_and_what_was_written_is_kept(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"rank-00000\.jsonl: No space left on device; what was written before is kept"):
         shard.append([TRACE])
     shard.close()  # it was said already
-    assert not cut_torn_line(path, Trace)
+    assert not truncate_partial_line(path, Trace)
 
 
 def test_a_disk_that_turns_out_to_be_full_at_the_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

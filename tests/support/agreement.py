@@ -7,13 +7,13 @@ from callbacks.rollout.local_rollout import generate
 from callbacks.rollout.rollout_callback import end_token_ids
 from datamodules.batching.batch import AudioQABatch
 from inference.vllm.client import VLLMClient, audio_url
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from lightning_modules.models.student import Student
 
 
 def assert_local_rollouts_are_the_servers(client: VLLMClient, student: Student, batch: AudioQABatch) -> None:
     stop = end_token_ids(student.processor.tokenizer)
-    sampling = [Sampling(1, 24, 0.0, 0, stop)] * len(batch)
+    sampling = [SamplingParams(1, 24, 0.0, 0, stop)] * len(batch)
     with torch.no_grad():
         local = generate(student, batch, sampling)
     for row, (mine,) in enumerate(local):

@@ -1,4 +1,4 @@
-"""The embedded world at its smallest, for tests that run the command line on real files."""
+"""The synthetic world at its smallest, for tests that run the command line on real files."""
 
 import json
 from pathlib import Path

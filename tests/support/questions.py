@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.collate import Collator, Example
 from datamodules.prompts.questions import THINK_SHORT
+from lightning_modules.doors import RolloutModule, TrainingRollouts
 from lightning_modules.models.student import LoRASettings, Student
 from records.records import Question
 
@@ -52,10 +53,12 @@ class Questions(LightningDataModule):
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
 
 
-class Learner(LightningModule):
+class Learner(RolloutModule):
     """Keeps the batches that it is given; a training step moves the weights a little."""
 
     rollouts_in_training = True
+
+    student: Student
 
     def __init__(self, weights: str, num_completions: int = 2, lora: LoRASettings | None = None) -> None:
         super().__init__()
@@ -64,6 +67,11 @@ class Learner(LightningModule):
         self.temperature = 1.0
         self.train_batches: list[AudioQABatch] = []
         self.val_batches: list[AudioQABatch] = []
+
+    @property
+    def training_rollouts(self) -> TrainingRollouts | None:
+        """Groups of completions, unless the test wants none."""
+        return TrainingRollouts(self.num_completions, self.temperature) if self.rollouts_in_training else None
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> torch.Tensor:
         """Make the sampled completions less likely."""

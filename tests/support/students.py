@@ -7,7 +7,7 @@ from datamodules.batching.batch import AudioQABatch, Completions
 from records.records import Question
 from tests.support import tiny_model, tiny_omni
 
-FAMILIES = {"qwen2_audio": tiny_model.build, "qwen2_5_omni": tiny_omni.build}
+ARCHITECTURES = {"qwen2_audio": tiny_model.build, "qwen2_5_omni": tiny_omni.build}
 
 
 def clip(seconds: float, seed: int) -> np.ndarray:

@@ -1,29 +1,15 @@
-"""How many tokens a clip becomes; the encoders themselves are in ``qwen2_audio.py`` and ``qwen2_5_omni.py``."""
+"""What both audio encoders share; the encoders themselves are in ``qwen2_audio.py`` and ``qwen2_5_omni.py``."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.batching.audio_tokens import num_audio_tokens
 from datamodules.batching.batch import AudioQABatch
 from runtime.errors import UserError
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 """Attentions that the audio tower may have."""
-
-
-def audio_token_counts(feature_lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many encoder positions and how many audio tokens clips of ``feature_lengths`` mel frames have.
-
-    Both families descend from Whisper's encoder: a convolution of stride 2 and a pooling of 2.
-
-    Args:
-        feature_lengths: Heard mel frames ``[B]``.
-
-    Returns:
-        Encoder positions ``[B]`` (after the strided convolution) and audio tokens ``[B]`` (after pooling).
-    """
-    positions = (feature_lengths - 1) // 2 + 1
-    return positions, (positions - 2) // 2 + 1
 
 
 def audio_places(batch: AudioQABatch, placeholder: int, starts: np.ndarray) -> np.ndarray:
@@ -40,7 +26,7 @@ def audio_places(batch: AudioQABatch, placeholder: int, starts: np.ndarray) -> n
     Raises:
         ValueError: The prompts have another number of placeholders than their clips have audio tokens.
     """
-    expected = audio_token_counts(batch.feature_lengths)[1]
+    expected = num_audio_tokens(batch.feature_lengths)
     asked = np.array([len(ids) for ids in batch.request_ids])
     named = np.array([ids.count(placeholder) for ids in batch.request_ids])  # one, which the prompt has as a run
     found = batch.prompt_lengths - asked + named

@@ -16,29 +16,29 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
+from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.host_arrays import to_device, to_device_together
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 
 _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
 
 
 class Qwen25Omni:
-    """The family of Qwen2.5-Omni; what the parts mean says :class:`.families.Family`."""
+    """The architecture of Qwen2.5-Omni; what the parts mean says :class:`.architecture.Architecture`."""
 
     name = "Qwen2.5-Omni"
     model_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
     language_model_linears = r"model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    foreign: tuple[str, ...] = ("talker.", "token2wav.")
+    ignored_prefixes: tuple[str, ...] = ("talker.", "token2wav.")
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head."""
         return model.model
 
-    def audio_path(self, model: Any) -> dict[str, nn.Module]:
+    def audio_modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the tower, whose last layer projects."""
         return {"audio_tower": model.audio_tower}
 
-    def new_audio_path(self, config: Any) -> dict[str, nn.Module]:
+    def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return a tower without weights."""
         audio = _thinker(config).audio_config
         return {"audio_tower": Qwen2_5OmniAudioEncoder._from_config(audio, attn_implementation="sdpa")}

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 
+from datamodules.batching.audio_tokens import EDGE_FRAMES, audio_token_counts
 from datamodules.batching.host_arrays import to_device
-from lightning_modules.models.architectures.audio_encoding import attention_mask, audio_token_counts
-
-EDGE_FRAMES = 2
-"""Mel frames past the heard ones that the two convolutions look at."""
+from lightning_modules.models.architectures.audio_encoding import attention_mask
 
 LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -32,25 +30,25 @@ _PREFIXES = {
 
 
 class Qwen2Audio:
-    """The family of Qwen2-Audio; what the parts mean says :class:`.families.Family`."""
+    """The architecture of Qwen2-Audio; what the parts mean says :class:`.architecture.Architecture`."""
 
     name = "Qwen2-Audio"
     model_class: Any = Qwen2AudioForConditionalGeneration
     language_model_linears = LANGUAGE_MODEL_LINEARS
-    foreign: tuple[str, ...] = ()
+    ignored_prefixes: tuple[str, ...] = ()
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head."""
         return model.model.language_model
 
-    def audio_path(self, model: Any) -> dict[str, nn.Module]:
+    def audio_modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the tower and the projector."""
         return {
             "audio_tower": model.model.audio_tower,
             "multi_modal_projector": model.model.multi_modal_projector,
         }
 
-    def new_audio_path(self, config: Any) -> dict[str, nn.Module]:
+    def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return a tower and a projector without weights."""
         return {
             "audio_tower": Qwen2AudioEncoder._from_config(config.audio_config, attn_implementation="sdpa"),

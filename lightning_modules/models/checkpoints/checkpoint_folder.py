@@ -1,4 +1,4 @@
-"""Processor, family and model out of a checkpoint folder or the Hub, and what is wrong with one that does not load."""
+"""Processor, architecture and model out of a checkpoint folder or the Hub, and what is wrong where none loads."""
 
 import json
 import zipfile
@@ -13,7 +13,7 @@ from jinja2 import TemplateSyntaxError
 from transformers import AutoConfig, AutoProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from lightning_modules.models.architectures.families import Family, family_of
+from lightning_modules.models.architectures.architecture import Architecture, architecture_of
 from runtime.errors import UserError
 
 _POINTER = b"version https://git-lfs"
@@ -41,27 +41,27 @@ def load_processor(weights: str) -> Any:
     return processor
 
 
-def load_family(weights: str) -> tuple[Family, Any]:
+def load_architecture(weights: str) -> tuple[Architecture, Any]:
     """Find out what ``weights`` is.
 
     Returns:
-        Its family and its configuration.
+        Its architecture and its configuration.
 
     Raises:
         WeightsError: Nothing is there, or no student can be made of it.
     """
     try:
         config = AutoConfig.from_pretrained(weights)
-        return family_of(config), config
+        return architecture_of(config), config
     except Exception as error:
         raise WeightsError(f"no student could be loaded from {weights!r}: {reason(weights, error)}") from error
 
 
-def load_model(family: Family, weights: str, dtype: torch.dtype, attn_implementation: str) -> Any:
+def load_model(architecture: Architecture, weights: str, dtype: torch.dtype, attn_implementation: str) -> Any:
     """Load a model whole.
 
     Args:
-        family: Its family.
+        architecture: Its architecture.
         weights: Hub name or directory.
         dtype: Type of its weights in memory.
         attn_implementation: Attention of its parts.
@@ -70,21 +70,23 @@ def load_model(family: Family, weights: str, dtype: torch.dtype, attn_implementa
         WeightsError: Something is missing, damaged, left over or of another shape.
     """
     try:
-        model, report = family.model_class.from_pretrained(
+        model, report = architecture.model_class.from_pretrained(
             weights, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
         )
     except Exception as error:
-        raise WeightsError(f"no {family.name} could be loaded from {weights!r}: {reason(weights, error)}") from error
+        raise WeightsError(
+            f"no {architecture.name} could be loaded from {weights!r}: {reason(weights, error)}"
+        ) from error
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        refuse_misfits(family, weights, kind, map(str, report.get(kind) or ()))
+        refuse_misfits(architecture, weights, kind, map(str, report.get(kind) or ()))
     return model
 
 
-def refuse_misfits(family: Family, weights: str, kind: str, names: Iterator[str]) -> None:
+def refuse_misfits(architecture: Architecture, weights: str, kind: str, names: Iterator[str]) -> None:
     """Refuse a checkpoint with names that do not fit.
 
     Args:
-        family: The family that was looked for.
+        architecture: The architecture that was looked for.
         weights: Hub name or directory.
         kind: What is wrong with the names.
         names: The names; those of parts that a student does not have are ignored.
@@ -92,10 +94,12 @@ def refuse_misfits(family: Family, weights: str, kind: str, names: Iterator[str]
     Raises:
         WeightsError: There are any.
     """
-    found = sorted(name for name in names if not name.startswith(family.foreign))
+    found = sorted(name for name in names if not name.startswith(architecture.ignored_prefixes))
     if found:
         shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-        raise WeightsError(f"{weights!r} does not fit {family.name}: {len(found)} {kind.replace('_', ' ')} ({shown})")
+        raise WeightsError(
+            f"{weights!r} does not fit {architecture.name}: {len(found)} {kind.replace('_', ' ')} ({shown})"
+        )
 
 
 def reason(weights: str, error: Exception) -> str:

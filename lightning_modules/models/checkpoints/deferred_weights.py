@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers import GenerationConfig
 from transformers.initialization import no_init_weights
 
-from lightning_modules.models.architectures.families import Family
+from lightning_modules.models.architectures.architecture import Architecture
 from lightning_modules.models.checkpoints.checkpoint_folder import (
     WeightsError,
     checkpoint_folder,
@@ -83,12 +83,16 @@ def find_tensors(weights: str) -> dict[str, TensorPlace] | None:
 
 
 def model_without_weights(
-    family: Family, weights: str, found: Mapping[str, TensorPlace], dtype: torch.dtype, attn_implementation: str
+    architecture: Architecture,
+    weights: str,
+    found: Mapping[str, TensorPlace],
+    dtype: torch.dtype,
+    attn_implementation: str,
 ) -> tuple[Any, dict[str, TensorPlace]]:
     """Make a model whose parameters have a shape, but no storage; buffers are as they should be.
 
     Args:
-        family: Its family.
+        architecture: Its architecture.
         weights: Hub name or directory.
         found: The checkpoint's tensors.
         dtype: Type of its weights.
@@ -101,9 +105,9 @@ def model_without_weights(
         WeightsError: The checkpoint lacks something, has too much or another shape.
     """
     try:
-        config = family.model_class.config_class.from_pretrained(weights)
+        config = architecture.model_class.config_class.from_pretrained(weights)
         with no_init_weights(), _parameters_without_storage():
-            model = family.model_class._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+            model = architecture.model_class._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
         config.name_or_path = weights
         model.requires_grad_(True)  # as from_pretrained leaves it
         model.tie_weights()
@@ -113,14 +117,16 @@ def model_without_weights(
             settings = {"config_file_name": "config.json", "_from_model_config": True}
             model.generation_config = GenerationConfig.from_pretrained(weights, **settings)
     except Exception as error:
-        raise WeightsError(f"no {family.name} could be loaded from {weights!r}: {reason(weights, error)}") from error
+        raise WeightsError(
+            f"no {architecture.name} could be loaded from {weights!r}: {reason(weights, error)}"
+        ) from error
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    places = {name: place for name in shapes if (place := found.get(family.hub_name(name)) or found.get(name))}
+    places = {name: place for name in shapes if (place := found.get(architecture.hub_name(name)) or found.get(name))}
     missing = shapes.keys() - places.keys() - model.all_tied_weights_keys.keys()
     read = {place.name for place in places.values()}
-    refuse_misfits(family, weights, "missing_keys", iter(missing))
-    refuse_misfits(family, weights, "mismatched_keys", (n for n in places if places[n].shape != shapes[n]))
-    refuse_misfits(family, weights, "unexpected_keys", (name for name in found if name not in read))
+    refuse_misfits(architecture, weights, "missing_keys", iter(missing))
+    refuse_misfits(architecture, weights, "mismatched_keys", (n for n in places if places[n].shape != shapes[n]))
+    refuse_misfits(architecture, weights, "unexpected_keys", (name for name in found if name not in read))
     return model, places
 
 

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lightning_modules.models.architectures.families import Family
+from lightning_modules.models.architectures.architecture import Architecture
 from records.hub_files import HubTensor
 
 HubType = torch.dtype | Mapping[str, torch.dtype] | None
@@ -37,17 +37,17 @@ def untied_by_adapters(base: Any) -> bool:
     return any(not adapters.keys().isdisjoint(pair) for pair in base.all_tied_weights_keys.items())
 
 
-def hub_shapes(base: Any, family: Family, dtype: HubType = None) -> dict[str, HubTensor]:
+def hub_shapes(base: Any, architecture: Architecture, dtype: HubType = None) -> dict[str, HubTensor]:
     """Return what :class:`HubTensors` will yield, in its order; nothing is computed or gathered.
 
     Args:
         base: The transformers model, adapters inside.
-        family: Its family.
+        architecture: Its architecture.
         dtype: As for :class:`HubTensors`.
     """
     return {
         name: HubTensor(tuple(source.value.shape), _type_of(name, source, dtype))
-        for name, source in _sources(base, family).items()
+        for name, source in _sources(base, architecture).items()
     }
 
 
@@ -62,15 +62,15 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
     is left; otherwise the others would wait for it.
     """
 
-    def __init__(self, base: Any, family: Family, dtype: HubType = None) -> None:
+    def __init__(self, base: Any, architecture: Architecture, dtype: HubType = None) -> None:
         """Begin at the first weight; nothing is computed yet.
 
         Args:
             base: The transformers model, adapters inside.
-            family: Its family.
+            architecture: Its architecture.
             dtype: Type of the floating-point weights.
         """
-        self._sources = iter(_sources(base, family).items())
+        self._sources = iter(_sources(base, architecture).items())
         self._dtype = dtype
 
     def __next__(self) -> tuple[str, Tensor]:
@@ -93,7 +93,7 @@ def _adapters(base: Any) -> dict[str, Any]:
     return {f"{name}.weight": module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _sources(base: Any, family: Family) -> dict[str, _Source]:
+def _sources(base: Any, architecture: Architecture) -> dict[str, _Source]:
     adapters = _adapters(base)
     # the head where it is the token embeddings: no checkpoint has both, unless an adapter makes two of them
     tied = {} if untied_by_adapters(base) else base.all_tied_weights_keys
@@ -101,7 +101,7 @@ def _sources(base: Any, family: Family) -> dict[str, _Source]:
     for name, value in base.state_dict().items():
         plain = name.replace(".base_layer.", ".")
         if ".lora_" not in name and plain not in tied:
-            sources[family.hub_name(plain)] = _Source(value.detach(), adapters.get(plain))
+            sources[architecture.hub_name(plain)] = _Source(value.detach(), adapters.get(plain))
     return sources
 
 

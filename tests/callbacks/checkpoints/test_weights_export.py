@@ -20,7 +20,7 @@ class RecordedStudent(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def save_hub(self, directory: Path, notes: dict[str, str]) -> None:
+    def save_pretrained(self, directory: Path, notes: dict[str, str]) -> None:
         with whole_folder(directory, 4) as fresh:
             for name, text in {"weight.txt": f"{self.weight.item():.3f}", **notes}.items():
                 (fresh / name).write_text(text)

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from benchmarks.fake_server import FakeServer
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader
 from lightning_modules.grpo import GRPOModule
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, Questions
 
 
@@ -159,7 +159,7 @@ def test_more_staleness_is_refused() -> None:
 
 def test_grpo_weights_stale_rollouts_and_logs_what_it_truncated(tmp_path: Path, server_weights: Path) -> None:
     """The fake server says log-probability -1 of every token; what the policy finds likelier is truncated."""
-    module = GRPOModule(str(server_weights), num_completions=2, lr=1e-4, importance_limit=1.0)
+    module = GRPOModule(str(server_weights), num_completions=2, lr=1e-4, importance_sampling_cap=1.0)
     _, _, steps = fit(tmp_path, server_weights, 1, module, count=6)
     assert steps.logged[0]["train/importance_truncated"] == 0  # on-policy: not weighted
     for row in steps.logged[1:]:

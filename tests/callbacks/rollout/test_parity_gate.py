@@ -22,8 +22,8 @@ from callbacks.rollout.parity_gate import ParityGate
 from callbacks.rollout.rollout_callback import to_completions
 from datamodules.batching.collate import Collator
 from datamodules.prompts.questions import THINK_SHORT
-from inference.vllm.client import Generation, ServerUnreachable
-from inference.vllm.sampling import Sample, Sampling
+from inference.vllm.client import RequestOutput, ServerUnreachable
+from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.models.student import Student
 from runtime.errors import UserError
 from tests.support.questions import example
@@ -50,15 +50,15 @@ class PerfectServer:
     def number(self, token_ids: list[int], url: str) -> int:
         return next(n for n in range(4) if self.batch(n, url).request_ids[0] == token_ids)
 
-    def generate(self, token_ids: list[int], url: str, sampling: Sampling) -> Generation:
+    def generate(self, token_ids: list[int], url: str, sampling: SamplingParams) -> RequestOutput:
         scores = self.score(token_ids, url, list(WORDS))
         batch = self.batch(self.number(token_ids, url), url)
-        return Generation(batch.prompt_ids[0].tolist(), [Sample(list(WORDS), scores, True)])
+        return RequestOutput(batch.prompt_ids[0].tolist(), [CompletionOutput(list(WORDS), scores, True)])
 
     @torch.no_grad()
     def score(self, token_ids: list[int], url: str, completion_ids: list[int]) -> list[float]:
         batch = self.batch(self.number(token_ids, url), url)
-        sample = Sample(completion_ids, [0.0] * len(completion_ids), True)
+        sample = CompletionOutput(completion_ids, [0.0] * len(completion_ids), True)
         batch.completions = to_completions([[sample]], self.student.processor.tokenizer, (2,))
         return self.student.completion_logprobs(batch, 1.0).logprobs[0, 0].tolist()
 
@@ -122,13 +122,15 @@ class Loud:
     def __init__(self, batch: Any, well: bool = True) -> None:
         self.batch, self.well, self.url, self.asked = batch, well, "http://loud", 0
 
-    def generate(self, token_ids: list[int], url: str, sampling: Sampling) -> Generation:
+    def generate(self, token_ids: list[int], url: str, sampling: SamplingParams) -> RequestOutput:
         self.asked += 1
         if not self.well:
             raise ServerUnreachable("gone")
         row = self.batch.request_ids.index(token_ids)
         length = int(self.batch.prompt_lengths[row])
-        return Generation(self.batch.prompt_ids[row, :length].tolist(), [Sample(list(WORDS), [-1.0] * 4, True)])
+        return RequestOutput(
+            self.batch.prompt_ids[row, :length].tolist(), [CompletionOutput(list(WORDS), [-1.0] * 4, True)]
+        )
 
     def score(self, token_ids: list[int], url: str, completion_ids: list[int]) -> list[float]:
         return [-1.0 if np.abs(heard(url)).max() > 0 else -2.0] * len(completion_ids)
@@ -145,17 +147,19 @@ def test_rank_0_decides_for_all(server_weights: Path, monkeypatch, well, error, 
     world = World()
     shards = [Shard(world, rank, processor, error) for rank in range(2)]
     servers = [Loud(batches[0], well), Loud(batches[1], well=False)]
-    monkeypatch.setattr(parity_gate, "of_all_ranks", lambda t, rows: [*itertools.chain(*world.exchange(t.rank, rows))])
+    monkeypatch.setattr(
+        parity_gate, "all_gather_objects", lambda t, rows: [*itertools.chain(*world.exchange(t.rank, rows))]
+    )
     raised: list[str] = ["", ""]
     due: list[bool] = [False, True]
 
     def work(rank: int) -> None:
         info = SimpleNamespace(dtype="float32")
         server = SimpleNamespace(client=servers[rank], url="http://loud", gate_due=due[rank], suspect=False, info=info)
-        module = SimpleNamespace(student=shards[rank], temperature=1.0)
+        module = SimpleNamespace(student=shards[rank], training_rollouts=None)
         gate = ParityGate(SimpleNamespace(servers=[server]))  # type: ignore[arg-type]
         try:
-            gate.pass_together(world.trainer(rank), module, batches[rank], Sampling(1, 4, 1.0, 0, (2,)))
+            gate.pass_together(world.trainer(rank), module, batches[rank], SamplingParams(1, 4, 1.0, 0, (2,)))
         except UserError as failure:
             raised[rank] = str(failure)
         due[rank] = server.gate_due

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from benchmarks.fake_server import FakeServer
 from callbacks.rollout.prompt_lengths import sentence, too_long
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.batching.collate import Collator
-from datamodules.batching.question_dataset import Item
+from datamodules.batching.items import Item
 from datamodules.prompts.questions import THINK_SHORT
 from lightning_modules.models.checkpoints.checkpoint_folder import load_processor
 from records.records import Question
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, clip, example
 
 

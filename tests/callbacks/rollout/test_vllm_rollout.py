@@ -1,5 +1,6 @@
 """The rollout callback against recording servers."""
 
+import functools
 import threading
 import time
 from pathlib import Path
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.fake_server import FakeServer
+from callbacks.rollout import vllm_rollout
 from callbacks.rollout.rollout_callback import request_seeds
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from inference.server_pool import ServerPool
 from lightning_modules.models.student import LoRASettings
 from runtime.errors import UserError
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, Questions
 
 
@@ -280,9 +282,7 @@ def test_gives_up_when_no_server_comes_back(tmp_path: Path, server_weights: Path
 
 
 def test_a_server_left_paused_is_woken(tmp_path: Path, server_weights: Path, monkeypatch, caplog):
-    monkeypatch.setattr(
-        VLLMRollout, "_new_pool", lambda self: ServerPool(self.server_urls, retry_seconds=10, watch_seconds=0.2)
-    )
+    monkeypatch.setattr(vllm_rollout, "ServerPool", functools.partial(ServerPool, watch_seconds=0.2))
     module = Learner(str(server_weights))
     with FakeServer(server_weights) as server:
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks.fake_server import FakeServer
 from callbacks.rollout import weight_pusher
 from callbacks.rollout.weight_pusher import WeightPusher, collective_seconds, push_seconds
 from inference.server_pool import ServerPool
@@ -21,7 +22,6 @@ from inference.weight_transfer.weight_directory import PREFIX, WeightDirectory
 from inference.weight_transfer.weight_sync import TensorSpec, sent_types
 from records.hub_files import HubTensor
 from runtime.errors import UserError
-from tests.support.fake_server import FakeServer
 from tests.support.tiny_model import build
 
 
@@ -29,7 +29,7 @@ class Weights:
     """A student of two weights, as far as pushes know it."""
 
     sharded = False
-    family = SimpleNamespace(foreign=())
+    architecture = SimpleNamespace(ignored_prefixes=())
 
     def __init__(self, specs) -> None:
         self.specs = specs

@@ -14,8 +14,8 @@ from train import main
 pytestmark = pytest.mark.integration  # whole runs
 
 
-def evaluate(world: Path, root: Path, *more: str, stage: str = "test", module: str = "audio_qa.AudioQAModule") -> Any:
-    values = {
+def evaluate(world: Path, root: Path, *more: str, stage: str = "test", writer_last: bool = False) -> Any:
+    values: dict[str, Any] = {
         "trainer": {
             "default_root_dir": str(root),
             "accelerator": "cpu",
@@ -31,7 +31,7 @@ def evaluate(world: Path, root: Path, *more: str, stage: str = "test", module: s
                 {"class_path": "tests.support.counting_rollout.CountingRollout"},
             ],
         },
-        "model": {"class_path": f"lightning_modules.{module}", "init_args": {"weights": f"{world}/student"}},
+        "model": {"class_path": "lightning_modules.AudioQAModule", "init_args": {"weights": f"{world}/student"}},
         "data": {
             "class_path": "datamodules.AVQADataModule",
             "init_args": {
@@ -45,6 +45,8 @@ def evaluate(world: Path, root: Path, *more: str, stage: str = "test", module: s
             },
         },
     }
+    if writer_last:
+        values["trainer"]["callbacks"].reverse()
     root.mkdir(exist_ok=True)
     (root / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return main([stage, "--config", str(root / "config.yaml"), *more])
@@ -78,10 +80,11 @@ def interrupted(world: Path, root: Path) -> list[Prediction]:
     return whole
 
 
-def test_answered_questions_are_not_asked_again(world: Path, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("writer_last", [False, True])
+def test_answered_questions_are_not_asked_again(world: Path, tmp_path: Path, monkeypatch, writer_last: bool) -> None:
     whole = interrupted(world, tmp_path / "run")
     monkeypatch.setenv("SIGHTSOUND_RESUME", "true")
-    cli = evaluate(world, tmp_path / "run")
+    cli = evaluate(world, tmp_path / "run", writer_last=writer_last)
     assert CountingRollout.asked == 2
     assert read(tmp_path / "run") == whole == cli.model.predictions
 

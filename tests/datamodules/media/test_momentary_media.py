@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from datamodules.avqa_video import SilentClips
-from datamodules.batching.clip_requests import ClipRequestDataset, RequestSettings
+from datamodules.batching.clip_requests import RequestSettings, clip_request
+from datamodules.batching.silent_clips import silent_clip
+from datamodules.batching.traced_clips import traced_clip
 from datamodules.media.audio import ClipFolder, WaveformCache, load_waveform
 from datamodules.media.media_files import MediaError, MomentaryMediaError, check_media
 from datamodules.media.media_index import MediaIndex
 from datamodules.media.video import FrameFolder, FrameSampling, load_frames
 from datamodules.prompts.questions import DIRECT
-from datamodules.trace_clips import TracedClips
 from records.records import Question, Trace
 from tests.support.dataset_files import tone, write_mp4
 
@@ -144,9 +144,9 @@ def test_every_stage_is_told_which_it_is(root: Path, monkeypatch: pytest.MonkeyP
 
     def items() -> list[tuple[bool, bool]]:
         made: list[Any] = [
-            TracedClips([QUESTION], {"q": [trace]}, sounds, "pcm16")[0],
-            SilentClips([QUESTION], frames)[0],
-            ClipRequestDataset([QUESTION], DIRECT, RequestSettings(), sounds, frames)[0],
+            traced_clip(QUESTION, {"q": [trace]}, sounds, "pcm16"),
+            silent_clip(QUESTION, frames),
+            clip_request(QUESTION, DIRECT, RequestSettings(), sounds, frames),
         ]
         return [(item.error is not None, item.lasting) for item in made]
 

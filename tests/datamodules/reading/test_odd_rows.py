@@ -10,7 +10,7 @@ import soundfile
 
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.avqa import AVQADataModule
-from datamodules.batching.question_dataset import Item
+from datamodules.batching.items import Item
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
 from records.records import Question

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint, text_of
 from inference.chat_api.budget import Budget, BudgetSettings
-from inference.chat_api.chat_endpoint import ChatEndpoint, Reply, RequestFailed, Tally
+from inference.chat_api.chat_endpoint import ChatEndpoint, Reply, RequestFailed, RequestStats
 from inference.chat_api.endpoint_settings import EndpointSettings
 from inference.chat_api.retries import EndpointError, RetryPolicy, redacted, retry_after
 from runtime.errors import UserError
@@ -38,7 +38,7 @@ def ask(url: str, count: int = 1, retry: RetryPolicy = QUICK, **settings: Any) -
 
         async def one(number: int) -> Result:
             try:
-                return await endpoint.chat([{"role": "user", "content": f"number {number}?"}], Tally())
+                return await endpoint.chat([{"role": "user", "content": f"number {number}?"}], RequestStats())
             except (RequestFailed, EndpointError) as failed:
                 return failed
 

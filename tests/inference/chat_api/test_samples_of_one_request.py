@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint
-from datamodules.media.video import SilentClip
+from datamodules.batching.silent_clips import TeacherExample
 from inference.chat_api.chat_endpoint import EndpointSettings
 from inference.chat_api.chat_reply import parse_reply
 from inference.chat_api.retries import EndpointError, RetryPolicy
-from lightning_modules.endpoint_stage import Work
+from lightning_modules.chat_stage import Work
 from lightning_modules.teacher import TeacherModule, consecutive, request_seed
+from records.completed import Completed
 from records.records import Question
 
 QUESTION = Question("avqa/train/7", "avqa", "clip.mp4", "What is heard?", ("dog", "cat"), 0, "Which")
@@ -36,11 +37,11 @@ class Spoiling(StubEndpoint):
 def ask(stub: StubEndpoint, settled: Any = (), **settings: Any) -> Work:
     endpoint = EndpointSettings(stub.url, "stub", retry=RetryPolicy(3, 0.01))
     module = TeacherModule(endpoint, **{"samples": 8, **settings})
-    module.settled = {(QUESTION.id, sample) for sample in settled}
+    module.completed = Completed(frozenset((QUESTION.id, sample) for sample in settled))
     work = Work()
 
     async def run() -> None:
-        await module.ask(SilentClip(QUESTION), work)
+        await module.ask(TeacherExample(QUESTION), work)
         await module.endpoint.close()
 
     asyncio.run(run())

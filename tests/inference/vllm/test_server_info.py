@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.fake_server import FakeServer
 from inference.vllm.client import GaveUp, ServerRefused, ServerUnreachable, VLLMClient
 from inference.vllm.server_info import ServerInfo, ask, read_dtype, read_limit, read_processed
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, Questions
 
 

@@ -16,14 +16,14 @@ from train import main
 STEPS = 7
 
 
-def config(stage: str, world: Path, root: Path, optimization_epochs: int = 1) -> dict[str, Any]:
+def config(stage: str, world: Path, root: Path, num_iterations: int = 1) -> dict[str, Any]:
     common = {"weights": f"{world}/student", "lr": 3e-3, "warmup_steps": 4}
     sft = {"lora": {"rank": 4, "dropout": 0.2, "target_modules": ["q_proj", "up_proj"]}}
     grpo = {
         "num_completions": 3,
         "beta": 0.1,
         "micro_batch_size": 1,
-        "optimization_epochs": optimization_epochs,
+        "num_iterations": num_iterations,
         "reward_functions": [{"class_path": "tests.support.interruption.Spread"}],
     }
     module = {"sft": ("sft.SFTModule", sft), "grpo": ("grpo.GRPOModule", grpo)}[stage]
@@ -31,7 +31,7 @@ def config(stage: str, world: Path, root: Path, optimization_epochs: int = 1) ->
         "trainer": {
             "default_root_dir": str(root),
             "accelerator": "cpu",
-            "max_steps": STEPS * optimization_epochs,
+            "max_steps": STEPS * num_iterations,
             "check_val_every_n_epoch": None,
             "val_check_interval": 3,
             "num_sanity_val_steps": 1,
@@ -100,15 +100,15 @@ KILLS = [("optimizer", 0), ("optimizer", 3), ("batch_end", 4), ("validation", 3)
 
 
 @pytest.mark.parametrize(
-    ("stage", "optimization_epochs", "kills"),
+    ("stage", "num_iterations", "kills"),
     [("sft", 1, KILLS[1:4]), ("grpo", 1, KILLS), ("grpo", 2, KILLS[1:3])],
     ids=["sft", "grpo", "grpo_two_epochs"],
 )
 def test_resumed_run_is_the_same(
-    world: Path, tmp_path: Path, stage: str, optimization_epochs: int, kills: list[tuple[str, int]]
+    world: Path, tmp_path: Path, stage: str, num_iterations: int, kills: list[tuple[str, int]]
 ) -> None:
     whole = tmp_path / "whole"
-    fit(config(stage, world, whole, optimization_epochs), whole)
+    fit(config(stage, world, whole, num_iterations), whole)
     expected = steps(whole)
     assert len(expected) == STEPS
     assert len({tuple(record["questions"]) for record in expected}) > 3
@@ -118,12 +118,12 @@ def test_resumed_run_is_the_same(
     assert changing.abs().min() > 1e-3 and changing.unique().numel() == STEPS
     for moment, step in kills:
         root = tmp_path / f"{moment}{step}"
-        values = config(stage, world, root, optimization_epochs)
-        killed(values, root, moment, step * optimization_epochs)
+        values = config(stage, world, root, num_iterations)
+        killed(values, root, moment, step * num_iterations)
         before = steps(root) if (root / "steps.jsonl").exists() else []
         fit(values, root, "--ckpt_path", "last")
         after = steps(root)[len(before) :]
-        assert len(before) < STEPS and after[-1]["step"] == STEPS * optimization_epochs
+        assert len(before) < STEPS and after[-1]["step"] == STEPS * num_iterations
         # at most two batches and a validation are repeated; what is repeated and what follows is as it was
         assert len(before) + len(after) <= STEPS + 3
         for record in before + after:

@@ -15,7 +15,7 @@ from tests.support.questions import Learner, Questions
 GLOBAL_BATCH = 4
 
 
-class Shards(Questions):
+class JsonlShards(Questions):
     """Global batches of four questions, split contiguously over the ranks."""
 
     def train_dataloader(self) -> DataLoader[AudioQABatch]:
@@ -65,7 +65,7 @@ def main(weights: str, url: str, devices: int, output: str, staleness: int = 0, 
         enable_model_summary=False,
         callbacks=[rollouts],
     )
-    trainer.fit(module, Shards(module.student.processor, 12, GLOBAL_BATCH))
+    trainer.fit(module, JsonlShards(module.student.processor, 12, GLOBAL_BATCH))
     result = [
         {
             "questions": [question.id for question in batch.questions],

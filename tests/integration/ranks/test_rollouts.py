@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.fake_server import FakeServer
 from tests.integration.ranks.rollout_rank import main
-from tests.support.fake_server import FakeServer
 from tests.support.ranks import run_ranks
 
 

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 
 from tests.integration.ranks.training_rank import main
 from tests.support.ranks import run_ranks
-from tests.support.students import FAMILIES
+from tests.support.students import ARCHITECTURES
 
 
 @pytest.fixture(scope="module", params=["qwen2_audio"])
 def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(FAMILIES[request.param](tmp_path_factory.mktemp("student"), seconds=2))
+    return str(ARCHITECTURES[request.param](tmp_path_factory.mktemp("student"), seconds=2))
 
 
 def run(stage: str, weights: str, strategy: str, folder: Path) -> dict:

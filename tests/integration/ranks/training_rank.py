@@ -19,7 +19,7 @@ from tests.support.students import make_batch
 GLOBAL_BATCHES = 3
 
 
-class Shards(lightning.LightningDataModule):
+class JsonlShards(lightning.LightningDataModule):
     """The same four questions for every global batch, split contiguously; five questions to validate on."""
 
     def __init__(self, batch: AudioQABatch) -> None:
@@ -76,7 +76,7 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
     elif stage == "lora":
         module = GRPOModule(weights, lr=1e-3, lora=LoRASettings(rank=2))
     else:
-        module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, optimization_epochs=2)
+        module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, num_iterations=2)
     before = {name: value.clone() for name, value in module.student.hub_tensors()}
     recorder = Recorder()
     trainer = lightning.Trainer(
@@ -92,10 +92,10 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
         enable_model_summary=False,
         callbacks=[recorder],
     )
-    trainer.fit(module, Shards(batch))
+    trainer.fit(module, JsonlShards(batch))
     after = dict(module.student.hub_tensors())
     if trainer.is_global_zero or module.student.sharded:
-        module.student.save_hub(Path(output).with_suffix(""))
+        module.student.save_pretrained(Path(output).with_suffix(""))
     if trainer.is_global_zero:
         result = {
             "losses": recorder.losses,

@@ -11,7 +11,7 @@ from callbacks.rollout.rollout_callback import end_token_ids
 from datamodules.batching.collate import Collator
 from datamodules.prompts.questions import THINK_SHORT
 from inference.vllm.client import VLLMClient, audio_url
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from inference.vllm_server import VLLMServer
 from inference.weight_transfer.weight_sync import push
 from lightning_modules.models.student import LoRASettings, Student
@@ -32,7 +32,7 @@ def test_an_export_is_the_same_model_on_the_server(
     batch = Collator(student.processor, THINK_SHORT)([example(number) for number in range(2)])
     client = VLLMClient(vllm_server.url, request_seconds=60)
     before = measure_parity(client, student, batch, 1.0, seed=3)
-    student.save_hub(tmp_path / "export")
+    student.save_pretrained(tmp_path / "export")
     push(client, tmp_path / "export", "exported")
     after = measure_parity(client, student, batch, 1.0, seed=3)
     assert before.largest_gap > 1e-2  # the server had other weights
@@ -51,7 +51,7 @@ def test_more_seeded_prompts_than_fit_into_a_step(vllm_server: VLLMServer, serve
 
     def ask(row: int) -> int:
         answer = client.generate(
-            batch.request_ids[row], audio_url(batch.waveforms[row]), Sampling(4, 8, 1.0, row, stop)
+            batch.request_ids[row], audio_url(batch.waveforms[row]), SamplingParams(4, 8, 1.0, row, stop)
         )
         return len(answer.samples)
 

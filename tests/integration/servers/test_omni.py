@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
+from benchmarks.fake_server import FakeServer
 from callbacks.checkpoints.weights_export import WeightsExport
 from callbacks.rollout.local_rollout import LocalRollout
 from callbacks.rollout.parity import judge_parity, measure_parity
@@ -21,7 +22,7 @@ from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.collate import Collator, Example
 from datamodules.prompts.questions import THINK_SHORT
 from inference.vllm.client import VLLMClient, audio_url
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings, Student
@@ -29,7 +30,6 @@ from lightning_modules.sft import SFTModule
 from records.records import Question
 from tests.callbacks.rollout.test_vllm_rollout import trainer
 from tests.support.agreement import assert_local_rollouts_are_the_servers
-from tests.support.fake_server import FakeServer
 from tests.support.questions import Learner, Questions, example
 from tests.support.tiny_omni import build
 
@@ -86,7 +86,7 @@ def test_grpo_with_rollouts_in_the_process(omni: Path, tmp_path: Path, lora: LoR
     data = Questions(module.student.processor, 4, 2)
     logged = fit(tmp_path, module, data, LocalRollout(max_new_tokens=12), WeightsExport())
     for row in logged.rows:
-        assert row["train/logprob_gap"] < 1e-4  # generation, and the packed learner: the same policy
+        assert row["train/sampling_logp_difference"] < 1e-4  # generation, and the packed learner: the same policy
         assert row["train/grad_norm"] > 0
     assert logged.rows[0]["train/reward_std"] > 0
     moved = {name for name, p in module.student.named_parameters() if not torch.equal(p, before[name])}
@@ -136,7 +136,7 @@ def test_no_request_inherits_the_models_own_sampling(server: VLLMServer, omni: P
     batch = Collator(student.processor, THINK_SHORT)([example(0)])
     client = VLLMClient(server.url, request_seconds=60)
     stop = end_token_ids(student.processor.tokenizer)
-    answer = client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(32, 16, 1.0, 0, stop))
+    answer = client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), SamplingParams(32, 16, 1.0, 0, stop))
     first = {sample.token_ids[0] for sample in answer.samples}
     assert len(first) > 2  # more than its top-k
     inside = {token for sample in answer.samples for token in sample.token_ids[:-1]}
@@ -166,7 +166,7 @@ def test_grpo_on_the_server(server: VLLMServer, omni: Path, tmp_path: Path, lora
     data = Questions(module.student.processor, 6, 2)
     logged = fit(tmp_path, module, data, VLLMRollout([server.url], max_new_tokens=16, run_id="run"))
     assert [batch.completions.weight_version for batch in logged.batches] == ["run:0", "run:1", "run:2"]
-    assert max(row["train/logprob_gap"] for row in logged.rows) < 1e-3
+    assert max(row["train/sampling_logp_difference"] for row in logged.rows) < 1e-3
     with torch.no_grad():  # weights that have moved
         first = Student(str(omni)).completion_logprobs(logged.batches[2]).logprobs
     assert (first - logged.batches[2].completions.logprobs).abs().max() > 0.01
@@ -180,7 +180,7 @@ def test_the_server_serves_an_export(omni: Path, tmp_path: Path) -> None:
     for name, p in student.named_parameters():
         if "lora_B" in name:
             p.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(len(name)))
-    student.save_hub(tmp_path / "best")
+    student.save_pretrained(tmp_path / "best")
     batch = Collator(student.processor, THINK_SHORT)([example(number) for number in range(4)])
     with VLLMServer(tmp_path / "best", max_num_seqs=8, max_model_len=768, log_file=tmp_path / "log") as server:
         found = measure_parity(VLLMClient(server.url, request_seconds=60), student, batch, 1.0)

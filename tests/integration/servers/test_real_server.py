@@ -1,5 +1,6 @@
 """Against a real vLLM server."""
 
+import functools
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from callbacks.rollout import parity
+from callbacks.rollout import parity, vllm_rollout
 from callbacks.rollout.local_rollout import LocalRollout
 from callbacks.rollout.parity import ParityError, judge_parity, measure_parity
 from callbacks.rollout.rollout_callback import end_token_ids
@@ -24,7 +25,7 @@ from datamodules.media.audio import load_waveform
 from datamodules.prompts.questions import THINK_SHORT
 from inference.server_pool import ServerPool
 from inference.vllm.client import ServerRefused, VLLMClient, audio_url
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from inference.vllm.server_info import ServerInfo, ask
 from inference.vllm_server import VLLMServer
 from inference.weight_transfer.weight_directory import WeightDirectory
@@ -96,7 +97,7 @@ def test_log_probabilities_are_the_trainers(client: VLLMClient, student: Student
 
 
 def test_an_idle_server_leaves_the_cores_to_the_learner(client: VLLMClient, vllm_server: VLLMServer, batch):
-    client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(1, 8, 1.0, 0, ()))
+    client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), SamplingParams(1, 8, 1.0, 0, ()))
     assert vllm_server.process is not None
     leader = psutil.Process(vllm_server.process.pid)
     processes = [leader, *leader.children(recursive=True)]
@@ -144,7 +145,7 @@ def test_completions_repeat_with_their_seed(client: VLLMClient, student: Student
     stop = end_token_ids(student.processor.tokenizer)
 
     def draw(seed: int) -> list[list[int]]:
-        sampling = Sampling(3, 16, 1.0, seed, stop)
+        sampling = SamplingParams(3, 16, 1.0, seed, stop)
         answer = client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), sampling)
         return [sample.token_ids for sample in answer.samples]
 
@@ -223,7 +224,7 @@ def test_the_server_loads_a_student_by_itself(vllm_server: VLLMServer, tmp_path:
 
 
 def test_a_paused_server_is_woken(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(VLLMRollout, "_new_pool", lambda self: ServerPool(self.server_urls, watch_seconds=1.0))
+    monkeypatch.setattr(vllm_rollout, "ServerPool", functools.partial(ServerPool, watch_seconds=1.0))
 
     class Pause(lightning.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -244,9 +245,9 @@ def test_what_shows_of_how_it_was_started(vllm_server: VLLMServer, server_weight
 def test_refuses_what_the_server_refuses(client: VLLMClient, student: Student, batch: AudioQABatch):
     stop = end_token_ids(student.processor.tokenizer)
     with pytest.raises(ServerRefused, match="refused"):
-        client.generate(batch.request_ids[0] * 20, audio_url(batch.waveforms[0]), Sampling(1, 700, 1.0, 0, stop))
+        client.generate(batch.request_ids[0] * 20, audio_url(batch.waveforms[0]), SamplingParams(1, 700, 1.0, 0, stop))
     with pytest.raises(ServerRefused, match="max_num_seqs"):
-        client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), Sampling(99, 4, 1.0, 0, stop))
+        client.generate(batch.request_ids[0], audio_url(batch.waveforms[0]), SamplingParams(99, 4, 1.0, 0, stop))
 
 
 def test_a_killed_engine_loses_no_batch(vllm_server: VLLMServer, server_weights: Path, tmp_path: Path):

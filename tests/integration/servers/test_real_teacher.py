@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import requests
 
-from datamodules.media.video import SilentClip, image_parts, jpeg_base64, video_parts, video_timing
-from inference.chat_api.chat_endpoint import EndpointSettings, Tally
+from datamodules.batching.silent_clips import TeacherExample
+from datamodules.media.video import image_parts, jpeg_base64, video_parts, video_timing
+from inference.chat_api.chat_endpoint import EndpointSettings, RequestStats
 from inference.vllm_server import VLLMServer
-from lightning_modules.endpoint_stage import Work
+from lightning_modules.chat_stage import Work
 from lightning_modules.teacher import TeacherModule, request_seed
 from mini.world.corpus import CorpusConfig, build_corpus
 from records.records import Prediction, Question, Trace, read_jsonl
@@ -42,7 +43,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMServer]:
 
 @pytest.fixture(scope="module")
 def avqa(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded world's AVQA: six questions about three clips."""
+    """The synthetic world's AVQA: six questions about three clips."""
     config = CorpusConfig(train_clips=3, val_clips=1, test_clips=1)
     corpus = build_corpus(tmp_path_factory.mktemp("world") / "corpus", config, processes=1, progress=lambda line: None)
     return corpus / "avqa"
@@ -119,7 +120,7 @@ def test_the_server_sees(teacher: VLLMServer, parts: Any) -> None:
     assert max(abs(first[token] - other[token]) for token in first.keys() & other.keys()) > 0.01
 
 
-def asked(teacher: VLLMServer, item: SilentClip, **options: Any) -> tuple[Trace, Tally]:
+def asked(teacher: VLLMServer, item: TeacherExample, **options: Any) -> tuple[Trace, RequestStats]:
     """One greedy trace and what it took."""
     module = TeacherModule(
         EndpointSettings(f"{teacher.url}/v1", NAME),
@@ -145,7 +146,7 @@ def asked(teacher: VLLMServer, item: SilentClip, **options: Any) -> tuple[Trace,
 
 
 def test_all_frames_of_a_long_video_are_seen(teacher: VLLMServer) -> None:
-    few, many = SilentClip(QUESTION, pictures(32, 0), rate=1.0), SilentClip(QUESTION, pictures(40, 0), rate=1.0)
+    few, many = TeacherExample(QUESTION, pictures(32, 0), rate=1.0), TeacherExample(QUESTION, pictures(40, 0), rate=1.0)
     shown = asked(teacher, few, timing=True)[1].prompt_tokens
     assert asked(teacher, many, timing=True)[1].prompt_tokens == shown + 4 * 4  # two frames make 4 tokens
     with pytest.warns(UserWarning, match="all but the first 32 of a video's 40 frames"):

@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from mini.evaluation import BENCHMARKS, PROBES, STUDENTS
+from mini.pipeline import Pipeline
+from runtime.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 TINY = ("--scale", "tiny")
@@ -55,7 +57,7 @@ def results(output: Path) -> dict[str, object]:
     return {"done": json.loads((output / "progress.json").read_text())["done"], "predictions": predictions} | weights
 
 
-def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def architecture(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Return a pipeline's process and all that it has started."""
     parent = psutil.Process(process.pid)
     return [parent, *parent.children(recursive=True)]
@@ -93,7 +95,7 @@ def test_the_whole_pipeline_runs_to_its_end(uninterrupted: tuple[Path, str]):
     assert done["can it hear?"].keys() == set(PROBES)
     predictions = results(output)["predictions"]
     assert len(predictions) == 3 * len(STUDENTS) + len(PROBES) and all(predictions.values())
-    for line in ("Accuracy in % on the embedded world", *STUDENTS.values(), "can it hear?", "mean reward in GRPO"):
+    for line in ("Accuracy in % on the synthetic world", *STUDENTS.values(), "can it hear?", "mean reward in GRPO"):
         assert line in said
     page = (output / "report" / "report.html").read_text()
     assert all(title in page for title in STUDENTS.values())
@@ -166,7 +168,7 @@ def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_pat
             return len(list(output.glob(sign))) >= count and bool(fresh)  # noqa: B023
 
         until(in_its_middle, 300, lambda: f"{stage} has not come to its middle")  # noqa: B023
-        everybody = family(process)
+        everybody = architecture(process)
         if how == SERVER:
             server = next(found for found in everybody if "vllm.entrypoints" in " ".join(found.cmdline()))
             os.killpg(server.pid, KILL)
@@ -193,3 +195,50 @@ def test_other_settings_are_refused(tmp_path: Path):
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "holds a run with scale standard, seed 0" in ended.stderr and "Traceback" not in ended.stderr
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """A pipeline that would write where stages of the real job have written."""
+    monkeypatch.setenv("SIGHTSOUND_MINI", "")
+    return Pipeline(tmp_path / "runs", scale="tiny")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("folder", ["grpo", "teacher", "benchmark", "student"])
+def test_folders_of_others_are_left_alone(pipeline: Pipeline, folder: str, resume: bool):
+    """``--output runs`` would replace ``runs/grpo``, weeks of a GPU's work."""
+    weights = pipeline.output / folder / "best" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"weights")
+    with pytest.raises(UserError, match=f"{folder} is there without progress.json beside it.* --output"):
+        pipeline.run(resume)
+    assert weights.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"epoch": 3}', '{"settings": 1, "done": {}}'])
+def test_a_progress_file_of_others_is_left_alone(pipeline: Pipeline, text: str):
+    pipeline.output.mkdir()
+    pipeline.progress.path.write_text(text)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"progress\.json (cannot be read|is of another program).*--output"):
+            pipeline.run(resume)
+    assert pipeline.progress.path.read_text() == text
+
+
+def test_own_folders_are_replaced_and_what_was_begun_is_known(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pipeline, "_stages", dict)
+    pipeline.run()
+    for folder in ("grpo", "student"):  # killed before the first stage was done
+        (pipeline.output / folder).mkdir()
+    pipeline.run(resume=True)
+    assert (pipeline.output / "grpo").is_dir()
+    pipeline.run()
+    assert not (pipeline.output / "grpo").exists() and (pipeline.output / "student").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SIGHTSOUND_MINI", "")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/below cannot be made .* set --output"):
+        Pipeline(tmp_path / "file" / "below").run()

@@ -1,4 +1,4 @@
-"""Every row of the paper's tables has a configuration, and each of them runs on the embedded world."""
+"""Every row of the paper's tables has a configuration, and each of them runs on the synthetic world."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def test_what_the_trained_rows_are_trained_by_exists() -> None:
 
 @pytest.fixture(scope="module")
 def place(world: Path, endpoints: MiniEndpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with what the embedded world changes: the data, the student, its rollouts in-process."""
+    """A working folder with what the synthetic world changes: the data, the student, its rollouts in-process."""
     place = tmp_path_factory.mktemp("rows")
     for benchmark in ("avqa", "mmau", "music_avqa"):
         data: dict[str, Any] = {
@@ -69,7 +69,7 @@ def write(path: Path, values: dict[str, Any]) -> None:
 
 
 def run(place: Path, world: Path, endpoints: MiniEndpoints, row: str, benchmark: str) -> list[Prediction]:
-    """Run a row's own command on the embedded world, unless it has run; returns its predictions."""
+    """Run a row's own command on the synthetic world, unless it has run; returns its predictions."""
     predictions = place / "runs" / "rows" / row / benchmark / "predictions.jsonl"
     if predictions.exists():
         return list(read_jsonl(predictions, Prediction))

@@ -12,9 +12,9 @@ from lightning_modules.models.adapters import LoRASettings
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts, trained_parts
-from tests.support.students import FAMILIES, make_batch, released_logprobs
+from tests.support.students import ARCHITECTURES, make_batch, released_logprobs
 
-BOTH = pytest.mark.parametrize("weights", FAMILIES, indirect=True, scope="session")
+BOTH = pytest.mark.parametrize("weights", ARCHITECTURES, indirect=True, scope="session")
 OMNI = pytest.mark.parametrize("weights", ["qwen2_5_omni"], indirect=True, scope="session")
 
 
@@ -23,9 +23,9 @@ OMNI = pytest.mark.parametrize("weights", ["qwen2_5_omni"], indirect=True, scope
 def test_a_frozen_tower_gets_no_adapters(weights: str, targets: list[str] | str) -> None:
     settings = LoRASettings(rank=2, target_modules=targets)
     student = Student(weights, settings, freeze_audio_tower=True)
-    assert student.hears_with_frozen_tower
-    assert not any("lora_" in name for part in student.audio_path.values() for name, _ in part.named_parameters())
-    text = student.family.text_config(student.base.config)
+    assert student.audio_tower_frozen
+    assert not any("lora_" in name for part in student.audio_modules.values() for name, _ in part.named_parameters())
+    text = student.architecture.text_config(student.base.config)
     head = text.hidden_size // text.num_attention_heads
     # rank x (inputs + outputs) of the query's and the value's projection in each layer of the language model
     of_query = 2 * (text.hidden_size + text.num_attention_heads * head)
@@ -34,7 +34,7 @@ def test_a_frozen_tower_gets_no_adapters(weights: str, targets: list[str] | str)
     assert counts.pop("adapters of language_model") == text.num_hidden_layers * (of_query + of_value)
     assert set(counts.values()) == {0}
     heard = Student(weights, settings)  # without the setting, a list means the tower too
-    assert not heard.hears_with_frozen_tower and trained_parts(heard)["adapters of audio_tower"] > 0
+    assert not heard.audio_tower_frozen and trained_parts(heard)["adapters of audio_tower"] > 0
 
 
 @BOTH
@@ -80,7 +80,7 @@ def test_tied_embeddings_with_adapters_are_exported_as_what_they_are(
     generator = torch.Generator().manual_seed(0)
     for _, weight in student.trainable_parameters():
         weight.data.normal_(0, 0.3, generator=generator)
-    student.save_hub(tmp_path / "best")
+    student.save_pretrained(tmp_path / "best")
     untied = targets != ["q_proj"]
     written = load_file(tmp_path / "best" / "model.safetensors")
     assert ("thinker.lm_head.weight" in written) == untied

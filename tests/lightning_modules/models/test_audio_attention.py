@@ -29,7 +29,7 @@ def test_clips_of_unequal_length_are_heard_alike(weights: str, processor, monkey
     student = Student(weights, dtype="float32").eval()
     with torch.no_grad():
         expected = student.encode_audio(batch)
-        student.audio_path["audio_tower"].config._attn_implementation = attention
+        student.audio_modules["audio_tower"].config._attn_implementation = attention
         monkeypatch.setattr(
             "lightning_modules.models.student.check_attention", lambda *_: None
         )  # the stand-in takes float32
@@ -47,7 +47,7 @@ def test_the_additive_mask_hides_the_padding_for_all_positions() -> None:
 
 def test_flash_attention_in_float32_is_refused(weights: str, processor) -> None:
     student = Student(weights)
-    student.audio_path["audio_tower"].config._attn_implementation = "flash_attention_2"
+    student.audio_modules["audio_tower"].config._attn_implementation = "flash_attention_2"
     with pytest.raises(UserError, match="bfloat16 and float16 only"):
         student.encode_audio(make_batch(processor, [2.0], [[1]]))
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.batching.collate import Collator, Example, num_audio_tokens
+from datamodules.batching.audio_tokens import num_audio_tokens
+from datamodules.batching.collate import Collator, Example
 from datamodules.media.audio import MIN_SAMPLES
 from datamodules.prompts.questions import THINK_SHORT
 from inference.vllm.client import VLLMClient, audio_url
-from inference.vllm.sampling import Sampling
+from inference.vllm.sampling import SamplingParams
 from inference.vllm_server import VLLMServer
 from lightning_modules.models.student import Student
 from records.records import Question
@@ -56,7 +57,7 @@ def test_placeholders_by_hand() -> None:
 
 def test_prompt_features_and_tower_agree(student: Student) -> None:
     collate = Collator(student.processor, THINK_SHORT)
-    audio_path = student.family.audio_path(student.base)
+    audio_modules = student.architecture.audio_modules(student.base)
     for group in _groups(lengths(WINDOW, 6), 6):
         batch = collate([Example(QUESTION, noise(samples)) for samples in group])
         heard = [min(samples, WINDOW) for samples in group]
@@ -64,7 +65,7 @@ def test_prompt_features_and_tower_agree(student: Student) -> None:
         assert batch.feature_lengths.tolist() == [-(-samples // 160) for samples in heard]
         placeholders = (batch.prompt_ids == collate.audio_id).sum(-1).tolist()
         with torch.no_grad():
-            embeddings = student.family.encode_audio(audio_path, batch.features, batch.feature_lengths)
+            embeddings = student.architecture.encode_audio(audio_modules, batch.features, batch.feature_lengths)
         assert min(placeholders) > 0
         assert len(embeddings) == sum(placeholders), group
         for waveform, ids, length in zip(batch.waveforms, batch.prompt_ids, batch.prompt_lengths, strict=True):
@@ -80,7 +81,7 @@ def test_the_server_expands_prompts_alike(vllm_server: VLLMServer, server_weight
     collate = Collator(Student(str(server_weights)).processor, THINK_SHORT)
     batch = collate([Example(QUESTION, noise(samples)) for samples in lengths(2 * 16_000, 8)])
     for number, waveform in enumerate(batch.waveforms):
-        answer = client.generate(batch.request_ids[number], audio_url(waveform), Sampling(1, 2, 1.0, 0, ()))
+        answer = client.generate(batch.request_ids[number], audio_url(waveform), SamplingParams(1, 2, 1.0, 0, ()))
         expected = batch.prompt_ids[number, : batch.prompt_lengths[number]].tolist()
         assert answer.prompt_token_ids == expected, len(waveform)
     assert client.healthy()

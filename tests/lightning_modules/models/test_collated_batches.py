@@ -8,7 +8,7 @@ from datamodules.batching.collate import Collator, Example
 from datamodules.prompts.questions import PROMPTS
 from lightning_modules.models.student import Student
 from records.records import Question
-from tests.support.students import FAMILIES, clip, released_logprobs
+from tests.support.students import ARCHITECTURES, clip, released_logprobs
 
 QUESTION = Question("q/0", "avqa", "a.wav", "What is heard?", ("dog", "cat"), 0, "Which")
 
@@ -16,7 +16,7 @@ QUESTION = Question("q/0", "avqa", "a.wav", "What is heard?", ("dog", "cat"), 0,
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test of a student for each family."""
     if "weights" in metafunc.fixturenames:
-        metafunc.parametrize("weights", FAMILIES, indirect=True, scope="session")
+        metafunc.parametrize("weights", ARCHITECTURES, indirect=True, scope="session")
 
 
 @pytest.mark.parametrize("samples", [16000, 16160, 16161, 15999, 6880, 32000, 31990], ids=str)

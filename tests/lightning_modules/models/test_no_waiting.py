@@ -18,7 +18,7 @@ from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings, Student
 from lightning_modules.objectives.losses import grpo_loss, importance_weights, sft_loss
 from lightning_modules.sft import SFTModule
-from tests.support.students import FAMILIES, make_batch
+from tests.support.students import ARCHITECTURES, make_batch
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def sft(student: Student, batch: AudioQABatch) -> Tensor:
 def grpo(student: Student, batch: AudioQABatch) -> Tensor:
     """What GRPOModule does with a micro-batch of off-policy rollouts."""
     micro = batch[1:3]
-    audio = student.encode_audio(micro) if student.hears_with_frozen_tower else None
+    audio = student.encode_audio(micro) if student.audio_tower_frozen else None
     with torch.no_grad():
         reference = student.completion_logprobs(micro, 0.9, student.lora is not None, audio, entropy=False).logprobs
     scores = student.completion_logprobs(micro, 0.9, audio=audio).logprobs
@@ -65,7 +65,7 @@ def grpo(student: Student, batch: AudioQABatch) -> Tensor:
 
 @pytest.mark.parametrize("objective", [sft, grpo])
 @pytest.mark.parametrize("lora", [None, LoRASettings()], ids=["full", "lora"])
-@pytest.mark.parametrize("weights", FAMILIES, indirect=True, scope="session")
+@pytest.mark.parametrize("weights", ARCHITECTURES, indirect=True, scope="session")
 def test_steps_read_nothing_from_the_device(weights, batch, unread, lora, objective) -> None:
     student = without_values(Student(weights, lora, gradient_checkpointing=objective is grpo), unread)
     with unread:
@@ -76,7 +76,7 @@ def test_steps_read_nothing_from_the_device(weights, batch, unread, lora, object
     assert all(p.grad is not None and p.grad.shape == p.shape for _, p in student.trainable_parameters())
 
 
-@pytest.mark.parametrize("weights", FAMILIES, indirect=True, scope="session")
+@pytest.mark.parametrize("weights", ARCHITECTURES, indirect=True, scope="session")
 def test_nothing_of_a_step_is_left_in_main_memory(weights, batch, unread) -> None:
     """On a GPU without values, which refuses tensors from elsewhere; a backward pass would want a real one."""
     student = without_values(Student(weights, LoRASettings()), unread, "cuda")
@@ -92,7 +92,7 @@ def test_a_training_step_reads_its_metrics_at_once_and_nothing_else(weights, bat
     """Two micro-batches, and for GRPO two optimizer steps; the second batch of SFT that gathers gradients."""
     reads: list[int] = []
     logged: dict[str, object] = {}
-    module = make(weights, micro_batch_size=2, **({"optimization_epochs": 2} if make is GRPOModule else {}))
+    module = make(weights, micro_batch_size=2, **({"num_iterations": 2} if make is GRPOModule else {}))
     for student in (module.student, getattr(module, "reference", None)):
         if student is not None:
             without_values(student, unread)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from datamodules.batching.audio_tokens import num_audio_tokens
 from lightning_modules.models import token_logprobs as token_logprobs_module
-from lightning_modules.models.architectures.audio_encoding import audio_token_counts
 from lightning_modules.models.architectures.qwen2_5_omni import Qwen25Omni
 from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.student import LoRASettings, Student
-from tests.support.students import FAMILIES, make_batch, released_logprobs
+from tests.support.students import ARCHITECTURES, make_batch, released_logprobs
 
 CLIPS = {
     "equal": [2.0, 2.0],
@@ -27,7 +27,7 @@ CLIPS = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test of a student for each family."""
     if "weights" in metafunc.fixturenames:
-        metafunc.parametrize("weights", FAMILIES, indirect=True, scope="session")
+        metafunc.parametrize("weights", ARCHITECTURES, indirect=True, scope="session")
 
 
 def lengths_for(clips: list[float]) -> list[list[int]]:
@@ -85,11 +85,11 @@ def test_audio_embeddings_equal_the_released_encoder(weights, processor) -> None
     def heard(_module: object, _args: object, out: Any) -> None:
         expected.append(getattr(out, "last_hidden_state", out).detach())
 
-    hook = list(student.audio_path.values())[-1].register_forward_hook(heard)
+    hook = list(student.audio_modules.values())[-1].register_forward_hook(heard)
     released_logprobs(student.model, processor, batch)
     hook.remove()
     got = student.encode_audio(batch)
-    counts = audio_token_counts(batch.feature_lengths)[1].tolist()
+    counts = num_audio_tokens(batch.feature_lengths).tolist()
     assert got.shape[0] == sum(counts)
     for part, whole, count in zip(got.split(counts), expected, counts, strict=True):
         torch.testing.assert_close(part, whole.reshape(-1, whole.shape[-1])[:count], atol=1e-5, rtol=0)
@@ -153,10 +153,10 @@ def test_export_is_the_same_model_for_from_pretrained(weights, processor, tmp_pa
     batch = make_batch(processor, [2.0, 0.9], [[4, 7], [2, 5]])
     with torch.no_grad():
         before = student.completion_logprobs(batch).logprobs
-        student.save_hub(tmp_path / "best")
+        student.save_pretrained(tmp_path / "best")
         again = Student(str(tmp_path / "best"))
         torch.testing.assert_close(again.completion_logprobs(batch).logprobs, before, atol=1e-4, rtol=0)
-        plain = student.family.model_class.from_pretrained(tmp_path / "best")
+        plain = student.architecture.model_class.from_pretrained(tmp_path / "best")
         torch.testing.assert_close(released_logprobs(plain, processor, batch), before, atol=1e-4, rtol=0)
     names = set(load_file(tmp_path / "best" / "model.safetensors"))
     assert names == set(load_file(Path(weights) / "model.safetensors"))  # the Hub's names, all of them
@@ -172,7 +172,7 @@ def test_export_is_the_same_model_for_from_pretrained(weights, processor, tmp_pa
 def test_export_replaces_what_was_there(weights, tmp_path: Path) -> None:
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "old.safetensors").write_text("stale")
-    Student(weights).save_hub(tmp_path / "best")
+    Student(weights).save_pretrained(tmp_path / "best")
     assert not (tmp_path / "best" / "old.safetensors").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
 
@@ -227,10 +227,10 @@ def test_unmatched_lora_modules_are_refused(weights) -> None:
 def test_lora_trains_only_adapters_of_the_language_model(weights) -> None:
     student = Student(weights, LoRASettings())
     names = [name for name, _ in student.trainable_parameters()]
-    text = student.family.text_config(student.base.config)
+    text = student.architecture.text_config(student.base.config)
     assert len(names) == text.num_hidden_layers * 7 * 2  # of each linear layer, down and up
     assert all("lora_" in name and "audio_tower" not in name and "visual" not in name for name in names)
-    assert student.hears_with_frozen_tower
+    assert student.audio_tower_frozen
 
 
 def test_unknown_prefix_has_no_hub_name() -> None:
@@ -248,7 +248,7 @@ def test_questions_in_one_row_do_not_see_each_other(weights, processor) -> None:
     for row in range(3):
         alone = student.completion_logprobs(batch[row : row + 1]).logprobs
         torch.testing.assert_close(whole[row : row + 1], alone, atol=1e-4, rtol=0)
-    counts = audio_token_counts(batch.feature_lengths)[1].tolist()
+    counts = num_audio_tokens(batch.feature_lengths).tolist()
     audio = student.encode_audio(batch).requires_grad_()
     scores = student.completion_logprobs(batch, audio=audio).logprobs
     (heard,) = torch.autograd.grad(scores[1].sum(), audio)

@@ -86,10 +86,10 @@ def test_a_low_base_scores_and_learns_as_a_full_one(weights, processor) -> None:
 
 def test_an_export_keeps_what_a_low_base_has_no_digits_for(weights, tmp_path: Path) -> None:
     student = Student(weights, LoRASettings(), dtype="bfloat16")
-    layer = student.family.language_model(student.base).layers[0].mlp.up_proj
+    layer = student.architecture.language_model(student.base).layers[0].mlp.up_proj
     layer.lora_A["default"].weight.data.fill_(1e-3)
     layer.lora_B["default"].weight.data.fill_(1e-3)  # 8 ranks and a scale of 2: 1.6e-5 on each weight
-    student.save_hub(tmp_path / "best")
+    student.save_pretrained(tmp_path / "best")
     (name,) = (name for name in load_file(tmp_path / "best" / "model.safetensors") if "layers.0.mlp.up_proj" in name)
     exported = load_file(tmp_path / "best" / "model.safetensors")[name]
     expected = layer.get_base_layer().weight.float() + 1.6e-5

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from lightning_modules.objectives.advantages import group_relative_advantages, zero_variance_groups
+from lightning_modules.objectives.advantages import frac_reward_zero_std, group_relative_advantages
 
 
 def test_by_hand() -> None:
@@ -18,7 +18,7 @@ def test_a_group_without_variance_gets_zero_and_is_counted() -> None:
     rewards = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 2.0], [0.1, 0.1, 0.1], [0.0, 0.0, 0.0]])
     advantages = group_relative_advantages(rewards)
     assert advantages[[0, 2, 3]].abs().sum() == 0
-    assert zero_variance_groups(rewards).item() == 0.75
+    assert frac_reward_zero_std(rewards).item() == 0.75
 
 
 def test_groups_do_not_touch_each_other() -> None:

@@ -49,9 +49,7 @@ def test_grpo_loss_by_hand() -> None:
     terms = grpo_loss(new, old, reference, torch.tensor([[1.0, -2.0]]), mask, epsilon=0.2, beta=0.1)
     assert terms.loss.item() == pytest.approx((0.75 + 0.1 * (1 - math.log(2))) / 2, abs=1e-6)
     assert terms.kl.item() == pytest.approx((1 - math.log(2)) / 2, abs=1e-6)
-    assert terms.clip_fraction.item() == pytest.approx(
-        2 / 3, abs=1e-6
-    )  # the first token and the only one of response 2
+    assert terms.clip_ratio.item() == pytest.approx(2 / 3, abs=1e-6)  # the first token and the only one of response 2
     assert terms.ratio_max.item() == pytest.approx(1.5, abs=1e-6)
 
 
@@ -60,7 +58,7 @@ def test_on_policy_ratio_is_one_and_nothing_is_clipped() -> None:
     mask = torch.ones(2, 3, 4, dtype=torch.bool)
     advantages = torch.randn(2, 3)
     terms = grpo_loss(logprobs, logprobs.detach(), logprobs.detach(), advantages, mask)
-    assert terms.clip_fraction.item() == 0
+    assert terms.clip_ratio.item() == 0
     assert terms.ratio_max.item() == 1
     assert terms.loss.item() == pytest.approx(-advantages.mean().item(), abs=1e-6)
 

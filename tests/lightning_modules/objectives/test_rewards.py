@@ -5,8 +5,8 @@ import torch
 
 from datamodules.batching.batch import AudioQABatch, Completions
 from evaluation.checked import check_predictions
-from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, grade
-from lightning_modules.scored_answers import ScoredAnswers
+from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
+from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Question
 
 QUESTION = Question("q/1", "avqa", "a.mp4", "What is heard?", ("dog", "cat", "rain"), 0, "Which")
@@ -94,7 +94,7 @@ def test_what_was_cut_before_its_answer_earns_nothing() -> None:
     completed = batch([[text for text, _ in CUT]], ["dog"])
     assert completed.completions is not None
     completed.completions.finished[:] = False
-    assert grade(completed, [AccuracyReward()])["accuracy"].tolist() == [[reward for _, reward in CUT]]
+    assert compute_rewards(completed, [AccuracyReward()])["accuracy"].tolist() == [[reward for _, reward in CUT]]
 
 
 def test_the_reward_is_the_tables_score() -> None:
@@ -110,7 +110,7 @@ def test_the_reward_is_the_tables_score() -> None:
             "{'answer': 'A'}",
         ]:
             reward = AccuracyReward()(text, question, "dog", finished)
-            prediction = ScoredAnswers().read_answer(question, text, finished, model="")
+            prediction = QAEvaluation().read_answer(question, text, finished, model="")
             checked = check_predictions([prediction], [question])
             assert reward == float(prediction.correct or False) == float(checked.answers[0].right), text
             assert "read differently" not in checked.counts()
@@ -126,7 +126,7 @@ def test_a_function_that_wants_to_know_the_end_is_told() -> None:
     completed = batch([["x", "y"]], ["dog"])
     assert completed.completions is not None
     completed.completions.finished[0, 1] = False
-    assert grade(completed, [Ended()])["ended"].tolist() == [[1.0, 0.0]]
+    assert compute_rewards(completed, [Ended()])["ended"].tolist() == [[1.0, 0.0]]
 
 
 def batch(texts: list[list[str]], labels: list[str | None]) -> AudioQABatch:
@@ -142,7 +142,7 @@ def batch(texts: list[list[str]], labels: list[str | None]) -> AudioQABatch:
 
 
 def test_grade_gives_each_part_for_each_completion() -> None:
-    parts = grade(
+    parts = compute_rewards(
         batch(
             [
                 ["<think>x</think><answer>dog</answer>", "dog"],
@@ -158,4 +158,4 @@ def test_grade_gives_each_part_for_each_completion() -> None:
 
 def test_two_functions_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="names of their own"):
-        grade(batch([["x"]], [None]), [FormatReward(), FormatReward()])
+        compute_rewards(batch([["x"]], [None]), [FormatReward(), FormatReward()])

@@ -12,7 +12,7 @@ from transformers import AutoConfig, Qwen2_5OmniThinkerForConditionalGeneration
 from datamodules.batching.collate import Collator
 from datamodules.prompts.questions import PROMPTS
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
-from lightning_modules.models.frozen_hearing import FrozenHearing
+from lightning_modules.models.frozen_audio_encoder import FrozenAudioEncoder
 from lightning_modules.models.student import LoRASettings, Student
 from tests.lightning_modules.models.test_collated_batches import QUESTION
 from tests.support import tiny_omni
@@ -36,12 +36,12 @@ def test_talker_and_vocoder_are_not_read(weights, tmp_path: Path) -> None:
     speaking = {"talker.model.embed_tokens.weight": torch.zeros(5, 7), "token2wav.dit.bias": torch.zeros(3)}
     whole = Student(rewritten(weights, tmp_path / "whole", lambda tensors: tensors | speaking))
     assert type(whole.base) is Qwen2_5OmniThinkerForConditionalGeneration
-    whole.save_hub(tmp_path / "best")
+    whole.save_pretrained(tmp_path / "best")
     assert (
         load_file(tmp_path / "best" / "model.safetensors").keys()
         == load_file(Path(weights) / "model.safetensors").keys()
     )
-    hearing = FrozenHearing(str(tmp_path / "whole"))
+    hearing = FrozenAudioEncoder(str(tmp_path / "whole"))
     assert torch.equal(hearing.embedding.weight, whole.base.get_input_embeddings().weight)
 
 
@@ -58,11 +58,11 @@ def test_a_checkpoint_of_the_thinker_alone_is_the_same_student(weights, processo
 
 
 def test_an_export_says_that_it_is_an_omni_without_talker(weights, tmp_path: Path) -> None:
-    Student(weights, LoRASettings()).save_hub(tmp_path / "best")
+    Student(weights, LoRASettings()).save_pretrained(tmp_path / "best")
     config = AutoConfig.from_pretrained(tmp_path / "best")
     assert (config.model_type, config.enable_audio_output) == ("qwen2_5_omni", False)
     assert config.thinker_config.text_config.tie_word_embeddings is False
-    assert Student(str(tmp_path / "best")).family.name == "Qwen2.5-Omni"
+    assert Student(str(tmp_path / "best")).architecture.name == "Qwen2.5-Omni"
 
 
 @pytest.mark.parametrize("freeze", [False, True])
@@ -111,7 +111,7 @@ def test_tied_embeddings_are_exported_once(weights, processor, tmp_path: Path) -
     (tmp_path / "tied" / "config.json").write_text(json.dumps(config))
     student = Student(directory)
     batch = make_batch(processor, [2.0], [[4, 7]])
-    student.save_hub(tmp_path / "best")
+    student.save_pretrained(tmp_path / "best")
     assert "thinker.lm_head.weight" not in load_file(tmp_path / "best" / "model.safetensors")
     again = Student(str(tmp_path / "best"))
     assert again.base.config.text_config.tie_word_embeddings is True

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
-from lightning_modules.models.frozen_hearing import FrozenHearing
+from lightning_modules.models.frozen_audio_encoder import FrozenAudioEncoder
 from lightning_modules.models.student import Student
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 33587433472\n"
@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named(weights: str, tmp_path: Path, damage: Callable[
     assert "\n" not in str(refused.value)
     if "model" in sentence and "bin" not in sentence:
         with pytest.raises(WeightsError, match=sentence):
-            FrozenHearing(str(place))
+            FrozenAudioEncoder(str(place))
 
 
 def test_weights_in_a_bin_file_are_read(weights: str, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from lightning_modules.models.frozen_weights import fingerprint
 from lightning_modules.models.student import Student
 from tests.integration.ranks import sharded_memory_rank
 from tests.support.ranks import run_ranks
-from tests.support.students import FAMILIES
+from tests.support.students import ARCHITECTURES
 
-BOTH = pytest.mark.parametrize("weights", FAMILIES, indirect=True, scope="session")
+BOTH = pytest.mark.parametrize("weights", ARCHITECTURES, indirect=True, scope="session")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_fingerprint_is_the_same_however_weights_are_spread(weights: str, mesh, 
 
 
 def test_tied_embeddings_stay_one(tmp_path: Path, mesh) -> None:
-    place = FAMILIES["qwen2_5_omni"](tmp_path / "tied")
+    place = ARCHITECTURES["qwen2_5_omni"](tmp_path / "tied")
     tensors = load_file(place / "model.safetensors")
     tensors.pop("thinker.lm_head.weight")
     save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
@@ -142,7 +142,7 @@ def test_weights_in_a_bin_file_are_not_deferred(weights: str, tmp_path: Path) ->
 def test_a_rank_never_holds_the_whole_model(tmp_path: Path) -> None:
     """Policy and reference, each of some 100 MB, over two ranks: a rank needs a half of each."""
     size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8}
-    weights = FAMILIES["qwen2_audio"](tmp_path / "student", **size)
+    weights = ARCHITECTURES["qwen2_audio"](tmp_path / "student", **size)
     file = weights / "model.safetensors"  # in bfloat16, as the released weights are; in memory they are float32
     tensors = {name: value.bfloat16() for name, value in load_file(file).items()}
     save_file(tensors, file, metadata={"format": "pt"})

@@ -127,7 +127,7 @@ def test_what_does_not_come_as_announced_is_refused(tmp_path: Path) -> None:
 def test_several_files_are_one_checkpoint(weights: str, tmp_path: Path, monkeypatch) -> None:
     student = perturbed(Student(weights, LoRASettings()))
     monkeypatch.setattr("records.hub_files.write_hub_files.__defaults__", (200_000,))
-    student.save_hub(tmp_path / "best", {"training.json": "{}\n"})
+    student.save_pretrained(tmp_path / "best", {"training.json": "{}\n"})
     assert len(list((tmp_path / "best").glob("model-*-of-*.safetensors"))) > 2
     assert (tmp_path / "best" / "training.json").read_text() == "{}\n"
     expected = dict(student.hub_tensors())
@@ -138,7 +138,7 @@ def test_several_files_are_one_checkpoint(weights: str, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_without_room_a_sentence_and_what_was_there(weights: str, tmp_path: Path, monkeypatch, number: int) -> None:
     student = Student(weights)
-    student.save_hub(tmp_path / "best")
+    student.save_pretrained(tmp_path / "best")
     before = load_file(tmp_path / "best" / "model.safetensors")
     next(student.parameters()).data += 1
 
@@ -149,7 +149,7 @@ def test_without_room_a_sentence_and_what_was_there(weights: str, tmp_path: Path
     size = sum(part.nbytes for part in student.hub_shapes().values())
     sentence = rf"no room for .*best: {size:,} bytes" if number != errno.EIO else r"best cannot be written \(Input"
     with pytest.raises(UserError, match=sentence):
-        student.save_hub(tmp_path / "best")
+        student.save_pretrained(tmp_path / "best")
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     after = load_file(tmp_path / "best" / "model.safetensors")
@@ -159,9 +159,9 @@ def test_without_room_a_sentence_and_what_was_there(weights: str, tmp_path: Path
 def test_what_a_killed_export_left_is_replaced(weights: str, tmp_path: Path) -> None:
     partial_of(tmp_path / "best").mkdir()
     (partial_of(tmp_path / "best") / "model-00001-of-00009.safetensors").write_bytes(b"torn")
-    Student(weights).save_hub(tmp_path / "best")
+    Student(weights).save_pretrained(tmp_path / "best")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert not (tmp_path / "best" / "model-00001-of-00009.safetensors").exists()
     with contextlib.suppress(UserError):
-        Student(weights).save_hub(tmp_path / "best" / "config.json" / "below a file")
+        Student(weights).save_pretrained(tmp_path / "best" / "config.json" / "below a file")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]

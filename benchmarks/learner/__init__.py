@@ -1,0 +1,1 @@
+"""The learner against the conventional step: ``python -m benchmarks.learner``."""

@@ -1,0 +1,1 @@
+"""The learner against other projects' learners: ``python -m benchmarks.peers DIR``."""

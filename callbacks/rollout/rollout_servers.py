@@ -1,0 +1,155 @@
+"""The rollout servers of a run: what they are given, how they are checked, and what they draw."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning import Trainer
+
+from callbacks.rollout.parity import check_prompt
+from callbacks.rollout.parity_gate import ParityGate
+from callbacks.rollout.prompt_lengths import check_batch, check_questions
+from callbacks.rollout.weight_pusher import WeightPusher
+from datamodules.audio_qa import AudioQADataModule, Role
+from datamodules.batching.batch import AudioQABatch
+from inference.rollout_requests import Prompt
+from inference.server_pool import ServerPool
+from inference.vllm.client import audio_url
+from inference.vllm.sampling import CompletionOutput, SamplingParams
+from lightning_modules.doors import RolloutModule
+
+
+class RolloutServers:
+    """A pool of servers, who gives it weights, and its parity gate; open for one stage at a time."""
+
+    def __init__(
+        self,
+        make_pool: Callable[[], ServerPool],
+        make_pusher: Callable[[ServerPool], WeightPusher],
+        make_gate: Callable[[ServerPool], ParityGate] | None,
+    ) -> None:
+        """Describe the parts, each stage gets new ones; nothing is contacted.
+
+        Args:
+            make_pool: Describes the servers; called once at once, so that malformed addresses are refused now.
+            make_pusher: Makes what gives them weights.
+            make_gate: Makes what lets those pass that compute what the trainer computes; None lets all pass.
+        """
+        self._make_pool = make_pool
+        self._make_pusher = make_pusher
+        self._make_gate = make_gate
+        make_pool()
+        self._pool: ServerPool | None = None
+        self._pusher: WeightPusher | None = None
+        self._gate: ParityGate | None = None
+
+    @property
+    def pool(self) -> ServerPool:
+        """The servers of the stage."""
+        assert self._pool is not None, "they are opened when a stage begins"
+        return self._pool
+
+    @property
+    def version(self) -> str | None:
+        """Name of the weights that the servers have; None before the first push."""
+        return self._pusher.version if self._pusher is not None else None
+
+    def open(self, module: RolloutModule, stage: str) -> None:
+        """Begin a stage: wait until all servers are ready, and check how they were started.
+
+        Args:
+            module: What they will sample for.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            UserError: One did not become ready in time, or was started in a way that rollouts cannot use.
+        """
+        self.close()
+        self._pool = self._make_pool()
+        self._pusher = self._make_pusher(self._pool)
+        self._gate = self._make_gate(self._pool) if self._make_gate is not None else None
+        wanted = module.training_rollouts if stage == "fit" else None
+        self.pool.wait(1 if wanted is None else wanted.num_completions, module.student.weights or "DIR")
+
+    def check_questions(self, trainer: Trainer, role: Role, new_tokens: int) -> None:
+        """Refuse questions that no server has room for.
+
+        Args:
+            trainer: The trainer with the DataModule.
+            role: What the questions are for.
+            new_tokens: Longest completion.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, AudioQADataModule):
+            check_questions(data, role, new_tokens, self.pool.servers)
+
+    def have_weights_of(self, step: int) -> bool:
+        """Return True when the servers were given the weights of an optimizer step."""
+        return self.version is not None and self.version.rpartition(":")[2] == str(step)
+
+    def push(self, trainer: Trainer, module: RolloutModule, run_id: str | None) -> str:
+        """Give all servers the student's present weights; all ranks together.
+
+        Args:
+            trainer: The trainer.
+            module: The module with the student.
+            run_id: Name of the run; drawn when there is none yet.
+
+        Returns:
+            Name of the run.
+        """
+        assert self._pusher is not None, "they are opened when a stage begins"
+        return self._pusher.push(trainer, module.student, run_id)
+
+    def pass_together(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
+        """Pass the servers through the gate where all ranks must compute for it together."""
+        if self._gate is not None and module.student.sharded:
+            self._gate.pass_together(trainer, module, batch, sampling)
+
+    def pass_alone(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
+        """Pass the servers through the gate where this rank can do so alone."""
+        if self._gate is not None and not module.student.sharded:
+            self._gate.pass_alone(trainer, module, batch, sampling)
+
+    def check_batch(self, batch: AudioQABatch, sampling: list[SamplingParams]) -> None:
+        """Refuse a batch that does not fit into every server."""
+        check_batch(batch, sampling[0].max_tokens, self.pool.servers)
+
+    def draw(self, batch: AudioQABatch, sampling: list[SamplingParams]) -> tuple[list[list[CompletionOutput]], str]:
+        """Draw the completions of a batch, all requests at once.
+
+        Args:
+            batch: B questions.
+            sampling: How each one's completions are drawn.
+
+        Returns:
+            ``[B][G]`` completions, and the weights that drew them.
+
+        Raises:
+            UserError: A server sees another prompt than the trainer, or refused a request, or all were lost.
+        """
+        version = self.version
+        assert version is not None, "weights are pushed before the first batch"
+        prompts = [
+            Prompt(f"{question.id} ({question.media})", ids, audio_url(waveform), how)
+            for question, ids, waveform, how in zip(
+                batch.questions, batch.request_ids, batch.waveforms, sampling, strict=True
+            )
+        ]
+        answers = self.pool.generate(prompts)
+        lengths = batch.prompt_lengths.tolist()
+        for row, ids in enumerate(batch.prompt_ids.tolist()):  # one transfer, while the servers have worked
+            expected, found = ids[: lengths[row]], answers[row].prompt_token_ids
+            check_prompt(self.pool.servers[0].client, batch.questions[row].id, expected, found)
+        return [answer.samples for answer in answers], version
+
+    def close(self) -> None:
+        """Close connections and delete the weights that were sent, where a stage has begun."""
+        if self._pool is not None:
+            self._pool.close()
+        if self._pusher is not None:
+            self._pusher.close()
+        self._pool = self._pusher = self._gate = None

@@ -1,0 +1,83 @@
+"""What all loaders have in common: how their workers run, which rank they work for, and batches that are sent away."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, TypedDict, TypeVar
+
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules.batching.sampler import eval_share
+from datamodules.batching.worker_tensors import affordable_workers, prepare_worker
+from records.records import Question
+from runtime.errors import UserError
+
+T = TypeVar("T")
+
+
+class LoaderSettings(TypedDict):
+    """Arguments of a DataLoader."""
+
+    num_workers: int
+    persistent_workers: bool
+    worker_init_fn: Any
+    pin_memory: bool
+
+
+def loader_settings(num_workers: int) -> LoaderSettings:
+    """Return how a loader's workers are run.
+
+    Args:
+        num_workers: How many there shall be.
+    """
+    workers = affordable_workers(num_workers)
+    if workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # they are forked
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "worker_init_fn": prepare_worker,
+        "pin_memory": torch.cuda.is_available(),
+    }
+
+
+def rank_of(trainer: Trainer | None) -> tuple[int, int]:
+    """Return this process's rank and the number of ranks, over which the DataModules share their questions out.
+
+    Args:
+        trainer: The trainer; without one there is one rank.
+
+    Raises:
+        UserError: Lightning would share them out once more.
+    """
+    if trainer is None:
+        return 0, 1
+    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        raise UserError(
+            "the DataModule shares the questions out over the devices itself: "
+            "set trainer.use_distributed_sampler to false"
+        )
+    return trainer.global_rank, trainer.world_size
+
+
+def own_share(trainer: Trainer | None, questions: Sequence[Question]) -> list[Question]:
+    """Return this rank's share of the questions.
+
+    It does not depend on what is complete, so that a question stays on the machine that has its traces.
+
+    Args:
+        trainer: The trainer, or None.
+        questions: All ranks' questions.
+
+    Raises:
+        UserError: Lightning would share them out once more.
+    """
+    return [questions[place] for place in eval_share(len(questions), *rank_of(trainer))]
+
+
+class SentBatch(list[T]):
+    """A batch that goes to another machine, and to no device of this one."""
+
+    def to(self, device: Any, non_blocking: bool = False) -> "SentBatch[T]":
+        """Return the batch as it is."""
+        return self

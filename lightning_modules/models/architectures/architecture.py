@@ -1,0 +1,77 @@
+"""What differs between the architectures that a student may have: behind :class:`Architecture`, and nowhere else."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from lightning_modules.models.architectures.qwen2_5_omni import Qwen25Omni
+from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
+
+
+class Architecture(Protocol):
+    """What a student must know of its architecture.
+
+    Attributes:
+        name: What people call it.
+        model_class: Its class in transformers, with ``from_pretrained`` and an ``lm_head``.
+        language_model_linears: Regular expression on the names of the language model's linear layers.
+        ignored_prefixes: Prefixes of names in a released checkpoint that belong to parts which the student lacks.
+    """
+
+    name: str
+    model_class: Any
+    language_model_linears: str
+    ignored_prefixes: tuple[str, ...]
+
+    def language_model(self, model: Any) -> Any:
+        """Return what is between embeddings and head; it takes plain positions and ``shared_prompt``."""
+
+    def audio_modules(self, model: Any) -> dict[str, nn.Module]:
+        """Return what turns features into embeddings, by name; the first, ``audio_tower``, begins with ``conv1``."""
+
+    def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
+        """Return such parts without weights, for a checkpoint's configuration."""
+
+    def unused(self, model: Any) -> list[nn.Parameter]:
+        """Return weights that audio and text never reach; they are not trained."""
+
+    def layers(self, model: Any) -> list[nn.Module]:
+        """Return the modules that are sharded each by itself."""
+
+    def text_config(self, config: Any) -> Any:
+        """Return the language model's part of a checkpoint's configuration."""
+
+    def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: np.ndarray) -> Tensor:
+        """Return the embeddings of all clips' audio tokens ``[sum of tokens, H]``, given the audio path's parts."""
+
+    def hub_name(self, name: str) -> str:
+        """Translate a name in memory to the Hub's, which vLLM reads too; KeyError where it has none."""
+
+    def hub_config(self, config: Any, tied: bool) -> Any:
+        """Return the configuration that belongs beside exported weights, given the model's.
+
+        ``tied`` says that the head is not among the weights, because it is the token embeddings.
+        """
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "qwen2_audio": Qwen2Audio(),
+    "qwen2_5_omni": Qwen25Omni(),
+    "qwen2_5_omni_thinker": Qwen25Omni(),
+}
+"""By ``model_type`` of the configuration."""
+
+
+def architecture_of(config: Any) -> Architecture:
+    """Return the architecture of a model or checkpoint with a configuration.
+
+    Raises:
+        ValueError: There is none.
+    """
+    architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        known = " or ".join(sorted({known.name for known in ARCHITECTURES.values()}))
+        raise ValueError(f"it is a {config.model_type}, a student must be a {known}")
+    return architecture
