@@ -60,6 +60,7 @@ def test_who_sees_whom_by_hand():
     assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
 
 
+@pytest.mark.integration
 def test_both_learners_score_alike(tmp_path: Path):
     none = dataclasses.replace(TINY, largest=0)
     ours, theirs = Record(tmp_path / "ours.json", 100.0), Record(tmp_path / "theirs.json", 100.0)
@@ -71,6 +72,7 @@ def test_both_learners_score_alike(tmp_path: Path):
     assert theirs.figures["check"] == pytest.approx(found["check"], abs=1e-4)
 
 
+@pytest.mark.integration
 def test_sizes_rise_until_memory_does_not_suffice(tmp_path: Path):
     record = Record(tmp_path / "part.json", 100.0)
 

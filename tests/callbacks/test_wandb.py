@@ -14,6 +14,8 @@ from cli.config_files import CONFIG_FOLDER
 from tests.support.recording_logger import RecordingLogger
 from train import main
 
+pytestmark = pytest.mark.integration  # whole runs
+
 STEPS = 4
 
 
@@ -165,7 +167,6 @@ def test_nothing_harmful_without_wandb(world: Path, tmp_path: Path, logger: Any)
         assert "val/best_accuracy" in written and "train/reward" in written
 
 
-@pytest.mark.integration
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(world: Path, tmp_path: Path) -> None:
     logger = {"class_path": "WandbLogger", "init_args": {"save_dir": str(tmp_path), "offline": True, "project": "t"}}
     first = fit(world, tmp_path, logger, "--trainer.max_steps=2")

@@ -21,9 +21,8 @@ from inference.chat_api.chat_endpoint import Choice
 from lightning_modules.remote_qa import completion_of
 from records.records import Prediction, Question, read_jsonl
 from records.request_records import RequestError, Usage
-from tests.integration.interruptions.test_killed_and_several_ranks import start
+from tests.support.ranks import run_machines
 from tests.support.stages import OPTIONS, records, stage_args, write_video
-from tests.support.stub_process import free_port
 from train import main
 
 Ask = Callable[..., Any]
@@ -321,10 +320,8 @@ def test_what_does_not_fit_together_is_refused(
 def test_two_machines_share_the_questions(ask: Ask, avqa: Path, tmp_path: Path) -> None:
     with StubEndpoint() as stub:
         nodes = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
-        cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         args = [*arguments("test", avqa, stub.url, tmp_path), *nodes]
-        machines = [start(args, NODE_RANK=str(rank), **cluster) for rank in range(2)]
-        assert [machine.wait(150) for machine in machines] == [0, 0]
+        run_machines(args, tmp_path / "logs")
         assert stub.counts["requests"] == 4, "each question once"
         assert sorted(p.question_id for p in read(tmp_path)) == [f"avqa/val/{q}" for q in range(4)]
         assert len(list((tmp_path / "usage").iterdir())) == 2 and report(tmp_path)["requests"] == 4

@@ -107,12 +107,30 @@ def run_ranks(target: Callable[..., object], *args: Any, folder: Path, ranks: in
         processes = [forked(target, *args, log=folder / "log-0")]
     else:
         processes = start_ranks(target, *args, folder=folder, ranks=ranks)
+    _wait(processes, folder, seconds)
+
+
+def run_machines(args: list[str], folder: Path, machines: int = 2, seconds: float = 240) -> None:
+    """Run ``train.py ARGS`` on nodes of one process each, as Lightning starts them from NODE_RANK, to the end.
+
+    Raises:
+        AssertionError: A machine has failed, or it took too long; with the end of what it said.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": machines}
+    processes = [
+        forked(stage, args, log=folder / f"log-{number}", NODE_RANK=number, **cluster) for number in range(machines)
+    ]
+    _wait(processes, folder, seconds)
+
+
+def _wait(processes: list[BaseProcess], folder: Path, seconds: float) -> None:
     try:
         deadline = time.monotonic() + seconds
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
-        said = [(folder / f"log-{rank}").read_text(errors="replace") for rank in range(ranks)]
-        assert [process.exitcode for process in processes] == [0] * ranks, "\n".join(text[-3000:] for text in said)
+        said = [(folder / f"log-{number}").read_text(errors="replace") for number in range(len(processes))]
+        assert [process.exitcode for process in processes] == [0] * len(processes), "\n".join(s[-3000:] for s in said)
     finally:
         for process in processes:
             process.kill()

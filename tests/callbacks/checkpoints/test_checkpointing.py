@@ -20,6 +20,7 @@ from callbacks.checkpoints.checkpointing import AtomicCheckpointIO, BestCheckpoi
 from callbacks.step_seed import StepSeed
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.batching.sampler import ResumableLoader, TrainBatchSampler
+from tests.support.ranks import forked
 
 ITEMS, BATCH, MAX_BATCHES = 14, 2, 17  # epochs of 7 batches
 
@@ -144,6 +145,7 @@ def run(
     ],
     ids=["val_often", "val_across_epochs", "val_each_epoch"],
 )
+@pytest.mark.integration
 def test_killed_anywhere_and_resumed(tmp_path: Path, steps_of_batch: int, validation: dict) -> None:
     whole = Recorder(steps_of_batch)
     reference = run(tmp_path / "whole", whole, **validation)
@@ -180,6 +182,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path: Path, steps_of_batch: int, 
 
 @pytest.mark.parametrize("interval", [3, 2], ids=["val_after_steps", "val_between_steps"])
 @pytest.mark.filterwarnings("ignore:trainer.val_check_interval 2 is no multiple")
+@pytest.mark.integration
 def test_killed_while_gradients_accumulate_and_resumed(tmp_path: Path, interval: int) -> None:
     """Epochs of 7 batches make steps of 3, 3 and 1; every batch that a kill undoes is trained again in its step."""
     options = {"accumulate_grad_batches": 3, "val_check_interval": interval, "batches": 6, "every": 2}
@@ -258,8 +261,7 @@ def write_forever(target: Path) -> None:
 @pytest.mark.integration
 def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     target = tmp_path / "last.ckpt"
-    writer = multiprocessing.get_context("spawn").Process(target=write_forever, args=(target,), daemon=True)
-    writer.start()
+    writer = forked(write_forever, target, log=tmp_path.with_suffix(".log"))
     deadline = time.monotonic() + 60
     while not target.exists() or not list(tmp_path.glob("*.partial")):  # until it is writing over an existing one
         assert time.monotonic() < deadline
@@ -295,11 +297,9 @@ def write_beyond_limits(target: Path, limits: list[int], said: Any) -> None:
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"x": torch.zeros(1)}, target)
-    context = multiprocessing.get_context("spawn")
-    said = context.Queue()
+    said = multiprocessing.get_context("forkserver").Queue()
     limits = [0, 100_000, 400_000]  # nothing can be written, some of it, all but the end
-    writer = context.Process(target=write_beyond_limits, args=(target, limits, said))
-    writer.start()
+    writer = forked(write_beyond_limits, target, limits, said, log=tmp_path.with_suffix(".log"))
     for _ in limits:
         sentence, left = said.get(timeout=120)
         assert re.search(

@@ -11,6 +11,8 @@ from records.records import Prediction, read_jsonl
 from tests.support.counting_rollout import CountingRollout, Interrupted
 from train import main
 
+pytestmark = pytest.mark.integration  # whole runs
+
 
 def evaluate(world: Path, root: Path, *more: str, stage: str = "test", writer_last: bool = False) -> Any:
     values: dict[str, Any] = {

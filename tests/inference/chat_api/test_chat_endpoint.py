@@ -157,8 +157,10 @@ def test_what_is_asked_to_wait() -> None:
     assert retry_after({"retry-after-ms": "x", "retry-after": "9"}) == 9
 
 
-@pytest.mark.parametrize("value", ["86400", "inf", "Fri, 01 Jan 2100 00:00:00 GMT", "1e300"])
+@pytest.mark.parametrize("value", ["86400", "inf", "a date", "1e300"])
 def test_a_wait_beyond_the_limit_ends_the_stage_with_a_sentence(value: str) -> None:
+    if value == "a date":
+        value = email.utils.formatdate(time.time() + 86400, usegmt=True)
     with StubEndpoint(rule=lambda body, headers: error(429, "daily limit", headers=f"Retry-After: {value}\r\n")) as s:
         (ended,) = ask(s.url)
     assert isinstance(ended, EndpointError) and "daily limit" in str(ended) and "max_wait" in str(ended)

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from benchmarks.stub_endpoint import StubEndpoint
 from cli.ending import ended_by_signals
 from records.records import Trace, Verdict, write_jsonl
 from runtime.uninterrupted import uninterrupted
+from tests.support.ranks import forked, stage
 from tests.support.stages import OPTIONS, Stage, records, stage_args
 
 ROOT = Path(__file__).parents[3]
@@ -38,25 +37,18 @@ def test_a_stage_ends_at_once_and_goes_on_later(
     with Hanging() as stub:
         args = [*stage_args("verify.yaml", avqa, stub.url, out), f"--data.init_args.traces={tmp_path / 'traces'}"]
         args += ["--model.init_args.endpoint.timeout=60", "--data.init_args.num_workers=1"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.killed_stage", *args],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
-        )
+        process = forked(stage, args, log=tmp_path / "log")
         until = time.monotonic() + 120
         while stub.counts["requests"] < 36 and time.monotonic() < until:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.02)
         time.sleep(1.0)  # the stage reads what was answered
         begun = time.monotonic()
-        process.send_signal(number)
-        said = process.communicate(timeout=30)[1]
+        os.kill(process.pid or 0, number)
+        process.join(30)
         took = time.monotonic() - begun
-    assert process.returncode == status and "Traceback" not in said, said
+    said = (tmp_path / "log").read_text()
+    assert process.exitcode == status and "Traceback" not in said, said
     assert f"ended by {signal.Signals(number).name}" in said
     assert took < 6, f"{took:.1f} s"  # below one on a machine that does nothing else
     kept = {(v.question_id, v.sample) for v in records(out / "verdicts", Verdict)}

@@ -2,27 +2,18 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from benchmarks.stub_endpoint import FAULTS, StubEndpoint
 from records.records import Trace, Verdict, write_jsonl
 from records.request_records import RequestError, Usage
+from tests.support.ranks import forked, run_machines, stage
 from tests.support.stages import OPTIONS, Stage, records, stage_args
-from tests.support.stub_process import OUTLASTING, StubProcess, free_port
+from tests.support.stub_process import OUTLASTING, StubProcess
 
-ROOT = Path(__file__).parents[3]
 EXPECTED = sorted((f"avqa/train/{q}", s) for q in range(12) for s in range(3))
-
-
-def start(args: list[str], **variables: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
-    command = [sys.executable, "-m", "tests.support.killed_stage", *args]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def test_stage_and_endpoint_killed_twice_under_faults_equals_a_calm_run(
@@ -36,12 +27,12 @@ def test_stage_and_endpoint_killed_twice_under_faults_equals_a_calm_run(
     with StubProcess(tmp_path / "stub") as endpoint:
         args = [*stage_args("teacher.yaml", avqa, endpoint.url, out), *more, *OUTLASTING]
         for endpoint_dies, stage_dies in ((3, 9), (15, 21)):
-            process = start([*args, "--model.init_args.endpoint.in_flight=3"])
+            process = forked(stage, [*args, "--model.init_args.endpoint.in_flight=3"], log=tmp_path / "log")
             wait_for(endpoint_dies, out, process)
             endpoint.die_for_a_while()
             wait_for(stage_dies, out, process)
-            process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.kill()
+            process.join(10)
             assert len(records_so_far(out)) < 36, "it was over before it was killed"
         run_teacher(endpoint.url, out, *more, *OUTLASTING)
         counts = endpoint.counts()
@@ -82,10 +73,10 @@ def test_verdicts_under_faults_with_an_endpoint_killed_twice_equal_calm_ones(run
     assert records(out / "errors", RequestError) == []
 
 
-def wait_for(number: int, out: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for(number: int, out: Path, process: BaseProcess) -> None:
     until = time.monotonic() + 90
     while len(records_so_far(out)) < number:
-        assert process.poll() is None and time.monotonic() < until
+        assert process.is_alive() and time.monotonic() < until
         time.sleep(0.02)
 
 
@@ -103,9 +94,7 @@ def test_two_machines_share_the_questions_and_a_later_single_rank_goes_on(
     with StubEndpoint() as stub:
         args = [*stage_args("teacher.yaml", avqa, stub.url, tmp_path), "--model.init_args.samples=3"]
         nodes = ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp", "--data.init_args.limit=8"]
-        cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-        machines = [start([*args, *nodes], NODE_RANK=str(rank), **cluster) for rank in range(2)]
-        assert [machine.wait(150) for machine in machines] == [0, 0]
+        run_machines([*args, *nodes], tmp_path / "logs")
         assert stub.counts["requests"] == stub.counts["answered"] == 8, "each question once"
         shards = [records(tmp_path / "traces", Trace, f"rank-{rank:05d}.jsonl") for rank in range(2)]
         assert [{t.question_id for t in shard} for shard in shards] == [

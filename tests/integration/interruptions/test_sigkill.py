@@ -1,9 +1,7 @@
 """A run killed with SIGKILL and resumed with ``--ckpt_path last`` is the run that was never killed."""
 
 import json
-import multiprocessing
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.support.ranks import forked
 from train import main
 
 STEPS = 7
@@ -75,22 +74,12 @@ def fit(values: dict[str, Any], root: Path, *more: str) -> Any:
     return main(["fit", "--config", str(root / "config.yaml"), *more])
 
 
-def fit_quietly(values: dict[str, Any], root: Path) -> None:
-    """In a process of its own."""
-    sys.stdout = sys.stderr = open(root.with_suffix(".log"), "w", encoding="utf-8")  # noqa: SIM115
-    torch.set_num_threads(1)
-    fit(values, root)
-
-
 def killed(values: dict[str, Any], root: Path, moment: str, step: int) -> None:
     """Run until the kill."""
     kill = {"class_path": "tests.support.interruption.KillAt", "init_args": {"moment": moment, "step": step}}
     callbacks = [kill, *values["trainer"]["callbacks"]]
     values = values | {"trainer": values["trainer"] | {"callbacks": callbacks}}
-    context = multiprocessing.get_context("forkserver")  # imports once, forks for each run
-    context.set_forkserver_preload(["train", "lightning_modules.grpo", "lightning_modules.sft", "datamodules.traces"])
-    process = context.Process(target=fit_quietly, args=(values, root))
-    process.start()
+    process = forked(fit, values, root, log=root.with_suffix(".log"))
     process.join(240)
     assert process.exitcode == -signal.SIGKILL, root.with_suffix(".log").read_text(encoding="utf-8")
 

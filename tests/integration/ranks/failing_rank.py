@@ -69,13 +69,8 @@ def run(folder: Path, how: str, rank: int, watched: bool = True, **devices) -> N
     trainer.fit(Waits(folder, how, rank), data)
 
 
-def rank_by_hand(folder: Path, how: str, rank: int, own: int, port: int) -> None:
+def rank_by_hand(folder: Path, how: str, rank: int) -> None:
     """A rank that nobody watches over, as SLURM starts them."""
-    sys.stderr = open(folder / f"log-{own}", "w")  # noqa: SIM115
-    names = {"RANK": own, "LOCAL_RANK": own, "WORLD_SIZE": 2, "GROUP_RANK": 0, "LOCAL_WORLD_SIZE": 2}
-    names |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= {name: str(value) for name, value in names.items()}
-    torch.set_num_threads(1)
     run_rank(lambda: run(folder, how, rank, devices=2))
 
 

@@ -1,10 +1,8 @@
 """When one rank fails, the others end with it within seconds, whoever launched them and however it happened."""
 
-import multiprocessing
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 import cli.ranks
 from tests.integration.ranks import failing_rank
+from tests.support.ranks import start_ranks
 
 ROOT = Path(__file__).resolve().parents[3]
 Launch = Callable[[str], subprocess.Popen[bytes]]
@@ -59,16 +58,7 @@ def test_ranks_without_a_launcher_end_together(
     tmp_path: Path, how: str, rank: int, statuses: list[int], said: str
 ) -> None:
     """The healthy one keeps what it has and ends as the other did."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")  # imports once, forks for each rank
-    context.set_forkserver_preload(["tests.integration.ranks.failing_rank", "train"])
-    ranks = [
-        context.Process(target=failing_rank.rank_by_hand, args=(tmp_path, how, rank, own, port)) for own in range(2)
-    ]
-    for process in ranks:
-        process.start()
+    ranks = start_ranks(failing_rank.rank_by_hand, tmp_path, how, rank, folder=tmp_path)
     try:
         all_ended_within(tmp_path, 10)
         for process in ranks:

@@ -151,7 +151,9 @@ CHAINS = [
 
 @pytest.mark.server
 @pytest.mark.parametrize(
-    "chain", [CHAINS[0], *(pytest.param(chain, marks=pytest.mark.slow) for chain in CHAINS[1:])], ids=range(len(CHAINS))
+    "chain",
+    [CHAINS[0], *(pytest.param(chain, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for chain in CHAINS[1:])],
+    ids=range(len(CHAINS)),
 )
 def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_path: Path, chain: list[Any]):
     whole, _ = uninterrupted
