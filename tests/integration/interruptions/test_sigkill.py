@@ -153,7 +153,7 @@ def test_checkpoint_of_another_stage_is_refused(world: Path, tmp_path: Path, cap
     assert checkpoint.exists()
     with pytest.raises(SystemExit):
         fit(config("grpo", world, tmp_path / "grpo"), tmp_path / "grpo", f"--ckpt_path={checkpoint}")
-    assert "was written by lightning_modules.SFTModule" in capsys.readouterr().err
+    assert "was written by lightning_modules.sft.SFTModule" in capsys.readouterr().err
 
 
 def test_configuration_wins_over_a_checkpoint(world: Path, tmp_path: Path) -> None:
