@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 ROOT = Path(__file__).parents[2]
 PRELOAD = [
@@ -64,6 +65,7 @@ def _run(target: Callable[..., object], args: tuple[Any, ...], log: Path, enviro
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)
+    rank_zero_only.rank = int(environment.get("RANK") or environment.get("LOCAL_RANK") or 0)  # Lightning looked before
     target(*args)
 
 

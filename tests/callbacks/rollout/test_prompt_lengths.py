@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,11 @@ class Data(AudioQADataModule):
     def parse_row(self, row: Any, split: str) -> None:
         return None
 
-    def _read(self, split: str) -> list[Question]:
+    @property
+    def splits(self) -> Any:
+        return SimpleNamespace(questions=self.few, clip_seconds={})
+
+    def few(self, split: str) -> list[Question]:
         few = QUESTIONS if split == "train" else QUESTIONS[:3]
         if split == self.long:
             few = [*few[:-1], dataclasses.replace(few[-1], text="Which sound? " * 60)]

@@ -121,7 +121,7 @@ def test_the_console_is_quiet(uninterrupted: tuple[Path, str]):
 
 
 # Title of each stage; what shows that it is in its middle, below the run's folder; how many of that there must be
-CORPUS = ("corpus and student", ".corpus-*/avqa/videos/*.mp4", 5)
+CORPUS = ("corpus and student", ".corpus.partial/avqa/videos/*.mp4", 5)
 TEACHER = ("teacher", "teacher/traces/*.jsonl", 1)
 VERIFY = ("verify", "verify/verdicts/*.jsonl", 1)
 SFT = (STUDENTS["sft"], "sft/checkpoints/last.ckpt", 1)

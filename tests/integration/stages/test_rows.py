@@ -17,11 +17,15 @@ from tests.cli.test_configs import launch
 from train import main
 
 ROWS = CONFIG_FOLDER / "benchmark" / "rows"
+QUOTED = {"audio-thinker-sft", "audio-thinker-grpo"}
+"""Rows that the paper takes from another one."""
+
 ASKED = [
     (row["name"], benchmark)
     for table in read_paper().values()
     for row in table["rows"]
     for benchmark in table["benchmarks"]
+    if row["name"] not in QUOTED
 ]
 BEYOND_THE_PAPER = {"gpt-4o-audio"}
 
@@ -136,6 +140,6 @@ def test_the_tables_show_every_row(
     scores(["table", *runs, "--data", f"{world}/corpus", "--resamples", "50"])
     shown = capsys.readouterr().out
     for table in read_paper().values():
-        for row in table["rows"]:
+        for row in (row for row in table["rows"] if row["name"] not in QUOTED):
             line = next(line for line in shown.splitlines() if line.startswith(f"| {row['title']} |"))
             assert "[" in line.split("|")[-2], f"{row['name']} has no score: {line}"
