@@ -227,8 +227,8 @@ class VLLMServer:
 
     def _reserve(self, port: int) -> int:
         """Keep a port (0: any that is free) from others until the server listens on it, and return it."""
-        architecture = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        reserved = socket.socket(architecture)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        reserved = socket.socket(family)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a stopped server do not count
         try:
             reserved.bind((self.host, port))

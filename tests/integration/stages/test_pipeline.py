@@ -57,7 +57,7 @@ def results(output: Path) -> dict[str, object]:
     return {"done": json.loads((output / "progress.json").read_text())["done"], "predictions": predictions} | weights
 
 
-def architecture(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Return a pipeline's process and all that it has started."""
     parent = psutil.Process(process.pid)
     return [parent, *parent.children(recursive=True)]
@@ -168,7 +168,7 @@ def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_pat
             return len(list(output.glob(sign))) >= count and bool(fresh)  # noqa: B023
 
         until(in_its_middle, 300, lambda: f"{stage} has not come to its middle")  # noqa: B023
-        everybody = architecture(process)
+        everybody = family(process)
         if how == SERVER:
             server = next(found for found in everybody if "vllm.entrypoints" in " ".join(found.cmdline()))
             os.killpg(server.pid, KILL)
