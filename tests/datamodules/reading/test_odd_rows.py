@@ -127,7 +127,8 @@ def test_nested_rows_are_left_out(read: Read) -> None:
     with pytest.warns(UserWarning, match="1 questions; 3 left out"):
         _, report = read(ROW, deep, ROW | {"id": "y", "choices": deep}, ROW | {"id": "z", "question": deep})
     assert {finding["kind"] for finding in report} == {"wrong type"}
-    assert "nested too deeply" in report[0]["reason"]
+    # Python 3.12 takes deeper nesting than 3.11, and names what it found
+    assert any(said in report[0]["reason"] for said in ("nested too deeply", "expected an object"))
 
 
 UNKNOWN: list[dict[str, Any]] = [{"answer": ""}, {"answer": " "}, {"answer": None}, {"answer": float("nan")}]
