@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.swallowed_ending import raised_again
 from mini.pipeline import Pipeline
 from mini.world.scale import SCALES
 from runtime.errors import UserError
@@ -53,7 +54,8 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that servers and stage are stopped too
         signal.signal(number, _exit)
     try:
-        main()
+        with raised_again(lambda error: isinstance(error, (KeyboardInterrupt, SystemExit)), lambda: False):
+            main()
     except UserError as error:
         sys.exit(f"mini: {error}\nmini: `{again(sys.argv[1:])}` goes on from there")
     except (KeyboardInterrupt, SystemExit) as ended:
