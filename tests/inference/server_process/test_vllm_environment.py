@@ -132,7 +132,8 @@ def test_a_server_is_said_to_be_ready_once(tmp_path: Path, monkeypatch):
     server = VLLMServer("none", log_file=tmp_path / "log", report=said.append)
     monkeypatch.setattr("inference.vllm_server._get", lambda url: 200)
     for starts in (1, 2):
-        server.process = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+        stand_in = [sys.executable, "-S", "-c", "input()"]
+        server.process = subprocess.Popen(stand_in, stdin=subprocess.PIPE, start_new_session=True)
         try:
             server.wait()
             server.wait()
