@@ -28,18 +28,21 @@ def made(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undone_unless(begun: Callable[[], bool], files: Sequence[Path]) -> Iterator[None]:
-    """Remove files that the block has made if it fails before the run has begun; those of an earlier run stay.
+    """Put files back as they were, or absent, if the block fails before the run has begun.
 
     Args:
         begun: Tells whether there is something that a next run can go on with.
-        files: Files that nobody else writes meanwhile.
+        files: Small files that nobody else writes meanwhile.
     """
-    fresh = [file for file in files if not file.exists()]
+    before = {file: file.read_bytes() if file.is_file() else None for file in files}
     try:
         yield
     except BaseException:
         if not begun():
             with contextlib.suppress(OSError):
-                for file in fresh:
-                    file.unlink(missing_ok=True)
+                for file, content in before.items():
+                    if content is None:
+                        file.unlink(missing_ok=True)
+                    else:
+                        file.write_bytes(content)
         raise

@@ -98,4 +98,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"scores: {error}")
+        sys.exit(f"evaluation: {error}")

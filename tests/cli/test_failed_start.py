@@ -7,14 +7,18 @@ import pytest
 from cli.failed_start import made, undone_unless
 
 
-@pytest.mark.parametrize(("begun", "left"), [(False, ["old"]), (True, ["new", "old"])])
-def test_files_of_a_run_that_has_begun_and_of_earlier_ones_stay(tmp_path: Path, begun: bool, left: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("begun", "left"), [(False, {"old": "earlier run"}), (True, {"old": "this run", "new": "this run"})]
+)
+def test_files_are_as_before_unless_the_run_has_begun(tmp_path: Path, begun: bool, left: dict[str, str]) -> None:
+    """An earlier run's id at Weights & Biases among them, which is needed to go on with that run."""
     old, new, never = (tmp_path / name for name in ("old", "new", "never"))
-    old.touch()
+    old.write_text("earlier run")
     with pytest.raises(KeyboardInterrupt), undone_unless(lambda: begun, [old, new, never]):
-        new.touch()
+        for file in (old, new):
+            file.write_text("this run")
         raise KeyboardInterrupt
-    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == left
 
 
 def test_folders_go_unless_something_is_in_them(tmp_path: Path) -> None:
