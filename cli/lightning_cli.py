@@ -137,7 +137,7 @@ class SightSoundCLI(LightningCLI):
 
     def _has_begun(self) -> bool:
         trainer: Trainer | None = getattr(self, "trainer", None)
-        return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.started > 0
+        return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
 
     def before_predict(self) -> None:
         """Do not gather predictions in memory: callbacks write them as they are made."""

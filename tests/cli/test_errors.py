@@ -296,7 +296,13 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path, capsys) -> None:
 def test_a_failed_start_leaves_the_folder_as_it_was(tmp_path: Path, capsys) -> None:
     """The student is not there: nothing was trained, and the next start is the first one."""
     place = tmp_path / "new" / "run"
-    args = ["fit", "--config", "sft.yaml", f"--trainer.default_root_dir={place}", "--model.init_args.weights=none"]
+    args = [
+        "fit",
+        "--config",
+        "sft.yaml",
+        f"--trainer.default_root_dir={place}",
+        "--model.init_args.weights=runs/no/best",
+    ]
     sentence(args, capsys)
     assert os.listdir(tmp_path) == []
     place.mkdir(parents=True)
