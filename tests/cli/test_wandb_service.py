@@ -17,7 +17,7 @@ def test_the_service_of_another_process_is_left(token: str, monkeypatch: pytest.
     for name, value in (OF_A_SWEEP | {"WANDB_SERVICE": token}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
-        main(["--help"])
+        main(["fit", "--config", "nothing.yaml"])
     assert {name: value for name, value in os.environ.items() if name in {*OF_A_SWEEP, "WANDB_SERVICE"}} == OF_A_SWEEP
 
 
