@@ -7,11 +7,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from answers.answers import extract_answer
-from callbacks.tracking.wandb_logging import log_to_wandb, logger_step, wandb_loggers
+from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.doors import AnsweringModule, GradedRollouts, fitting
 from records.reasoning_tags import shown_thoughts
 from runtime.errors import UserError
+from runtime.lightning_internals import logger_step
 
 SAMPLE_RATE = 16000
 

@@ -11,6 +11,7 @@ from datamodules.batching.sampler import eval_share
 from datamodules.batching.worker_tensors import affordable_workers, prepare_worker
 from records.records import Question
 from runtime.errors import UserError
+from runtime.lightning_internals import uses_distributed_sampler
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def rank_of(trainer: Trainer | None) -> tuple[int, int]:
     """
     if trainer is None:
         return 0, 1
-    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+    if trainer.world_size > 1 and uses_distributed_sampler(trainer):
         raise UserError(
             "the DataModule shares the questions out over the devices itself: "
             "set trainer.use_distributed_sampler to false"
