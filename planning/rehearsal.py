@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -16,8 +16,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from lightning_modules.grpo import GRPOModule
 from lightning_modules.models import frozen_weights, token_logprobs
 from lightning_modules.models.checkpoints.shapes_only import shapes_only
+from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import frozen_in_bfloat16
 from planning.collectives import Collectives
 from planning.memory import Account, Peak, resizing_seen
@@ -124,8 +126,8 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the optimizer its state and say what is what."""
-        student: Any = pl_module.student
-        reference: Any = getattr(pl_module, "reference", None)
+        student = cast(Student, pl_module.student)
+        reference = pl_module.reference if isinstance(pl_module, GRPOModule) else None
         optimizer = trainer.optimizers[0]
         trained = [p for _, p in student.trainable_parameters()]
         for group in optimizer.param_groups:

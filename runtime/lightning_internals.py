@@ -8,8 +8,8 @@ one of them. Methods of Lightning's classes that are overridden stand with the c
 from datetime import timedelta
 from typing import Any
 
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 SubprocessLauncher = _SubprocessScriptLauncher

@@ -1,16 +1,18 @@
 """Base of the callbacks that sample completions: fills each batch before the step sees it."""
 
+import contextlib
 import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from callbacks.rollout.earlier_answers import earlier_completions
 from datamodules.batching.batch import AudioQABatch, Completions
@@ -257,3 +259,15 @@ def completion_text(token_ids: Sequence[int], tokenizer: Any, end_tokens: Sequen
     """Decode a completion without its end token; other special tokens stay visible."""
     kept = token_ids[:-1] if token_ids and token_ids[-1] in end_tokens else token_ids
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch a module and all its parts to evaluation, and each part back to what it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
