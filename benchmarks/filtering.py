@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import best_accuracy
-from benchmarks.run_record import RESULTS, run_record
+from benchmarks.measuring.run_record import RESULTS, run_record
 from datamodules.avqa import AVQADataModule
 from mini.build_world import build_world
 from mini.evaluation import STUDENTS

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.run_record import RESULTS, run_record
+from benchmarks.measuring.run_record import RESULTS, run_record
 from datamodules.batching.batch import AudioQABatch
 from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule

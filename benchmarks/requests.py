@@ -25,9 +25,9 @@ import psutil
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.run_record import RESULTS
+from benchmarks.measuring.run_record import RESULTS
 from callbacks.writers.record_writer import RecordWriter
-from datamodules.batching.silent_clips import TeacherExample
+from datamodules.batching.items import TeacherExample
 from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
 from records.records import Question

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from datamodules.audio_qa import Role
 from datamodules.batching.heard_traces import AlignmentCollator, LabelledTraces, heard_traces
+from datamodules.batching.items import Prepared
 from datamodules.batching.loading import loader_settings, rank_of
-from datamodules.batching.prepared import Prepared
 from datamodules.trace_clips import TraceClipsDataModule
 from records.record_files import listed, record_files
 from records.records import Verdict, read_jsonl

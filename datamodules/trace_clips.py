@@ -8,11 +8,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.avqa import AVQADataModule
+from datamodules.batching.items import Prepared, traced_clip
 from datamodules.batching.loading import SentBatch, loader_settings, own_share
-from datamodules.batching.prepared import Prepared
-from datamodules.batching.traced_clips import traced_clip
 from datamodules.media.audio import WavFormat
-from datamodules.reading.traces_of_questions import by_question, is_unanimous
+from datamodules.reading.self_consistency import by_question, is_unanimous
 from records.record_files import listed, record_files
 from records.records import Question, RecordError, Trace, read_jsonl
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules.avqa import AVQADataModule
 from datamodules.batching.items import Item
 from datamodules.reading.annotations import without_control_tokens
-from datamodules.reading.traces_of_questions import answered_option, by_question, is_unanimous
+from datamodules.reading.self_consistency import answered_option, by_question, is_unanimous
 from records.reasoning_tags import tagged_answer, tagged_thought, without_tags
 from records.record_files import listed, record_files
 from records.records import Question, Trace, Verdict, read_jsonl

@@ -12,7 +12,7 @@ from benchmarks.gpu.device import Device, attempt
 from benchmarks.gpu.learner import first_logprobs, given, grpo_step, ladder, middle, optimizer_of, up_to
 from benchmarks.gpu.split_attention import Segments, split_attention
 from benchmarks.gpu.work import Record, Work, new_student, throughput
-from benchmarks.run_record import spread
+from benchmarks.measuring.run_record import spread
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.models.architectures.transformers_internals import set_attention
 from lightning_modules.models.shared_prompt import ATTENTION
