@@ -1,6 +1,6 @@
 """What do the filters do? ``python -m benchmarks.filtering`` (three seeds; about six minutes each on two cores).
 
-For each seed the embedded teacher watches, the embedded checker hears, and three students learn what is left: every
+For each seed the synthetic world's teacher watches, its checker hears, and three students learn what is left: every
 trace (SFT), the accepted ones (AGFV + SFT), and those of unanimous questions (TTS + AGFV + SFT). Also: which
 traces the checker removed, by the truth about each clip, and how well the trained verifier, calibrated on 300 verdicts,
 does on the verdicts on other clips. Writes ``benchmarks/results/filtering.{json,md}`` and prints the table.
