@@ -9,12 +9,11 @@ from typing_extensions import override
 from answers.answers import extract_answer
 from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
+from datamodules.media.audio import SAMPLE_RATE
 from lightning_modules.doors import AnsweringModule, GradedRollouts, fitting
 from records.reasoning_tags import shown_thoughts
 from runtime.errors import UserError
 from runtime.lightning_internals import logger_step
-
-SAMPLE_RATE = 16000
 
 
 class CompletionTable(Callback):
