@@ -12,8 +12,8 @@ from datamodules.batching.heard_traces import AlignmentCollator, LabelledTraces,
 from datamodules.batching.items import Prepared
 from datamodules.batching.loading import loader_settings, rank_of
 from datamodules.trace_clips import TraceClipsDataModule
-from records.record_files import listed, record_files
-from records.records import Verdict, read_jsonl
+from records.record_files import listed, read_records
+from records.records import Verdict
 from runtime.errors import UserError
 
 
@@ -70,8 +70,7 @@ class AlignmentDataModule(TraceClipsDataModule):
             raise UserError("data.verdicts is not set: fit and test need the checker's verdicts on some traces")
         accepted = {
             (verdict.question_id, verdict.sample): verdict.accepted
-            for file in record_files(self.verdict_files)
-            for verdict in read_jsonl(file, Verdict)
+            for verdict in read_records(self.verdict_files, Verdict)
         }
         by_clip: dict[str, list[LabelledTraces]] = {}
         for question in self.questions("predict"):
