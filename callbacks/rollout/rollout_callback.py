@@ -18,7 +18,7 @@ from callbacks.rollout.earlier_answers import earlier_completions
 from datamodules.batching.batch import AudioQABatch, Completions
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule, TrainingRollouts, fitting
-from runtime.errors import UserError
+from runtime.errors import refuse_below
 
 MODULES = "modules that answer questions with a student, such as AudioQAModule, SFTModule and GRPOModule"
 
@@ -40,8 +40,7 @@ class RolloutCallback(Callback):
                 question give the same seed of the request, on any number of ranks and after resuming.
         """
         super().__init__()
-        if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
+        refuse_below(1, max_new_tokens=max_new_tokens)
         self.max_new_tokens = max_new_tokens
         self.eval_max_new_tokens = eval_max_new_tokens or max_new_tokens
         self.seed = seed
