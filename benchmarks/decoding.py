@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import soundfile
 
-from benchmarks.run_record import RESULTS, run_record
+from benchmarks.measuring.run_record import RESULTS, run_record
 from datamodules.media.audio import load_waveform
 from datamodules.media.video import FrameSampling, sample_frames
 

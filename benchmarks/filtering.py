@@ -1,6 +1,6 @@
 """What do the filters do? ``python -m benchmarks.filtering`` (three seeds; about six minutes each on two cores).
 
-For each seed the embedded teacher watches, the embedded checker hears, and three students learn what is left: every
+For each seed the synthetic world's teacher watches, its checker hears, and three students learn what is left: every
 trace (SFT), the accepted ones (AGFV + SFT), and those of unanimous questions (TTS + AGFV + SFT). Also: which
 traces the checker removed, by the truth about each clip, and how well the trained verifier, calibrated on 300 verdicts,
 does on the verdicts on other clips. Writes ``benchmarks/results/filtering.{json,md}`` and prints the table.
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning import best_accuracy
-from benchmarks.run_record import RESULTS, run_record
+from benchmarks.measuring.run_record import RESULTS, run_record
 from datamodules.avqa import AVQADataModule
 from mini.build_world import build_world
 from mini.evaluation import STUDENTS
 from mini.pipeline import ABLATIONS, predict, train, train_py
 from mini.stage_process import ROOT, say
 from mini.world.claims import mentioned
-from records.record_files import record_files
-from records.records import Trace, Verdict, read_jsonl
+from records.record_files import read_records
+from records.records import Trace, Verdict
 from train import main as train_main
 
 
@@ -56,18 +56,16 @@ def checked(output: Path) -> dict[str, Any]:
     questions = {q.id: q for q in AVQADataModule(str(output / "corpus" / "avqa")).questions("train")}
     verdicts = {
         (verdict.question_id, verdict.sample): verdict.accepted
-        for file in record_files([str(output / "verify" / "verdicts")])
-        for verdict in read_jsonl(file, Verdict)
+        for verdict in read_records([str(output / "verify" / "verdicts")], Verdict)
     }
     counts: Counter[tuple[str, bool]] = Counter()
-    for file in record_files([str(output / "teacher" / "traces")]):
-        for trace in read_jsonl(file, Trace):
-            question = questions[trace.question_id]
-            heard = scenes[f"avqa/{question.media}"]["heard"]
-            named = [sound for sound, is_heard in mentioned(trace.reasoning) if is_heard]
-            right = named == heard and trace.answer == question.answer_text
-            kind = "hallucinated" if set(named) - set(heard) else "grounded" if right else "incomplete"
-            counts[kind, verdicts[trace.question_id, trace.sample]] += 1
+    for trace in read_records([str(output / "teacher" / "traces")], Trace):
+        question = questions[trace.question_id]
+        heard = scenes[f"avqa/{question.media}"]["heard"]
+        named = [sound for sound, is_heard in mentioned(trace.reasoning) if is_heard]
+        right = named == heard and trace.answer == question.answer_text
+        kind = "hallucinated" if set(named) - set(heard) else "grounded" if right else "incomplete"
+        counts[kind, verdicts[trace.question_id, trace.sample]] += 1
     kinds = ("hallucinated", "grounded", "incomplete")
     return {kind: {"rejected": counts[kind, False], "accepted": counts[kind, True]} for kind in kinds}
 

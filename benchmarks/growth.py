@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.learner_steps import Conventional, Ours, Setting
-from benchmarks.learner_world import World, build_world
-from benchmarks.run_record import RESULTS, run_record
-from benchmarks.shapes import Shape
+from benchmarks.measuring.learner_steps import Conventional, Ours, Setting
+from benchmarks.measuring.learner_world import World, build_world
+from benchmarks.measuring.run_record import RESULTS, run_record
+from benchmarks.measuring.shapes import Shape
 from datamodules.batching.batch import AudioQABatch
 
 SMALL = Shape(width=256, mlp=704, layers=2, heads=4, key_heads=2, audio_width=128, audio_layers=2, audio_heads=2)

@@ -1,6 +1,6 @@
 """Does GRPO learn? ``python -m benchmarks.learning`` (three seeds; about ten minutes each on two cores).
 
-SFT on the embedded corpus' reference traces, GRPO from there against a real vLLM server, and a control that is GRPO
+SFT on the synthetic corpus' reference traces, GRPO from there against a real vLLM server, and a control that is GRPO
 with the same rewards dealt out to the completions of the batch at random. The reference teacher is often careless: its
 trace then says nothing and its answer is wrong, mostly where order is asked for. SFT learns that habit, and no check of
 facts removes it. Whether GRPO unlearns it, because of the rewards, is what is measured. Rewarded are the true answers:
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.run_record import RESULTS, run_record
+from benchmarks.measuring.run_record import RESULTS, run_record
 from datamodules.batching.batch import AudioQABatch
 from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import training_run
 from benchmarks.fake_server import FakeServer
-from benchmarks.learner_world import World, build_model, build_world
-from benchmarks.run_record import RESULTS, run_record, spread
-from benchmarks.shapes import SHAPES
-from benchmarks.training_run import PARTS, Clock, Questions
+from benchmarks.measuring import training_run
+from benchmarks.measuring.learner_world import World, build_model, build_world
+from benchmarks.measuring.run_record import RESULTS, run_record, spread
+from benchmarks.measuring.shapes import SHAPES
+from benchmarks.measuring.training_run import PARTS, Clock, Questions
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.adapters import LoRASettings

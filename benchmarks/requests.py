@@ -17,24 +17,31 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import openai
 import psutil
 from lightning.pytorch import LightningDataModule, Trainer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from benchmarks.run_record import RESULTS
+from benchmarks.measuring.run_record import RESULTS
 from callbacks.writers.record_writer import RecordWriter
-from datamodules.batching.silent_clips import TeacherExample
+from datamodules.batching.items import Prepared, TeacherExample
 from inference.chat_api.chat_endpoint import EndpointSettings
 from lightning_modules.teacher import TeacherModule
 from records.records import Question
 
 
-class Clips(Dataset[TeacherExample]):
-    """Questions that all show the same frames."""
+def teacher_example(number: int, images: tuple[str, ...]) -> TeacherExample:
+    """Return a question of its own with the same frames as all others."""
+    question = Question(f"avqa/train/{number}", "avqa", "", "What is heard?", ("a dog", "rain"), 0, "Which")
+    return TeacherExample(question, images)
+
+
+class ClipsDataModule(LightningDataModule):
+    """Serves the same questions."""
 
     def __init__(self, number: int, image_bytes: int) -> None:
         """Make the questions.
@@ -43,30 +50,9 @@ class Clips(Dataset[TeacherExample]):
             number: How many.
             image_bytes: Size of each of two images.
         """
-        self.number = number
-        self.images = (base64.b64encode(b"x" * image_bytes).decode(),) * 2
-
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return self.number
-
-    def __getitem__(self, index: int) -> TeacherExample:
-        """Return a question."""
-        question = Question(f"avqa/train/{index}", "avqa", "", "What is heard?", ("a dog", "rain"), 0, "Which")
-        return TeacherExample(question, self.images)
-
-
-class ClipsDataModule(LightningDataModule):
-    """Serves the same questions."""
-
-    def __init__(self, clips: Clips) -> None:
-        """Take the questions.
-
-        Args:
-            clips: The questions.
-        """
         super().__init__()
-        self.clips = clips
+        images = (base64.b64encode(b"x" * image_bytes).decode(),) * 2
+        self.clips = Prepared(range(number), partial(teacher_example, images=images))
 
     def predict_dataloader(self) -> DataLoader[TeacherExample]:
         """Return them in batches of 16, made by one worker."""
@@ -117,7 +103,7 @@ async def client_alone(url: str, number: int, in_flight: int, image_bytes: int) 
     """Return the requests per second of the openai client with nothing around it."""
     client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
     module = TeacherModule(EndpointSettings(url, "stub"), samples=1)
-    messages = module.messages(Clips(1, image_bytes)[0])
+    messages = module.messages(ClipsDataModule(1, image_bytes).clips[0])
     remaining = iter(range(number))
 
     async def worker() -> None:
@@ -134,7 +120,7 @@ async def client_alone(url: str, number: int, in_flight: int, image_bytes: int) 
 def stage(url: str, number: int, in_flight: int, image_bytes: int, folder: Path) -> tuple[float, Memory]:
     """Return the requests per second of the whole stage, and its memory."""
     module = TeacherModule(EndpointSettings(url, "stub", in_flight=in_flight), samples=1)
-    data = ClipsDataModule(Clips(number, image_bytes))
+    data = ClipsDataModule(number, image_bytes)
     trainer = Trainer(
         accelerator="cpu",
         logger=False,

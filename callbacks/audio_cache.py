@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ _ABANDONED = 3600.0
 class AudioCache(Callback):
     """Keeps the embeddings of training clips in files, by the weights that made them and the clip's samples.
 
+    SFT takes a tenth less time from the second epoch on (``sft cached`` of ``python -m benchmarks.learner``).
     Needs an audio tower that is not trained (``lora``, or ``freeze_audio_tower``). Several runs and ranks may share the
     folder; it is never emptied.
     """
@@ -47,7 +48,7 @@ class AudioCache(Callback):
         Raises:
             UserError: The audio tower is trained, or its weights are spread over ranks.
         """
-        student: Any = pl_module.student
+        student = cast(Student, pl_module.student)
         if not student.audio_tower_frozen:
             counts = trained_parts(student).items()
             trained = ", ".join(name.replace("_", " ") for name, n in counts if n and "language_model" not in name)
@@ -70,7 +71,7 @@ class AudioCache(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int
     ) -> None:
         """Put the embeddings into the batch; those that are missing are made and kept."""
-        student: Any = pl_module.student
+        student = cast(Student, pl_module.student)
         files = [self._file(waveform) for waveform in batch.waveforms]
         counts = num_audio_tokens(batch.feature_lengths).tolist()
         device = batch.features.device

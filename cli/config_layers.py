@@ -1,4 +1,10 @@
-"""Configurations over others: files that extend a file, and callbacks that are changed without repeating the list."""
+"""Configurations over others: files that extend a file, and callbacks that are changed without repeating the list.
+
+jsonargparse merges the mappings of stacked files and replaces their lists, and its own ``callbacks+`` can only append:
+an overlay for another token limit, or for rollouts in this process (``instead_of``), would have to repeat all seven
+callbacks of its base and to follow each change of them. It knows no includes either: without ``extends`` each command
+of a benchmark would name one file more. A list that is written as ``callbacks`` is left as it is.
+"""
 
 import copy
 import re

@@ -17,6 +17,7 @@ from typing_extensions import override
 from cli.ranks import is_launched
 from cli.swallowed_ending import raised_again
 from runtime.all_ranks import is_rank_zero
+from runtime.lightning_internals import leave_sigterm_alone, set_received_sigterm
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _owner = 0
@@ -92,7 +93,7 @@ class EndBySignal(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the collective operation out of Lightning's handler, which holds until the first loop begins."""
         if _owner:
-            trainer._signal_connector._sigterm_notifier_fn = lambda *_: None  # type: ignore[method-assign]
+            leave_sigterm_alone(trainer)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +107,7 @@ class EndBySignal(Callback):
         if agreed and not self._wanted and not self._told and trainer.is_global_zero:
             self._told = True
             _say("train.py: SIGTERM has come to another rank: training ends after this batch\n")
-        trainer._signal_connector.received_sigterm = agreed
+        set_received_sigterm(trainer, agreed)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
@@ -35,6 +34,7 @@ from lightning_modules.models.checkpoints.deferred_weights import weights_deferr
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
 from runtime.all_ranks import is_rank_zero
 from runtime.folder_claim import claimed
+from runtime.lightning_internals import SubprocessLauncher, cluster_environment, set_launcher
 
 # ${folder_name:${data.init_args.root}} in configurations is the dataset's folder without those above it
 OmegaConf.register_resolver("folder_name", lambda path: Path(path).name, replace=True)
@@ -203,10 +203,10 @@ class SightSoundCLI(LightningCLI):
             raise ConfigError(f"trainer: {' '.join(str(error).split())} That is, {slurm.way_out(*wanted)}") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-        if isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
+        if isinstance(cluster_environment(trainer), SLURMEnvironment):
             slurm.check_tasks(trainer.num_devices, trainer.num_nodes, os.environ)
-        if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
-            trainer.strategy._launcher = RankLauncher(launcher, fellows.lost)
+        if isinstance(launcher := trainer.strategy.launcher, SubprocessLauncher):
+            set_launcher(trainer, RankLauncher(launcher, fellows.lost))
         return trainer
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from typing_extensions import override
 
+from runtime.lightning_internals import SubprocessLauncher
 from runtime.parent_death import end_with_parent
 
 LAUNCHER = "SIGHTSOUND_LAUNCHER"
@@ -29,7 +29,7 @@ _SECONDS_UNASKED = 5.0
 _launched: list[subprocess.Popen[bytes]] = []
 
 
-class RankLauncher(_SubprocessScriptLauncher):
+class RankLauncher(SubprocessLauncher):
     """Lightning's launcher of the other ranks of a machine, without its observer.
 
     The observer answers the end of a rank with SIGKILL to all others and to the first one, whatever they are writing.
@@ -39,7 +39,7 @@ class RankLauncher(_SubprocessScriptLauncher):
         lost: Called in a thread when a launched rank has ended in failure, with its rank and its exit status.
     """
 
-    def __init__(self, launcher: _SubprocessScriptLauncher, lost: Callable[[int, int], None]) -> None:
+    def __init__(self, launcher: SubprocessLauncher, lost: Callable[[int, int], None]) -> None:
         super().__init__(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
         self._lost = lost
 

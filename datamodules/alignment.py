@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.audio_qa import Role
 from datamodules.batching.heard_traces import AlignmentCollator, LabelledTraces, heard_traces
+from datamodules.batching.items import Prepared
 from datamodules.batching.loading import loader_settings, rank_of
-from datamodules.batching.prepared import Prepared
 from datamodules.trace_clips import TraceClipsDataModule
 from datamodules.traces import thought
-from records.record_files import listed, record_files
-from records.records import Verdict, read_jsonl
+from records.record_files import listed, read_records
+from records.records import Verdict
 from runtime.errors import UserError
 
 
@@ -71,8 +71,7 @@ class AlignmentDataModule(TraceClipsDataModule):
             raise UserError("data.verdicts is not set: fit and test need the checker's verdicts on some traces")
         accepted = {
             (verdict.question_id, verdict.sample): verdict.accepted
-            for file in record_files(self.verdict_files)
-            for verdict in read_jsonl(file, Verdict)
+            for verdict in read_records(self.verdict_files, Verdict)
         }
         by_clip: dict[str, list[LabelledTraces]] = {}
         for question in self.questions("predict"):

@@ -12,11 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batching.clip_requests import ClipRequests, RequestSettings, clip_request
-from datamodules.batching.collate import Collator, said_of_cuts
-from datamodules.batching.items import Item, decoded
+from datamodules.batching.collate import BringsProcessor, Collator, read_processor, said_of_cuts
+from datamodules.batching.items import Item, Prepared, decoded
 from datamodules.batching.loading import loader_settings, own_share, rank_of
-from datamodules.batching.prepared import Prepared
-from datamodules.batching.processor_folder import BringsProcessor, read_processor
 from datamodules.batching.resume_point import ResumePoint, fingerprint, state_of
 from datamodules.batching.sampler import ResumableLoader, TrainBatchSampler
 from datamodules.evaluation_variant import EvaluationVariant, check_prompt

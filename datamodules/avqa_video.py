@@ -6,9 +6,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from datamodules.avqa import AVQADataModule
+from datamodules.batching.items import Prepared, silent_clip
 from datamodules.batching.loading import SentBatch, loader_settings, own_share
-from datamodules.batching.prepared import Prepared
-from datamodules.batching.silent_clips import silent_clip
 from datamodules.media.video import FrameFolder, FrameSampling
 
 

@@ -8,13 +8,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.avqa import AVQADataModule
+from datamodules.batching.items import Prepared, traced_clip
 from datamodules.batching.loading import SentBatch, loader_settings, own_share
-from datamodules.batching.prepared import Prepared
-from datamodules.batching.traced_clips import traced_clip
 from datamodules.media.audio import WavFormat
-from datamodules.reading.traces_of_questions import by_question, is_unanimous
-from records.record_files import listed, record_files
-from records.records import Question, RecordError, Trace, read_jsonl
+from datamodules.reading.self_consistency import by_question, is_unanimous
+from records.record_files import listed, read_records
+from records.records import Question, RecordError, Trace
 
 
 class TraceClipsDataModule(AVQADataModule):
@@ -96,7 +95,7 @@ def traces_to_check(files: Sequence[str], questions: dict[str, Question], unanim
     Raises:
         RecordError: A file is missing or malformed, or no trace is of these questions.
     """
-    all_traces = [trace for file in record_files(files) for trace in read_jsonl(file, Trace)]
+    all_traces = list(read_records(files, Trace))
     known = [trace for trace in all_traces if trace.question_id in questions]
     if not known:
         raise RecordError(f"{', '.join(files)}: no trace is of a question in the data")

@@ -13,10 +13,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules.avqa import AVQADataModule
 from datamodules.batching.items import Item
 from datamodules.reading.annotations import without_control_tokens
-from datamodules.reading.traces_of_questions import answered_option, by_question, is_unanimous
+from datamodules.reading.self_consistency import answered_option, by_question, is_unanimous
 from records.reasoning_tags import tagged_answer, tagged_thought, without_tags
-from records.record_files import listed, record_files
-from records.records import Question, Trace, Verdict, read_jsonl
+from records.record_files import listed, read_records
+from records.records import Question, Trace, Verdict
 from runtime.errors import UserError
 
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
@@ -119,8 +119,8 @@ class TracesDataModule(AVQADataModule):
         Raises:
             UserError: A file is missing or malformed, or nothing passes the filters.
         """
-        traces = [record for file in record_files(self.traces) for record in read_jsonl(file, Trace)]
-        verdicts = [record for file in record_files(self.verdicts) for record in read_jsonl(file, Verdict)]
+        traces = list(read_records(self.traces, Trace))
+        verdicts = list(read_records(self.verdicts, Verdict))
         counts: Counter[str] = Counter()
         traced = select_traces(questions, traces, verdicts, self.filter, counts)
         unlabelled = 0

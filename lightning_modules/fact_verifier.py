@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any, Literal
 
-from datamodules.batching.traced_clips import TracedClip
+from datamodules.batching.items import TracedClip
 from datamodules.media.audio import audio_part
 from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.traces import thought

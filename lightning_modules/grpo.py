@@ -24,7 +24,7 @@ from lightning_modules.objectives.losses import grpo_loss, importance_weights
 from lightning_modules.objectives.reward_checks import Reward, usable
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
 from lightning_modules.student_training import StudentTraining
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 
 @dataclass
@@ -101,13 +101,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
                 ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
         """
         super().__init__(weights, lr, **training)
-        for name, value, least in (
-            ("num_completions", num_completions, 2),
-            ("num_iterations", num_iterations, 1),
-            ("micro_batch_size", 1 if micro_batch_size is None else micro_batch_size, 1),
-        ):
-            if value < least:
-                raise UserError(f"model.{name} is {value}: at least {least} is needed")
+        refuse_below(2, "model.", num_completions=num_completions)
+        refuse_below(1, "model.", num_iterations=num_iterations, micro_batch_size=micro_batch_size)
         if importance_sampling_cap < 1:
             raise UserError(
                 f"model.importance_sampling_cap is {importance_sampling_cap}: below 1 it would cut on-policy tokens too"

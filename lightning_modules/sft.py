@@ -12,7 +12,7 @@ from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.micro_batches import micro_batches
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.student_training import StudentTraining
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 
 class SFTModule(StudentTraining):
@@ -35,8 +35,7 @@ class SFTModule(StudentTraining):
                 ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
         """
         super().__init__(weights, lr, **training)
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise UserError(f"model.micro_batch_size is {micro_batch_size}: at least 1 is needed")
+        refuse_below(1, "model.", micro_batch_size=micro_batch_size)
         self.micro_batch_size = micro_batch_size
         self._gathered: Tensor | None = None
         """Tokens (mean over ranks) of the batches whose gradients have been gathered for the coming optimizer step."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 
 from answers.answers import match_option
-from datamodules.batching.silent_clips import TeacherExample
+from datamodules.batching.items import TeacherExample
 from datamodules.media.video import image_parts, video_parts, video_timing
 from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
 from inference.chat_api.budget import BudgetSettings

@@ -1,6 +1,6 @@
 """The whole paper on the synthetic world: ``python -m mini`` (``make mini``).
 
-Synthesises the corpus, builds the small student, lets the embedded teacher watch and the embedded checker hear, runs
+Synthesises the corpus, builds the small student, lets the synthetic world's teacher watch and its checker hear, runs
 SFT on all traces, on the verified ones and on the verified ones of unanimous questions, runs GRPO from the last (with
 rollouts from a real vLLM server and weight updates into it), tests every student on the three benchmarks' formats and
 the last one also with other audio, prints the table, writes the report and stops the servers. Each stage is

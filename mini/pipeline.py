@@ -223,7 +223,7 @@ def timed(heading: str) -> Iterator[None]:
 
 
 def predict(stage: str) -> None:
-    """Let the embedded teacher or the embedded checker work; what is there already is kept.
+    """Let the synthetic world's teacher or checker work; what is there already is kept.
 
     Args:
         stage: ``teacher`` or ``verify``.

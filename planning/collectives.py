@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_iter
+
+from planning.torch_internals import name_of, tree_iter
 
 _KINDS = {
     "_allgather_base_": "all-gather",
@@ -37,7 +38,7 @@ class Collectives:
         """
         if operation.namespace != "c10d":
             return
-        kind = _KINDS.get(operation._schema.name.partition("::")[2])
+        kind = _KINDS.get(name_of(operation).partition("::")[2])
         sizes = list(_sizes(arguments))
         if kind is not None and sizes:
             self.bytes[kind] += max(sizes)  # of an all-gather's result, of what is reduced

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.batching.audio_tokens import audio_token_counts
+from datamodules.batching.audio_tokens import EDGE_FRAMES, audio_token_counts
 from datamodules.batching.batch import AudioQABatch, Completions
+from datamodules.media.audio import SAMPLE_RATE
 from records.records import Question
 
-SAMPLE_RATE, FRAME_RATE, EDGE_FRAMES = 16_000, 100, 2
+FRAME_RATE = 100
+"""Mel frames of a second."""
 
 
 def fake_batch(

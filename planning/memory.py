@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_iter
+
+from planning.torch_internals import local_tensors, storage_key, tree_iter
 
 KINDS = ("weights", "reference", "gradients", "optimizer state", "batch", "activations", "temporary")
 """What memory is used for; activations are what a forward pass leaves for its backward pass."""
@@ -72,7 +72,7 @@ class Account:
         for tensor in tensors:
             for part in () if tensor is None else local_tensors(tensor):
                 self._note(part.untyped_storage())
-                self._labels[self._numbers[part.untyped_storage()._cdata]] = kind
+                self._labels[self._numbers[storage_key(part.untyped_storage())]] = kind
 
     def begin(self, phase: str) -> None:
         """Say what is under way from now on: ``forward``, ``backward``, ``optimizer``, ``loading``."""
@@ -119,7 +119,7 @@ class Account:
         return {storage: kinds.get(storage, default.get(born, "temporary")) for storage, born in self._born.items()}
 
     def _note(self, storage: Any) -> None:
-        key = storage._cdata
+        key = storage_key(storage)
         size = -(-storage.nbytes() // self.block) * self.block
         number = self._numbers.get(key)
         if number is None:
@@ -137,11 +137,6 @@ class Account:
             del self._numbers[key]
         if size := self._sizes.pop(number, 0):
             self._events.append(_Event(number, -size))
-
-
-def local_tensors(tensor: Tensor) -> list[Tensor]:
-    """Return what a tensor occupies on this rank."""
-    return [tensor._local_tensor] if isinstance(tensor, DTensor) else [tensor]
 
 
 @contextlib.contextmanager

@@ -3,18 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 from planning.collectives import Collectives
 from planning.memory import Account
+from planning.torch_internals import (
+    CPU_ATTENTION,
+    CPU_ATTENTION_BACKWARD,
+    READS_A_VALUE,
+    TorchDispatchMode,
+    overloads_of,
+)
 
-_ATEN = torch.ops.aten
 _FORMULAS: dict[Any, Callable[..., int]] = flop_registry | {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    CPU_ATTENTION: sdpa_flop,
+    CPU_ATTENTION_BACKWARD: sdpa_backward_flop,
 }
 
 
@@ -62,7 +66,7 @@ class Onlooker(TorchDispatchMode):
         """Run an operation and look at it."""
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its parts are seen
-        if func is _ATEN._local_scalar_dense.default and self.without_values and not has_value(args[0]):
+        if func is READS_A_VALUE and self.without_values and not has_value(args[0]):
             self.reads += 1
             return 1.0 if args[0].dtype.is_floating_point else 1
         result = func(*args, **(kwargs or {}))
@@ -71,7 +75,7 @@ class Onlooker(TorchDispatchMode):
         self.account.see(result)
         if self.account.phase != "loading":
             self.collectives.see(func, (args, kwargs))
-        formula = _FORMULAS.get(func._overloadpacket)
+        formula = _FORMULAS.get(overloads_of(func))
         if formula is not None:
             found = formula(*args, **(kwargs or {}), out_val=result)
             self.flops[self.account.phase] = self.flops.get(self.account.phase, 0) + int(found)

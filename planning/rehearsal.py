@@ -7,30 +7,31 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.strategies.model_parallel import _setup_device_mesh
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import model_parallel
 from torch import Tensor, distributed, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor._sharding_prop import ShardingPropagator
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from lightning_modules.grpo import GRPOModule
 from lightning_modules.models import frozen_weights, token_logprobs
 from lightning_modules.models.checkpoints.shapes_only import shapes_only
+from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import frozen_in_bfloat16
 from planning.collectives import Collectives
 from planning.memory import Account, Peak, resizing_seen
 from planning.operations import Onlooker
-
-SHAPES_OF_WHOLES = "_propagate_tensor_meta_non_cached"
-"""Method by which torch finds out shapes of whole tensors that ranks share: it computes with them, without values."""
-WHOLES = getattr(ShardingPropagator, SHAPES_OF_WHOLES)
+from planning.torch_internals import (
+    FakeStore,
+    FakeTensorMode,
+    apply_in_place,
+    mesh_made_by,
+    unset_fake_temporarily,
+    wholes_not_seen,
+)
 
 GPU_BLOCK = 512
 """Bytes that torch's allocator of GPU memory rounds up to."""
@@ -125,8 +126,8 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the optimizer its state and say what is what."""
-        student: Any = pl_module.student
-        reference: Any = getattr(pl_module, "reference", None)
+        student = cast(Student, pl_module.student)
+        reference = pl_module.reference if isinstance(pl_module, GRPOModule) else None
         optimizer = trainer.optimizers[0]
         trained = [p for _, p in student.trainable_parameters()]
         for group in optimizer.param_groups:
@@ -201,7 +202,7 @@ def without_values(on_gpu: bool) -> Iterator[None]:
         mock.patch.dict(token_logprobs.LOGITS_AT_ONCE, chunk),
         mock.patch.object(frozen_weights, "fingerprint", lambda module: "planned"),
         mock.patch.object(nn.Module, "_apply", apply_in_place),
-        mock.patch.object(model_parallel, "_setup_device_mesh", with_values(_setup_device_mesh)),
+        mesh_made_by(with_values),
         mock.patch.object(DeviceMesh, "__getitem__", with_values(DeviceMesh.__getitem__)),
         mock.patch.object(LightningModule, "log", lambda *_, **__: None),
         mock.patch.object(LightningModule, "log_dict", lambda *_, **__: None),
@@ -218,27 +219,6 @@ def with_values(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
 
     return run
-
-
-def apply_in_place(module: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """What ``Module.to`` does, where a parameter without values cannot take the place of another.
-
-    Args:
-        module: The module.
-        fn: Applied to each parameter and buffer.
-        recurse: Go into its children.
-    """
-    for child in module.children() if recurse else ():
-        child._apply(fn)
-    for name, value in module._parameters.items():
-        if value is not None:
-            with torch.no_grad():
-                applied = fn(value)
-            if applied is not value:
-                module._parameters[name] = nn.Parameter(applied, value.requires_grad)
-    for name, buffer in module._buffers.items():
-        module._buffers[name] = None if buffer is None else fn(buffer)
-    return module
 
 
 def rehearse(
@@ -271,7 +251,7 @@ def rehearse(
         frozen_in_bfloat16(low),
         without_values(on_gpu),
         resizing_seen(account),
-        mock.patch.object(ShardingPropagator, SHAPES_OF_WHOLES, onlooker.not_seen(WHOLES)),
+        wholes_not_seen(onlooker.not_seen),
         onlooker,
     ):
         module = make()

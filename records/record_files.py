@@ -1,9 +1,12 @@
 """Where the records of a stage are: files, and folders of the files that each rank wrote."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from records.records import RecordError
+from records.records import Record, RecordError, read_jsonl
+
+R = TypeVar("R", bound=Record)
 
 
 def listed(files: str | Iterable[str] | None) -> list[str]:
@@ -33,3 +36,17 @@ def record_files(paths: Iterable[str]) -> list[Path]:
         else:
             raise RecordError(f"{path}: the file is missing")
     return files
+
+
+def read_records(paths: Iterable[str], record: type[R]) -> Iterator[R]:
+    """Yield the records of all files that are named or lie in the named folders.
+
+    Args:
+        paths: Files and folders.
+        record: What they hold.
+
+    Raises:
+        RecordError: A file is missing, or a line is malformed.
+    """
+    for file in record_files(paths):
+        yield from read_jsonl(file, record)

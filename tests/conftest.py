@@ -11,7 +11,7 @@ from inference.vllm.client import VLLMClient
 from inference.vllm_server import VLLMServer
 from inference.weight_transfer.weight_sync import push
 from mini.world.endpoints import MiniEndpoints
-from tests.support.embedded import build_world
+from tests.support.synthetic_world import build_world
 from tests.support.tiny_model import build
 
 pytest_plugins = ["tests.support.stage_runs"]

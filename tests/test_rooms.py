@@ -27,6 +27,7 @@ FLOORS = (
     {"."},
     {"mini/world"},
     {"mini"},
+    {"benchmarks/measuring"},
     {"benchmarks"},
     {"benchmarks/gpu", "benchmarks/learner"},
     {"benchmarks/peers"},

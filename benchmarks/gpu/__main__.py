@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.gpu.part import PARTS, SIZES
 from benchmarks.gpu.report import markdown
-from benchmarks.run_record import run_record
+from benchmarks.measuring.run_record import run_record
 from runtime.whole_file import remove_partial, write_whole
 
 LEAST = 8.0

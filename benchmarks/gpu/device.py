@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from benchmarks.run_record import spread
+from benchmarks.measuring.run_record import spread
 
 
 class Device:

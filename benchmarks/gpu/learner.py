@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from benchmarks import conventional
 from benchmarks.gpu.device import Device, attempt, out_of_memory
 from benchmarks.gpu.work import PAD, Record, Work, new_batch, new_student, stand_in_processor, throughput
-from benchmarks.run_record import spread
-from benchmarks.shapes import advantages_of, give_adapters_something_to_say, random_model
+from benchmarks.measuring import conventional
+from benchmarks.measuring.run_record import spread
+from benchmarks.measuring.shapes import advantages_of, give_adapters_something_to_say, random_model
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.models.student import Student
 from lightning_modules.objectives.losses import grpo_loss, sft_loss

@@ -38,6 +38,27 @@ class Runs(NamedTuple):
         return Runs(self.starts.to(device), self.longest)
 
 
+class Sight(NamedTuple):
+    """Which keys each query sees.
+
+    Attributes:
+        queries: Sequences of queries.
+        keys: The keys of each; where there are more keys than queries, the last of both fall together.
+        causal: Whether a query sees only the keys up to its own.
+        scale: Multiplies the scores.
+    """
+
+    queries: Runs
+    keys: Runs
+    causal: bool
+    scale: float
+
+    def pairs(self) -> list[tuple[slice, slice]]:
+        """Return rows and keys of each sequence; the device is waited for."""
+        q, k = self.queries.starts.tolist(), self.keys.starts.tolist()
+        return [(slice(q[i], q[i + 1]), slice(k[i], k[i + 1])) for i in range(len(q) - 1)]
+
+
 @dataclass(frozen=True)
 class Segments:
     """Which packed row is what, and the sequences that the kernels run over.
@@ -142,9 +163,9 @@ class _Split(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
         s, cut = segments, segments.prompt_rows
-        asked, l_asked = flash_forward(q[:cut], k[:cut], v[:cut], s.prompts, s.prompts, True, scale)
-        over, l_over = flash_forward(q[cut:], k[:cut], v[:cut], s.answers, s.prompts, False, scale)
-        own, l_own = flash_forward(q[cut:], k[cut:], v[cut:], s.completions, s.completions, True, scale)
+        asked, l_asked = flash_forward(q[:cut], k[:cut], v[:cut], Sight(s.prompts, s.prompts, True, scale))
+        over, l_over = flash_forward(q[cut:], k[:cut], v[:cut], Sight(s.answers, s.prompts, False, scale))
+        own, l_own = flash_forward(q[cut:], k[cut:], v[cut:], Sight(s.completions, s.completions, True, scale))
         merged = torch.logaddexp(l_over, l_own)
         share = (l_over - merged).exp().T[..., None]  # [h, T] -> [T, h, 1]
         out = torch.cat([asked, torch.lerp(own.float(), over.float(), share).to(q.dtype)])
@@ -159,10 +180,12 @@ class _Split(torch.autograd.Function):
         s, cut, scale = ctx.segments, ctx.segments.prompt_rows, ctx.scale
         asking, answering = gradient.contiguous().split([cut, len(q) - cut])
         asked, answered = out[:cut], out[cut:]
-        p = flash_backward(asking, q[:cut], k[:cut], v[:cut], asked, l_asked, s.prompts, s.prompts, True, scale)
-        a = flash_backward(answering, q[cut:], k[:cut], v[:cut], answered, merged, s.answers, s.prompts, False, scale)
+        p = flash_backward(asking, q[:cut], k[:cut], v[:cut], asked, l_asked, Sight(s.prompts, s.prompts, True, scale))
+        a = flash_backward(
+            answering, q[cut:], k[:cut], v[:cut], answered, merged, Sight(s.answers, s.prompts, False, scale)
+        )
         c = flash_backward(
-            answering, q[cut:], k[cut:], v[cut:], answered, merged, s.completions, s.completions, True, scale
+            answering, q[cut:], k[cut:], v[cut:], answered, merged, Sight(s.completions, s.completions, True, scale)
         )
         of_q = torch.cat([p[0], a[0] + c[0]])
         of_k, of_v = (torch.cat([p[i] + a[i], c[i]]) for i in (1, 2))
@@ -174,36 +197,35 @@ class _Sequences(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, scale: float) -> Tensor:
-        out, lse = flash_forward(q, k, v, queries, keys, True, scale)
+        sight = Sight(queries, keys, True, scale)
+        out, lse = flash_forward(q, k, v, sight)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.settings = (queries, keys, True, scale)
+        ctx.sight = sight
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, lse = ctx.saved_tensors
-        return *flash_backward(gradient.contiguous(), q, k, v, out, lse, *ctx.settings), None, None, None
+        return *flash_backward(gradient.contiguous(), q, k, v, out, lse, ctx.sight), None, None, None
 
 
-def flash_forward(
-    q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
+def flash_forward(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> tuple[Tensor, Tensor]:
     """Attend within sequences: rows ``[N, h, d]`` to output ``[N, h, d]`` and log-sum-exp ``[h, N]`` in float32."""
     if not q.is_cuda:
-        return _plain_forward(q, k, v, queries, keys, causal, scale)
+        return _plain_forward(q, k, v, sight)
     found = torch.ops.aten._flash_attention_forward(
         q,
         k,
         v,
-        queries.starts,
-        keys.starts,
-        queries.longest,
-        keys.longest,
+        sight.queries.starts,
+        sight.keys.starts,
+        sight.queries.longest,
+        sight.keys.longest,
         0.0,
-        causal,
+        sight.causal,
         return_debug_mask=False,
-        scale=scale,
+        scale=sight.scale,
     )
     return found[0], found[1]
 
@@ -215,14 +237,11 @@ def flash_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    queries: Runs,
-    keys: Runs,
-    causal: bool,
-    scale: float,
+    sight: Sight,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of queries, keys and values under the normaliser ``lse``, which may cover more keys."""
     if not q.is_cuda:
-        return _plain_backward(gradient, q, k, v, out, lse, queries, keys, causal, scale)
+        return _plain_backward(gradient, q, k, v, out, lse, sight)
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
         gradient,
         q,
@@ -230,15 +249,15 @@ def flash_backward(
         v,
         out,
         lse.contiguous(),
-        queries.starts,
-        keys.starts,
-        queries.longest,
-        keys.longest,
+        sight.queries.starts,
+        sight.keys.starts,
+        sight.queries.longest,
+        sight.keys.longest,
         0.0,
-        causal,
+        sight.causal,
         torch.zeros(2, dtype=torch.uint64, device=q.device),  # of a dropout that there is not
         torch.empty(0, device=q.device),
-        scale=scale,
+        scale=sight.scale,
     )
     return found
 
@@ -254,13 +273,11 @@ def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
     return scores
 
 
-def _plain_forward(
-    q: Tensor, k: Tensor, v: Tensor, queries: Runs, keys: Runs, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
+def _plain_forward(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> tuple[Tensor, Tensor]:
     out, lse = torch.zeros_like(q), torch.zeros(q.shape[1], q.shape[0], device=q.device)
     shared = q.shape[1] // k.shape[1]
-    for rows, cols in _pairs(queries, keys):
-        scores = _scores(q[rows], k[cols], causal, scale)
+    for rows, cols in sight.pairs():
+        scores = _scores(q[rows], k[cols], sight.causal, sight.scale)
         values = v[cols].float().repeat_interleave(shared, 1)
         out[rows] = torch.einsum("hnm,mhd->nhd", scores.softmax(-1), values).to(q.dtype)
         lse[:, rows] = scores.logsumexp(-1)
@@ -274,25 +291,17 @@ def _plain_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    queries: Runs,
-    keys: Runs,
-    causal: bool,
-    scale: float,
+    sight: Sight,
 ) -> tuple[Tensor, Tensor, Tensor]:
     of_q, of_k, of_v = (torch.zeros_like(x, dtype=torch.float32) for x in (q, k, v))
     shared = q.shape[1] // k.shape[1]
-    for rows, cols in _pairs(queries, keys):
-        p = (_scores(q[rows], k[cols], causal, scale) - lse[:, rows, None]).exp()
+    for rows, cols in sight.pairs():
+        p = (_scores(q[rows], k[cols], sight.causal, sight.scale) - lse[:, rows, None]).exp()
         given, result = gradient[rows].float(), out[rows].float()
         keyed, valued = (x[cols].float().repeat_interleave(shared, 1) for x in (k, v))
         of_p = torch.einsum("nhd,mhd->hnm", given, valued)
-        of_s = p * (of_p - (given * result).sum(-1).T[..., None]) * scale
+        of_s = p * (of_p - (given * result).sum(-1).T[..., None]) * sight.scale
         of_q[rows] += torch.einsum("hnm,mhd->nhd", of_s, keyed)
         of_k[cols] += torch.einsum("hnm,nhd->mhd", of_s, q[rows].float()).unflatten(1, (-1, shared)).sum(2)
         of_v[cols] += torch.einsum("hnm,nhd->mhd", p, given).unflatten(1, (-1, shared)).sum(2)
     return of_q.to(q.dtype), of_k.to(k.dtype), of_v.to(v.dtype)
-
-
-def _pairs(queries: Runs, keys: Runs) -> list[tuple[slice, slice]]:
-    q, k = queries.starts.tolist(), keys.starts.tolist()
-    return [(slice(q[i], q[i + 1]), slice(k[i], k[i + 1])) for i in range(len(q) - 1)]

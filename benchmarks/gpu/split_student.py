@@ -12,8 +12,10 @@ from benchmarks.gpu.device import Device, attempt
 from benchmarks.gpu.learner import first_logprobs, given, grpo_step, ladder, middle, optimizer_of, up_to
 from benchmarks.gpu.split_attention import Segments, split_attention
 from benchmarks.gpu.work import Record, Work, new_student, throughput
-from benchmarks.run_record import spread
+from benchmarks.measuring.run_record import spread
 from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.architectures.transformers_internals import set_attention
+from lightning_modules.models.shared_prompt import ATTENTION
 from lightning_modules.models.student import Student
 
 NAME = "split_prompt"
@@ -24,15 +26,14 @@ _present: list[Segments] = []
 def splits(student: Student, batch: AudioQABatch) -> Iterator[None]:
     """Let a student attend to prompts and own tokens apart while it scores this batch, and no other."""
     assert batch.completions is not None
-    config: Any = student.architecture.language_model(student.base).config
-    before = config._attn_implementation
+    language_model: Any = student.architecture.language_model(student.base)
     device = batch.prompt_ids.device
     _present.append(Segments.of(batch.prompt_lengths, batch.completions.lengths).to(device))
-    config._attn_implementation = NAME
+    set_attention(language_model, NAME)
     try:
         yield
     finally:
-        config._attn_implementation = before
+        set_attention(language_model, ATTENTION)
         _present.pop()
 
 

@@ -15,8 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.device import Device, attempt
 from benchmarks.gpu.work import Record, Work, new_batch, new_student, throughput
-from benchmarks.run_record import spread
-from benchmarks.trainer_fit import fit, module_of
+from benchmarks.measuring.run_record import spread
+from benchmarks.measuring.trainer_fit import fit, module_of
 from lightning_modules.grpo import GRPOModule
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import WhisperFeatureExtractor
 
-from benchmarks.needed_flops import grpo_flops, sft_flops
-from benchmarks.shapes import SHAPES, Shape, give_adapters_something_to_say, random_model
+from benchmarks.measuring.needed_flops import grpo_flops, sft_flops
+from benchmarks.measuring.shapes import SHAPES, Shape, give_adapters_something_to_say, random_model
 from datamodules.batching.audio_tokens import EDGE_FRAMES, num_audio_tokens
 from datamodules.batching.batch import AudioQABatch, Completions
 from lightning_modules.models.adapters import LoRASettings
@@ -34,7 +34,7 @@ class Work:
     """What is measured.
 
     Attributes:
-        geometry: A name of :data:`benchmarks.shapes.SHAPES`.
+        geometry: A name of :data:`benchmarks.measuring.shapes.SHAPES`.
         device: ``cuda`` or ``cpu``.
         dtype: Type of the weights that are not trained.
         seed: Of weights, clips and tokens.

@@ -2,9 +2,10 @@
 
 Measured are ``training_step`` of GRPOModule (reference forward, policy forward, backward, optimizer) and of SFTModule,
 each in a Trainer on a batch that is at hand, and the same steps in plain transformers and peft
-(``benchmarks/conventional.py``), alternating in one run, on the same random student, clips and completions; then the
-whole GRPO step with rollouts from a real vLLM server and weight pushes (``benchmarks/learner/whole_step.py``). Peak
-memory is that of processes of their own. Both sides get their batches collated; what collating takes is listed beside.
+(``benchmarks/measuring/conventional.py``), alternating in one run, on the same random student, clips and completions;
+then the whole GRPO step with rollouts from a real vLLM server and weight pushes (``benchmarks/learner/whole_step.py``).
+Peak memory is that of processes of their own. Both sides get their batches collated; what collating takes is listed
+beside.
 Writes ``learner.json``, ``learner.png`` and ``learner.md`` to ``benchmarks/results``.
 
 On a GPU: ``python -m benchmarks.learner --device cuda --shape 7b --dtype bfloat16 --tokens 200 --backends``. Tokens per

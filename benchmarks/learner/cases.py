@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import conventional
-from benchmarks.learner_steps import SYSTEMS, Conventional, Measured, Ours, Setting
-from benchmarks.learner_world import World
-from benchmarks.needed_flops import audio_flops, grpo_flops, sft_flops
-from benchmarks.run_record import spread
-from benchmarks.shapes import SHAPES
+from benchmarks.measuring import conventional
+from benchmarks.measuring.learner_steps import SYSTEMS, Conventional, Measured, Ours, Setting
+from benchmarks.measuring.learner_world import World
+from benchmarks.measuring.needed_flops import audio_flops, grpo_flops, sft_flops
+from benchmarks.measuring.run_record import spread
+from benchmarks.measuring.shapes import SHAPES
 from datamodules.batching.batch import AudioQABatch
 
 TARGETS = {"grpo": 3.5, "grpo memory": 0.5, "sft": 1.25, "sft cached": 1.5, "sft four traces": 2.2}

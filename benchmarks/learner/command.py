@@ -12,11 +12,11 @@ from benchmarks.learner import whole_step
 from benchmarks.learner.cases import TARGETS, attention_backends, collating, measure
 from benchmarks.learner.memory import peak_memory
 from benchmarks.learner.report import write
-from benchmarks.learner_steps import SYSTEMS
-from benchmarks.learner_world import World, build_world
-from benchmarks.needed_flops import peak_flops
-from benchmarks.run_record import RESULTS, run_record
-from benchmarks.shapes import SHAPES
+from benchmarks.measuring.learner_steps import SYSTEMS
+from benchmarks.measuring.learner_world import World, build_world
+from benchmarks.measuring.needed_flops import peak_flops
+from benchmarks.measuring.run_record import RESULTS, run_record
+from benchmarks.measuring.shapes import SHAPES
 
 TASKS = ("grpo", "sft", "step")
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.learner.cases import cases_of, setting_of
-from benchmarks.learner_steps import SYSTEMS, Conventional, Ours
-from benchmarks.learner_world import World
+from benchmarks.measuring.learner_steps import SYSTEMS, Conventional, Ours
+from benchmarks.measuring.learner_world import World
 
 
 def peak_memory(options: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learner import whole_step
-from benchmarks.learner_steps import SYSTEMS
+from benchmarks.measuring.learner_steps import SYSTEMS
 
 THROUGHPUT = ("completion_tokens_per_s", "flops_utilisation")
 

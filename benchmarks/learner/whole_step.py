@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import conventional, training_run
-from benchmarks.laps import now
-from benchmarks.learner_world import World, build_model
-from benchmarks.run_record import spread
-from benchmarks.shapes import Shape, advantages_of
-from benchmarks.training_run import WARM_UP, Questions
+from benchmarks.measuring import conventional, training_run
+from benchmarks.measuring.laps import now
+from benchmarks.measuring.learner_world import World, build_model
+from benchmarks.measuring.run_record import spread
+from benchmarks.measuring.shapes import Shape, advantages_of
+from benchmarks.measuring.training_run import WARM_UP, Questions
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch, Completions
 from inference.vllm_server import VLLMServer

@@ -17,10 +17,10 @@ from typing import Any
 from benchmarks.learner.cases import cases_of, setting_of
 from benchmarks.learner.command import options_of, run, world_of
 from benchmarks.learner.report import table, write
-from benchmarks.learner_steps import Ours
-from benchmarks.learner_world import World
+from benchmarks.measuring.learner_steps import Ours
+from benchmarks.measuring.learner_world import World
+from benchmarks.measuring.run_record import spread
 from benchmarks.peers.data import write_data
-from benchmarks.run_record import spread
 
 HERE = Path(__file__).parent
 ROUNDS = 2

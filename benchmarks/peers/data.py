@@ -6,8 +6,8 @@ from typing import Any
 
 import soundfile
 
-from benchmarks.learner_world import PROMPT, World, build_model
-from benchmarks.shapes import Shape
+from benchmarks.measuring.learner_world import PROMPT, World, build_model
+from benchmarks.measuring.shapes import Shape
 from lightning_modules.models.student import Student
 
 

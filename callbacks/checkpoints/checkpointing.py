@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from callbacks.checkpoints.whole_checkpoint import WholeCheckpoint
 from runtime.errors import UserError
+from runtime.lightning_internals import gradients_wait, set_received_sigterm, validates_next
 from runtime.whole_file import remove_partial, whole_file
 
 WRITTEN_BY = "written_by"
@@ -159,7 +160,7 @@ class LastCheckpoint(WholeCheckpoint):
     ) -> None:
         loop: Any = trainer.fit_loop
         batches = loop.epoch_loop.total_batch_idx + 1
-        if self._gathers(trainer):
+        if gradients_wait(trainer):
             self._put_off_stops(trainer)
             self._due |= batches % self.every_n_batches == 0
             return
@@ -171,11 +172,10 @@ class LastCheckpoint(WholeCheckpoint):
         )
         ends |= loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         self._due = self._due or ends or batches % self.every_n_batches == 0
-        if loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+        if validates_next(trainer):
             # Lightning breaks a validation off once SIGTERM has come, and it is written after the validation
-            signals: Any = trainer._signal_connector
-            self._sigterm |= signals.received_sigterm
-            signals.received_sigterm = False
+            self._sigterm |= trainer.received_sigterm
+            set_received_sigterm(trainer, False)
         elif self._due:
             self._write(trainer)
 
@@ -183,7 +183,7 @@ class LastCheckpoint(WholeCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if self._gathers(trainer):
+        if gradients_wait(trainer):
             self._put_off_stops(trainer)
             return
         self._stop_as_asked(trainer)
@@ -202,23 +202,17 @@ class LastCheckpoint(WholeCheckpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[WRITTEN_BY] = class_path(pl_module)
 
-    def _gathers(self, trainer: Trainer) -> bool:
-        """Tell whether the last batch's gradients wait for further batches before the optimizer steps."""
-        loop: Any = trainer.fit_loop
-        return bool(loop._should_accumulate())
-
     def _put_off_stops(self, trainer: Trainer) -> None:
         """Let training go on to the optimizer step although it has been asked to stop."""
-        signals: Any = trainer._signal_connector
         self._stops |= trainer.should_stop
         self._sigterm |= trainer.received_sigterm
-        trainer.should_stop = signals.received_sigterm = False
+        trainer.should_stop = False
+        set_received_sigterm(trainer, False)
 
     def _stop_as_asked(self, trainer: Trainer) -> None:
         """Stop where it was put off."""
-        signals: Any = trainer._signal_connector
         trainer.should_stop |= self._stops
-        signals.received_sigterm |= self._sigterm
+        set_received_sigterm(trainer, trainer.received_sigterm or self._sigterm)
         self._stops = self._sigterm = False
 
     def _write(self, trainer: Trainer) -> None:

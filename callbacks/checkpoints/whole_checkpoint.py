@@ -8,6 +8,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from typing_extensions import override
 
 from runtime.errors import UserError
+from runtime.lightning_internals import checkpoints_are_folders
 from runtime.whole_folder import partial_of, recover_folder, replace_folder
 
 PLAIN_VALUES = "meta.pt"
@@ -31,7 +32,7 @@ class WholeCheckpoint(ModelCheckpoint):
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        if not is_distributed(trainer):
+        if not checkpoints_are_folders(trainer):
             super()._save_checkpoint(trainer, filepath)
             return
         target = Path(filepath)
@@ -59,12 +60,3 @@ class WholeCheckpoint(ModelCheckpoint):
             raise problem
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
-
-
-def is_distributed(trainer: Trainer) -> bool:
-    """Return whether a trainer's checkpoints are folders with a part of each rank.
-
-    Args:
-        trainer: The trainer.
-    """
-    return bool(getattr(trainer.strategy, "_save_distributed_checkpoint", False))

@@ -1,6 +1,6 @@
 """Rollouts without a server: transformers generates in this process. Slower, same interface."""
 
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -8,12 +8,12 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from callbacks.rollout.parity import evaluating
-from callbacks.rollout.rollout_callback import RolloutCallback
+from callbacks.rollout.rollout_callback import RolloutCallback, evaluating
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.host_arrays import to_device
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule
+from lightning_modules.models.student import Student
 from runtime.errors import UserError
 
 
@@ -70,7 +70,7 @@ class LocalRollout(RolloutCallback):
         self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
     ) -> tuple[list[list[CompletionOutput]], str]:
         """Draw the completions of a batch in this process."""
-        student: Any = pl_module.student
+        student = cast(Student, pl_module.student)
         with torch.no_grad(), evaluating(student), trainer.precision_plugin.forward_context():
             samples = generate(student, batch, sampling)
         return samples, f"local:{trainer.global_step}"
@@ -85,7 +85,7 @@ def _refuse_sharded(module: RolloutModule) -> None:
         )
 
 
-def generate(student: Any, batch: AudioQABatch, sampling: list[SamplingParams]) -> list[list[CompletionOutput]]:
+def generate(student: Student, batch: AudioQABatch, sampling: list[SamplingParams]) -> list[list[CompletionOutput]]:
     """Generate completions of a batch with transformers.
 
     Args:
@@ -125,7 +125,7 @@ def _cut(ids: list[int], logprobs: list[float], stop: tuple[int, ...]) -> Comple
     return CompletionOutput(ids[:length], logprobs[:length], finished=end is not None)
 
 
-def _left_padded_prompts(student: Any, batch: AudioQABatch) -> tuple[Tensor, Tensor]:
+def _left_padded_prompts(student: Student, batch: AudioQABatch) -> tuple[Tensor, Tensor]:
     """Embed the prompts with their audio and move the padding to the left, where generation wants it."""
     embedded = student.embed(batch.prompt_ids, batch, student.encode_audio(batch))
     width = embedded.shape[1]

@@ -4,20 +4,19 @@ Three things are compared: the prompt's token ids, what the audio changes (a ser
 the log-probabilities of sampled tokens.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from callbacks.rollout.rollout_callback import end_token_ids, to_completions
+from callbacks.rollout.rollout_callback import end_token_ids, evaluating, to_completions
 from datamodules.batching.batch import AudioQABatch
 from inference.vllm.client import VLLMClient, audio_url
 from inference.vllm.sampling import CompletionOutput, SamplingParams
+from lightning_modules.models.student import Student
 from runtime.errors import UserError
 
 QUESTIONS = 2
@@ -93,25 +92,13 @@ class Asked:
 
 def measure_parity(
     client: VLLMClient,
-    student: Any,
+    student: Student,
     batch: AudioQABatch,
     temperature: float,
     max_tokens: int = TOKENS,
     seed: int = 0,
 ) -> Parity:
-    """Sample on the server from the loudest clips of a batch and score the samples on both sides.
-
-    Args:
-        client: The server.
-        student: The trainer's policy.
-        batch: Questions with real audio.
-        temperature: Temperature of the sampling, above 0.
-        max_tokens: Longest sample.
-        seed: Seed of the sampling.
-
-    Raises:
-        ParityError: The prompts differ.
-    """
+    """Ask the server and compare what it says: :func:`ask_server` and :func:`compare` in one call."""
     return compare(student, ask_server(client, student.processor, batch, temperature, max_tokens, seed))
 
 
@@ -123,7 +110,7 @@ def ask_server(
     max_tokens: int = TOKENS,
     seed: int = 0,
 ) -> Asked:
-    """Do the server's part of :func:`measure_parity`; nothing is computed here.
+    """Sample on the server from the loudest clips of a batch, and have it score the samples; nothing is computed here.
 
     Args:
         client: The server.
@@ -154,8 +141,8 @@ def ask_server(
     return Asked(heard, unheard, temperature, scores, silent_scores)
 
 
-def compare(student: Any, asked: Asked) -> Parity:
-    """Do the trainer's part of :func:`measure_parity`; a collective act where the student's weights are sharded.
+def compare(student: Student, asked: Asked) -> Parity:
+    """Score the server's samples with the student too; a collective act where the student's weights are sharded.
 
     Args:
         student: The trainer's policy.
@@ -251,18 +238,6 @@ def judge_hearing(asked: Asked, url: str) -> None:
             f"parity of hearing failed: replacing the audio by silence changes nothing on {url}: the server ignores "
             "the audio that it is sent, or the student's audio tower or projector is broken"
         )
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch a module and all its parts to evaluation, and each part back to what it was."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _loudest(batch: AudioQABatch) -> AudioQABatch:

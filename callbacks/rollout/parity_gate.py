@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from typing import Any
+from typing import cast
 
 import torch
 from lightning import Trainer
@@ -15,6 +15,7 @@ from inference.vllm.client import ServerUnreachable
 from inference.vllm.pooled_server import PooledServer
 from inference.vllm.sampling import SamplingParams
 from lightning_modules.doors import RolloutModule
+from lightning_modules.models.student import Student
 from lightning_modules.served_qa import ServedStudent
 from runtime.all_ranks import all_gather_objects, of_rank_zero
 
@@ -110,12 +111,10 @@ class ParityGate:
 
     def _compare(self, trainer: Trainer, module: RolloutModule, asked: Asked) -> Parity:
         with trainer.precision_plugin.forward_context():
-            student: Any = module.student
-            return compare(student, asked)
+            return compare(cast(Student, module.student), asked)
 
     def _judge(self, trainer: Trainer, module: RolloutModule, server: PooledServer, parity: Parity) -> None:
-        student: Any = module.student
-        weights = next(student.parameters()).dtype
+        weights = next(cast(Student, module.student).parameters()).dtype
         exact = server.info is not None and server.info.dtype == "float32" and weights == torch.float32
         exact = exact and trainer.precision in ("32-true", "64-true")
         largest = self.tolerance or (FLOAT32_TOLERANCE if exact else float("inf"))

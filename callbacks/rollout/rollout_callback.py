@@ -1,22 +1,24 @@
 """Base of the callbacks that sample completions: fills each batch before the step sees it."""
 
+import contextlib
 import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
 from callbacks.rollout.earlier_answers import earlier_completions
 from datamodules.batching.batch import AudioQABatch, Completions
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule, TrainingRollouts, fitting
-from runtime.errors import UserError
+from runtime.errors import refuse_below
 
 MODULES = "modules that answer questions with a student, such as AudioQAModule, SFTModule and GRPOModule"
 
@@ -38,8 +40,7 @@ class RolloutCallback(Callback):
                 question give the same seed of the request, on any number of ranks and after resuming.
         """
         super().__init__()
-        if max_new_tokens < 1:
-            raise UserError(f"max_new_tokens is {max_new_tokens}: at least 1 is needed")
+        refuse_below(1, max_new_tokens=max_new_tokens)
         self.max_new_tokens = max_new_tokens
         self.eval_max_new_tokens = eval_max_new_tokens or max_new_tokens
         self.seed = seed
@@ -257,3 +258,15 @@ def completion_text(token_ids: Sequence[int], tokenizer: Any, end_tokens: Sequen
     """Decode a completion without its end token; other special tokens stay visible."""
     kept = token_ids[:-1] if token_ids and token_ids[-1] in end_tokens else token_ids
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch a module and all its parts to evaluation, and each part back to what it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -27,6 +27,7 @@ from inference.weight_transfer.weight_sync import (
 from lightning_modules.served_qa import ServedStudent
 from records.hub_files import HubTensor
 from runtime.all_ranks import of_rank_zero
+from runtime.lightning_internals import collective_timeout
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
@@ -246,5 +247,5 @@ def collective_seconds(trainer: Trainer) -> float:
     """Return how long ranks wait for each other before they give up."""
     if trainer.world_size == 1:
         return float("inf")
-    limit = getattr(trainer.strategy, "_timeout", None)
+    limit = collective_timeout(trainer)
     return limit.total_seconds() if limit is not None else COLLECTIVE_SECONDS

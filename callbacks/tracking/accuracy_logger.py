@@ -6,8 +6,9 @@ import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.tracking.wandb_logging import log_to_wandb, logger_step, wandb_loggers
+from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from records.best_score import BestScore
+from runtime.lightning_internals import logger_step
 
 COLUMNS = ["step", "category", "accuracy"]
 

@@ -7,13 +7,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from answers.answers import extract_answer
-from callbacks.tracking.wandb_logging import log_to_wandb, logger_step, wandb_loggers
+from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
+from datamodules.media.audio import SAMPLE_RATE
 from lightning_modules.doors import AnsweringModule, GradedRollouts, fitting
 from records.reasoning_tags import shown_thoughts
-from runtime.errors import UserError
-
-SAMPLE_RATE = 16000
+from runtime.errors import refuse_below
+from runtime.lightning_internals import logger_step
 
 
 class CompletionTable(Callback):
@@ -28,9 +28,7 @@ class CompletionTable(Callback):
     """
 
     def __init__(self, every_n_batches: int = 50, max_rows: int = 16) -> None:
-        for name, value in (("every_n_batches", every_n_batches), ("max_rows", max_rows)):
-            if value < 1:
-                raise UserError(f"{name} is {value}: at least 1 is needed")
+        refuse_below(1, every_n_batches=every_n_batches, max_rows=max_rows)
         self.every_n_batches = every_n_batches
         self.max_rows = max_rows
         self._rows: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.doors import GradedRollouts, fitting
 from runtime.all_ranks import all_gather_objects
-from runtime.errors import UserError
+from runtime.errors import refuse_below
 
 
 class RewardLogger(Callback):
@@ -28,8 +28,7 @@ class RewardLogger(Callback):
     """
 
     def __init__(self, every_n_batches: int = 10) -> None:
-        if every_n_batches < 1:
-            raise UserError(f"every_n_batches is {every_n_batches}: at least 1 is needed")
+        refuse_below(1, every_n_batches=every_n_batches)
         self.every_n_batches = every_n_batches
         self._by_category: dict[str, list[float]] = defaultdict(list)
 

@@ -1,4 +1,4 @@
-"""What the Weights & Biases callbacks have in common: the run and the step.
+"""What the Weights & Biases callbacks have in common: the run.
 
 With any other logger, or none, there is no run and the callbacks log nothing.
 """
@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
+
+from runtime.lightning_internals import logger_step
 
 
 def wandb_loggers(trainer: Trainer) -> list[WandbLogger]:
@@ -27,12 +29,3 @@ def log_to_wandb(trainer: Trainer, values: dict[str, Any]) -> None:
     """
     for logger in wandb_loggers(trainer):
         logger.log_metrics(values, step=logger_step(trainer))
-
-
-def logger_step(trainer: Trainer) -> int:
-    """Return Lightning's step of logged values: batches, not optimizer steps, of which a GRPO batch may take several.
-
-    Args:
-        trainer: The trainer.
-    """
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

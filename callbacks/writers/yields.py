@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.reading.traces_of_questions import answered_option, by_question, is_unanimous
+from datamodules.reading.self_consistency import answered_option, by_question, is_unanimous
 from datamodules.traces import thought
 from records.records import Question, Trace, Verdict
 from records.request_records import RequestError, Usage

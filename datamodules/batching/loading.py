@@ -1,16 +1,19 @@
 """What all loaders have in common: how their workers run, which rank they work for, and batches that are sent away."""
 
+import multiprocessing
 import os
 from collections.abc import Sequence
 from typing import Any, TypedDict, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.batching.sampler import eval_share
-from datamodules.batching.worker_tensors import affordable_workers, prepare_worker
+from datamodules.batching.worker_tensors import prepare_worker
 from records.records import Question
 from runtime.errors import UserError
+from runtime.lightning_internals import uses_distributed_sampler
 
 T = TypeVar("T")
 
@@ -41,6 +44,29 @@ def loader_settings(num_workers: int) -> LoaderSettings:
     }
 
 
+def affordable_workers(num_workers: int) -> int:
+    """Return how many workers can be started: all, or none where their queues find no room.
+
+    Each queue and event has locks, which are files of a page each in ``/dev/shm``; torch makes some 20 for a loader and
+    some more for each worker.
+
+    Args:
+        num_workers: How many there shall be.
+    """
+    locks = []
+    try:
+        for _ in range(20 + 5 * num_workers if num_workers else 0):
+            locks.append(multiprocessing.Lock())
+    except OSError as error:
+        rank_zero_warn(
+            f"data.num_workers is {num_workers}, but their queues find no room in /dev/shm ({error.strerror}): clips "
+            "are decoded in the training process, which is slower; give the container more (docker run --shm-size=1g "
+            "or --ipc=host)"
+        )
+        return 0
+    return num_workers
+
+
 def rank_of(trainer: Trainer | None) -> tuple[int, int]:
     """Return this process's rank and the number of ranks, over which the DataModules share their questions out.
 
@@ -52,7 +78,7 @@ def rank_of(trainer: Trainer | None) -> tuple[int, int]:
     """
     if trainer is None:
         return 0, 1
-    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+    if trainer.world_size > 1 and uses_distributed_sampler(trainer):
         raise UserError(
             "the DataModule shares the questions out over the devices itself: "
             "set trainer.use_distributed_sampler to false"

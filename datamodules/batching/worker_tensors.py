@@ -6,7 +6,6 @@ limit; small tensors go through the pipe.
 """
 
 import mmap
-import multiprocessing
 import os
 from collections.abc import Callable
 from multiprocessing.reduction import DupFd, ForkingPickler
@@ -15,36 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric.utilities.seed import pl_worker_init_function
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from runtime.parent_death import end_with_parent
 
 _LARGE = 1 << 16
 """Bytes from which a file descriptor is cheaper than a copy through the pipe."""
-
-
-def affordable_workers(num_workers: int) -> int:
-    """Return how many workers can be started: all, or none where their queues find no room.
-
-    Each queue and event has locks, which are files of a page each in ``/dev/shm``; torch makes some 20 for a loader and
-    some more for each worker.
-
-    Args:
-        num_workers: How many there shall be.
-    """
-    locks = []
-    try:
-        for _ in range(20 + 5 * num_workers if num_workers else 0):
-            locks.append(multiprocessing.Lock())
-    except OSError as error:
-        rank_zero_warn(
-            f"data.num_workers is {num_workers}, but their queues find no room in /dev/shm ({error.strerror}): clips "
-            "are decoded in the training process, which is slower; give the container more (docker run --shm-size=1g "
-            "or --ipc=host)"
-        )
-        return 0
-    return num_workers
 
 
 def prepare_worker(worker_id: int) -> None:

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from datamodules.reading.annotations import without_control_tokens
-from records.record_files import record_files
-from records.records import Question, RecordError, Trace, read_jsonl
+from records.record_files import read_records
+from records.records import Question, RecordError, Trace
 
 
 def read_hints(files: Sequence[str], questions: Sequence[Question]) -> dict[str, str]:
@@ -20,12 +20,11 @@ def read_hints(files: Sequence[str], questions: Sequence[Question]) -> dict[str,
     """
     asked = {question.id for question in questions}
     first: dict[str, Trace] = {}
-    for file in record_files(files):
-        for trace in read_jsonl(file, Trace):
-            if trace.question_id in asked and trace.reasoning.strip():
-                known = first.get(trace.question_id)
-                if known is None or trace.sample < known.sample:
-                    first[trace.question_id] = trace
+    for trace in read_records(files, Trace):
+        if trace.question_id in asked and trace.reasoning.strip():
+            known = first.get(trace.question_id)
+            if known is None or trace.sample < known.sample:
+                first[trace.question_id] = trace
     if not first:
         raise RecordError(
             f"{', '.join(files)}: no trace is of a question that is asked; the teacher writes traces of AVQA's "

@@ -53,6 +53,7 @@ def with_adapters(
         lora_dropout=settings.dropout,
         target_modules=settings.target_modules or architecture.language_model_linears,
     )
+    # peft's registry of layers; a public one is missing (get_peft_model takes none)
     config._register_custom_module({nn.Linear: MergedLoRALinear})
     found = [name for name, _ in model.named_modules() if check_target_module_exists(config, name)]
     kept_out = [name for name in found if _is_kept(model, architecture, name, freeze_audio_tower)]

@@ -19,6 +19,7 @@ from datamodules.batching.host_arrays import to_device
 from lightning_modules.models.adapters import LoRASettings, with_adapters
 from lightning_modules.models.architectures.architecture import Architecture, architecture_of
 from lightning_modules.models.architectures.audio_encoding import ATTENTIONS, audio_places, check_attention
+from lightning_modules.models.architectures.transformers_internals import attention_of, set_attention
 from lightning_modules.models.checkpoints.checkpoint_folder import (
     WeightsError,
     load_architecture,
@@ -149,7 +150,7 @@ class Student(nn.Module):
         self.sharded = False
         self.processor = processor
         self.architecture: Architecture = architecture_of(model.config)
-        self.architecture.language_model(model).config._attn_implementation = ATTENTION
+        set_attention(self.architecture.language_model(model), ATTENTION)
         if freeze_audio_tower or lora is not None:
             for part in self.architecture.audio_modules(model).values():
                 part.requires_grad_(False)
@@ -210,7 +211,7 @@ class Student(nn.Module):
         if batch.audio is not None:
             return torch.cat([clip.to(batch.features.device, non_blocking=True) for clip in batch.audio])
         tower: Any = self.audio_modules["audio_tower"]
-        check_attention(tower.config._attn_implementation, tower.conv1.weight.dtype, batch.features.device.type)
+        check_attention(attention_of(tower), tower.conv1.weight.dtype, batch.features.device.type)
         with contextlib.nullcontext() if not self.audio_tower_frozen else torch.no_grad():
             return self.architecture.encode_audio(self.audio_modules, batch.features, batch.feature_lengths)
 

@@ -1,4 +1,4 @@
-"""The embedded corpus: real media and annotations in the formats of AVQA, MMAU and MUSIC-AVQA.
+"""The synthetic corpus: real media and annotations in the formats of AVQA, MMAU and MUSIC-AVQA.
 
 Everything follows from one seed. The same configuration gives the same annotation bytes and the same decoded media.
 """

@@ -146,7 +146,7 @@ def render_audio(scene: Scene) -> np.ndarray:
     return np.clip(mix, -1, 1).astype(np.float32)
 
 
-def _glyph(shape: str, size: int) -> np.ndarray:
+def shape_mask(shape: str, size: int) -> np.ndarray:
     """Return the mask of a shape on a square of ``size`` pixels."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     half = size / 2
@@ -175,7 +175,7 @@ def render_frames(scene: Scene) -> np.ndarray:
     for source, (top, left) in corners.items():
         if source.visible:
             patch = base[top + inset : top + inset + glyph_size, left + inset : left + inset + glyph_size]
-            patch[_glyph(SHAPES[source.sound], glyph_size)] = COLOURS[source.sound]
+            patch[shape_mask(SHAPES[source.sound], glyph_size)] = COLOURS[source.sound]
     frames = np.repeat(base[None], FRAMES, axis=0)
     for source, (top, left) in corners.items():
         if not source.visible:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mini.world.scenes import COLOURS, FRAME_SIZE, SHAPES, SLOTS, _glyph
+from mini.world.scenes import COLOURS, FRAME_SIZE, SHAPES, SLOTS, shape_mask
 from mini.world.sounds import SOUNDS
 
 GLYPH = 20
@@ -75,7 +75,7 @@ def _border(quarter: np.ndarray) -> float:
 
 def _distance(glyph: np.ndarray, sound: str, ground: float) -> float:
     picture = np.full((GLYPH, GLYPH, 3), ground, np.float32)
-    picture[_glyph(SHAPES[sound], GLYPH)] = COLOURS[sound]
+    picture[shape_mask(SHAPES[sound], GLYPH)] = COLOURS[sound]
     return float(np.abs(glyph - picture).mean())
 
 

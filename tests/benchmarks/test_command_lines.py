@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import decoding, growth, overlap, requests
-from benchmarks.shapes import SHAPES
+from benchmarks.measuring.shapes import SHAPES
 from tests.benchmarks.test_learner import WORLD
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]

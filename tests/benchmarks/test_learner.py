@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from benchmarks.learner.__main__ import main
-from benchmarks.learner_steps import Conventional, Ours, Setting
-from benchmarks.learner_world import build_world
-from benchmarks.needed_flops import audio_flops, forward_flops, layer_weights
-from benchmarks.shapes import SHAPES
+from benchmarks.measuring.learner_steps import Conventional, Ours, Setting
+from benchmarks.measuring.learner_world import build_world
+from benchmarks.measuring.needed_flops import audio_flops, forward_flops, layer_weights
+from benchmarks.measuring.shapes import SHAPES
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
 

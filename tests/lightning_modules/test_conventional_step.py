@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from benchmarks import conventional
-from benchmarks.learner_world import build_model, build_world
-from benchmarks.shapes import SHAPES, advantages_of, give_adapters_something_to_say
+from benchmarks.measuring import conventional
+from benchmarks.measuring.learner_world import build_model, build_world
+from benchmarks.measuring.shapes import SHAPES, advantages_of, give_adapters_something_to_say
 from lightning_modules.models.student import LoRASettings, Student
 from lightning_modules.objectives.losses import grpo_loss, sft_loss
 from tests.support.students import make_batch

@@ -18,6 +18,7 @@ from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAu
 
 from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.host_arrays import to_device, to_device_together
+from lightning_modules.models.architectures.transformers_internals import attention_of, new_model
 
 _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
 
@@ -41,7 +42,7 @@ class Qwen25Omni:
     def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return a tower without weights."""
         audio = _thinker(config).audio_config
-        return {"audio_tower": Qwen2_5OmniAudioEncoder._from_config(audio, attn_implementation="sdpa")}
+        return {"audio_tower": new_model(Qwen2_5OmniAudioEncoder, audio, attn_implementation="sdpa")}
 
     def unused(self, model: Any) -> list[nn.Parameter]:
         """Return the eyes, and an embedding of the tower that no forward pass reads."""
@@ -77,7 +78,7 @@ class Qwen25Omni:
             [frames, np.flatnonzero(grid), np.concatenate(firsts)], features.device
         )
         ends = np.append(0, np.cumsum(heard)).astype(np.int32)
-        flash = "flash" in tower.config._attn_implementation
+        flash = "flash" in attention_of(tower)
         clips = torch.cat([clip[:, :count] for clip, count in zip(features, feature_lengths.tolist(), strict=True)], 1)
         blocks = nn.utils.rnn.pad_sequence(list(clips.T.split(frames.tolist())), batch_first=True).transpose(1, 2)
         embeddings: Tensor = tower(

@@ -18,6 +18,7 @@ from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncod
 from datamodules.batching.audio_tokens import EDGE_FRAMES, audio_token_counts
 from datamodules.batching.host_arrays import to_device
 from lightning_modules.models.architectures.audio_encoding import attention_mask
+from lightning_modules.models.architectures.transformers_internals import attention_of, new_model
 
 LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -51,7 +52,7 @@ class Qwen2Audio:
     def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return a tower and a projector without weights."""
         return {
-            "audio_tower": Qwen2AudioEncoder._from_config(config.audio_config, attn_implementation="sdpa"),
+            "audio_tower": new_model(Qwen2AudioEncoder, config.audio_config, attn_implementation="sdpa"),
             "multi_modal_projector": Qwen2AudioMultiModalProjector(config),
         }
 
@@ -93,7 +94,7 @@ class Qwen2Audio:
         mask = None
         if positions.min() < longest:
             seen = to_device(np.arange(longest) < positions[:, None], hidden.device)
-            mask = attention_mask(seen, tower.config._attn_implementation, hidden.dtype)
+            mask = attention_mask(seen, attention_of(tower), hidden.dtype)
         for layer in tower.layers:
             hidden = layer(hidden, mask)
         pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)

@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from transformers.initialization import no_init_weights
 
 from lightning_modules.models.architectures.architecture import Architecture
+from lightning_modules.models.architectures.transformers_internals import new_model
 from lightning_modules.models.checkpoints.checkpoint_folder import (
     WeightsError,
     checkpoint_folder,
@@ -107,7 +108,7 @@ def model_without_weights(
     try:
         config = architecture.model_class.config_class.from_pretrained(weights)
         with no_init_weights(), _parameters_without_storage():
-            model = architecture.model_class._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+            model = new_model(architecture.model_class, config, dtype=dtype, attn_implementation=attn_implementation)
         config.name_or_path = weights
         model.requires_grad_(True)  # as from_pretrained leaves it
         model.tie_weights()

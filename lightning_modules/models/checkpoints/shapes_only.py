@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from lightning_modules.models.architectures.transformers_internals import new_model
 from lightning_modules.models.checkpoints.checkpoint_folder import load_architecture
 
 _folder_of: ContextVar[Callable[[str], Path] | None] = ContextVar("folder_of", default=None)
@@ -50,7 +51,7 @@ def model_of_shapes(weights: str, dtype: torch.dtype, attn_implementation: str) 
     folder = str(folder_of(weights))
     architecture = load_architecture(folder)[0]
     config = architecture.model_class.config_class.from_pretrained(folder)
-    model = architecture.model_class._from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+    model = new_model(architecture.model_class, config, dtype=dtype, attn_implementation=attn_implementation)
     model.requires_grad_(True)
     model.generation_config = GenerationConfig()
     return model, SimpleNamespace()

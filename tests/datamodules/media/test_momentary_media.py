@@ -14,8 +14,7 @@ import pytest
 import soundfile
 
 from datamodules.batching.clip_requests import RequestSettings, clip_request
-from datamodules.batching.silent_clips import silent_clip
-from datamodules.batching.traced_clips import traced_clip
+from datamodules.batching.items import silent_clip, traced_clip
 from datamodules.media.audio import ClipFolder, WaveformCache, load_waveform
 from datamodules.media.media_files import MediaError, MomentaryMediaError, check_media
 from datamodules.media.media_index import MediaIndex

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.stub_endpoint import Canned, StubEndpoint
-from datamodules.batching.silent_clips import TeacherExample
+from datamodules.batching.items import TeacherExample
 from inference.chat_api.chat_endpoint import EndpointSettings
 from inference.chat_api.chat_reply import parse_reply
 from inference.chat_api.retries import EndpointError, RetryPolicy

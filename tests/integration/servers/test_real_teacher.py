@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 
-from datamodules.batching.silent_clips import TeacherExample
+from datamodules.batching.items import TeacherExample
 from datamodules.media.video import image_parts, jpeg_base64, video_parts, video_timing
 from inference.chat_api.chat_endpoint import EndpointSettings, RequestStats
 from inference.vllm_server import VLLMServer

@@ -1,4 +1,4 @@
-"""The embedded teacher sees, the embedded checker hears, and together they do what the paper's do."""
+"""The synthetic world's teacher sees, its checker hears, and together they do what the paper's do."""
 
 import dataclasses
 import json

@@ -10,7 +10,7 @@ import yaml
 
 from datamodules.media.audio import load_waveform
 from evaluation.__main__ import main
-from tests.support.embedded import build_world
+from tests.support.synthetic_world import build_world
 from train import main as train
 
 

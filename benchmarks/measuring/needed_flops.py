@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from benchmarks.shapes import Shape
+from benchmarks.measuring.shapes import Shape
 from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.batch import AudioQABatch
 

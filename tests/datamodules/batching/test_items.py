@@ -2,9 +2,8 @@
 
 from lightning.fabric.utilities import move_data_to_device
 
+from datamodules.batching.items import Prepared, TeacherExample
 from datamodules.batching.loading import SentBatch
-from datamodules.batching.prepared import Prepared
-from datamodules.batching.silent_clips import TeacherExample
 from records.records import Question
 
 

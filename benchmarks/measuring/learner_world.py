@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor, WhisperFeatureExtractor
 
-from benchmarks.shapes import Shape, random_model
+from benchmarks.measuring.shapes import Shape, random_model
 from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.batching.collate import Collator, Example
 from datamodules.media.audio import SAMPLE_RATE

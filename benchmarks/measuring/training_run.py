@@ -8,8 +8,8 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.learner_world import World
-from benchmarks.trainer_fit import fit
+from benchmarks.measuring.learner_world import World
+from benchmarks.measuring.trainer_fit import fit
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader

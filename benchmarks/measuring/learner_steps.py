@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from benchmarks import conventional
-from benchmarks.laps import Laps
-from benchmarks.learner_world import World, build_model
-from benchmarks.run_record import spread
-from benchmarks.shapes import Shape, advantages_of, give_adapters_something_to_say
-from benchmarks.trainer_fit import fit, module_of
+from benchmarks.measuring import conventional
+from benchmarks.measuring.laps import Laps
+from benchmarks.measuring.learner_world import World, build_model
+from benchmarks.measuring.run_record import spread
+from benchmarks.measuring.shapes import Shape, advantages_of, give_adapters_something_to_say
+from benchmarks.measuring.trainer_fit import fit, module_of
 from datamodules.batching.audio_tokens import audio_token_counts
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
