@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
+from runtime.ending_signals import NAMES, status_after
 from runtime.uninterrupted import END_NOW
 
 GRACE = 3.0
@@ -29,7 +31,6 @@ SECONDS_TO_HEAR = 5.0
 SECONDS_TO_END = 60.0
 """Seconds after which a rank that is ending by itself is ended."""
 
-_TOLD_TO_END = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 _TOKEN_BYTES = 32
 _WORD = struct.Struct("!IB")
 """A rank and the exit status with which it ends."""
@@ -42,9 +43,13 @@ class FellowRanks(Callback):
     a rank that ends in order says with which status before, and the first one tells all. So a failure is seen at once,
     also from within a collective of NCCL, in which no Python code of the main thread runs. Where it runs, the stage
     ends in order: callbacks write what they have.
+
+    Args:
+        status_of: Tells with which status this process ends because of an exception.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, status_of: Callable[[BaseException], int] | None = None) -> None:
+        self._status_of = status_of or exit_status
         self._rank = 0
         self._connections: list[socket.socket] = []
         self._listener: socket.socket | None = None
@@ -92,7 +97,7 @@ class FellowRanks(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.world_size == 1 or self._ending.is_set():
             return
-        status = exit_status(exception)
+        status = self._status_of(exception)
         if self._lost is None and isinstance(exception, RuntimeError):
             time.sleep(0.5)  # a collective may have failed because of a rank whose end is only just being heard of
         if self._lost is not None and not isinstance(exception, SystemExit):
@@ -108,7 +113,7 @@ class FellowRanks(Callback):
             rank: The other one.
             status: Its exit status; where it was told to end, this process ends with the same, and with 1 otherwise.
         """
-        status = status if status in _TOLD_TO_END else 1
+        status = status if status in NAMES else 1
         with self._first_loss:
             if self._lost is not None or self._ending.is_set():
                 return
@@ -126,8 +131,8 @@ class FellowRanks(Callback):
         os._exit(status)
 
     def _said(self, rank: int, status: int) -> str:
-        if status in _TOLD_TO_END:
-            return f"rank {rank} was ended by {_TOLD_TO_END[status]}, so all ranks end; what was written is kept"
+        if status in NAMES:
+            return f"rank {rank} was ended by {NAMES[status]}, so all ranks end; what was written is kept"
         return (
             f"rank {rank} has failed or was killed (its own message, if it had time for one, says why), so all ranks "
             "end; what was written is kept"
@@ -205,9 +210,9 @@ def exit_status(error: BaseException) -> int:
         error: What was raised.
     """
     if isinstance(error, SIGTERMException):
-        return 128 + signal.SIGTERM
+        return error.code if isinstance(error.code, int) else status_after(signal.SIGTERM)
     if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        return status_after(signal.SIGINT)
     return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 0 else 1
 
 

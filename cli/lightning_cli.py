@@ -183,8 +183,9 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
-        fellows = FellowRanks()
-        options["callbacks"] = [fellows, *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
+        ending = EndBySignal()
+        fellows = FellowRanks(ending.status_of)
+        options["callbacks"] = [fellows, *_as_list(options.get("callbacks")), *self._standing_callbacks(options), ending]
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -199,7 +200,8 @@ class SightSoundCLI(LightningCLI):
             raise ConfigError(f"trainer: {' '.join(str(error).split())} That is, {slurm.way_out(*wanted)}") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-        if isinstance(trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
+        if isinstance(environment := trainer._accelerator_connector.cluster_environment, SLURMEnvironment):
+            environment.auto_requeue = False  # Lightning would write in the middle of a batch, and train on
             slurm.check_tasks(trainer.num_devices, trainer.num_nodes, os.environ)
         if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
             trainer.strategy._launcher = RankLauncher(launcher, fellows.lost)
@@ -207,7 +209,7 @@ class SightSoundCLI(LightningCLI):
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
         callbacks = _as_list(options.get("callbacks"))
-        standing: list[Callback] = [EndBySignal()]
+        standing: list[Callback] = []
         if not any(isinstance(callback, StepSeed) for callback in callbacks):
             seed = self._get(self.config, "seed_everything")
             standing.append(StepSeed(seed=int(seed) if isinstance(seed, int) else 0))

@@ -5,10 +5,12 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from runtime.ending_signals import ENDING
+
 END_NOW: signal.Signals = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 """What a thread of this process sends the main thread to end the stage."""
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, END_NOW)
+_ENDING = (*ENDING, END_NOW)
 
 
 @contextlib.contextmanager
