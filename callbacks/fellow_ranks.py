@@ -55,6 +55,7 @@ class FellowRanks(Callback):
         self._listener: socket.socket | None = None
         self._ending = threading.Event()
         self._lost: tuple[int, int] | None = None
+        self._why: str | None = None
         self._first_loss = threading.Lock()
         self._may_interrupt = False
         os.register_at_fork(after_in_child=self._forget)
@@ -83,7 +84,7 @@ class FellowRanks(Callback):
                 rank_zero_warn(f"rank {rank} cannot reach rank 0 at {host}:{port} ({error}): it would not see it fail")
                 return
             connection.settimeout(None)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _keep_alive(connection)
             connection.sendall(token + rank.to_bytes(4, "big"))
             self._connections = [connection]
             watch = threading.Thread(target=self._watch_first, args=(connection, self._ending), daemon=True)
@@ -106,21 +107,22 @@ class FellowRanks(Callback):
         # what Lightning does next, such as moving the weights off the GPU, waits for collectives that never return
         threading.Thread(target=self._leave_late, args=(status,), daemon=True).start()
 
-    def lost(self, rank: int, status: int) -> None:
-        """End this process because another rank has ended; to be called in a thread, returns when it ends by itself.
+    def lost(self, rank: int, status: int, why: str | None = None) -> None:
+        """End this process because of another rank; to be called in a thread, returns when it ends by itself.
 
         Args:
             rank: The other one.
             status: Its exit status; where it was told to end, this process ends with the same, and with 1 otherwise.
+            why: Said of it, where it has not ended and all ranks know that; by default that it has.
         """
         status = status if status in NAMES else 1
         with self._first_loss:
             if self._lost is not None or self._ending.is_set():
                 return
-            self._lost = rank, status
-        if self._rank == 0:
+            self._lost, self._why = (rank, status), why
+        if self._rank == 0 and why is None:
             self._tell(rank, status)
-        if self._ending.wait(GRACE):
+        if why is None and self._ending.wait(GRACE):
             return
         if self._rank == (1 if rank == 0 else 0):  # one says it for all
             print(f"train.py: {self._said(rank, status)}", file=sys.stderr, flush=True)
@@ -131,6 +133,8 @@ class FellowRanks(Callback):
         os._exit(status)
 
     def _said(self, rank: int, status: int) -> str:
+        if self._why is not None:
+            return self._why
         if status in NAMES:
             return f"rank {rank} was ended by {NAMES[status]}, so all ranks end; what was written is kept"
         return (
@@ -225,6 +229,14 @@ def _hear(connection: socket.socket) -> tuple[int, int] | None:
     return _WORD.unpack(heard) if len(heard) == _WORD.size else None
 
 
+def _keep_alive(connection: socket.socket) -> None:
+    """Let the system ask whether the other machine is still there: one without power closes no connection."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):  # 30 s of silence, then six questions
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 def _admit(listener: socket.socket, token: bytes) -> tuple[socket.socket, int] | None:
     """Accept a rank that knows the run's token; anybody else is turned away."""
     connection, _ = listener.accept()
@@ -237,5 +249,5 @@ def _admit(listener: socket.socket, token: bytes) -> tuple[socket.socket, int] |
         connection.close()
         return None
     connection.settimeout(None)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    _keep_alive(connection)
     return connection, int.from_bytes(hello[_TOKEN_BYTES:], "big")

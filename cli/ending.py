@@ -18,9 +18,10 @@ from callbacks.fellow_ranks import exit_status
 from cli.ranks import is_launched
 from runtime.all_ranks import is_rank_zero, largest_of_ranks
 from runtime.ending_signals import ENDING, status_after
+from runtime.second_signal import ended_by_second_signal, heard
 
 _AFTER_BATCH = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals at which training ends after the batch under way; where several came to the ranks, the larger number holds."""
+"""Signals at which training ends after the batch under way; where both came, the larger number, SIGTERM, holds."""
 
 _owner = 0
 
@@ -52,7 +53,8 @@ def ended_by_signals() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, _end)
-        yield
+        with ended_by_second_signal():
+            yield
     except SIGTERMException as error:
         raise Ended(exit_status(error)) from None
     except KeyboardInterrupt as error:
@@ -145,6 +147,7 @@ class EndBySignal(Callback):
     def _end_after_batch(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != _owner:
             return  # a DataLoader's worker; it ends with this process
+        heard()
         if self._wanted == number == signal.SIGTERM:
             self._end(number, frame)
         if number <= self._wanted:
@@ -166,6 +169,7 @@ def _end(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             return  # the batch under way still needs it
         raise KeyboardInterrupt
+    heard()
     signal.signal(signal.SIGCHLD, lambda *_: None)  # workers that got the signal too: their end is no error any more
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

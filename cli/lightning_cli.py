@@ -24,6 +24,7 @@ from wandb.errors.term import termsetup
 from callbacks.checkpoints.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.checkpoints.whole_checkpoint import PLAIN_VALUES
 from callbacks.fellow_ranks import FellowRanks
+from callbacks.hung_ranks import HungRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli import slurm
@@ -185,7 +186,13 @@ class SightSoundCLI(LightningCLI):
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
         ending = EndBySignal()
         fellows = FellowRanks(ending.status_of)
-        options["callbacks"] = [fellows, *_as_list(options.get("callbacks")), *self._standing_callbacks(options), ending]
+        options["callbacks"] = [
+            fellows,
+            HungRanks(fellows.lost),
+            *_as_list(options.get("callbacks")),
+            *self._standing_callbacks(options),
+            ending,
+        ]
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

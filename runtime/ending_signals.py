@@ -3,7 +3,7 @@
 import signal
 
 COME_AGAIN = 75
-"""Status after SIGUSR1 (``EX_TEMPFAIL`` of sysexits.h): the same command goes on from here with ``--ckpt_path last``."""
+"""Status after SIGUSR1 (``EX_TEMPFAIL`` of sysexits.h): the same command goes on from here."""
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
