@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
+from runtime.ending_signals import NAMES, status_after
 from runtime.uninterrupted import END_NOW
 
 GRACE = 3.0
@@ -29,7 +31,6 @@ SECONDS_TO_HEAR = 5.0
 SECONDS_TO_END = 60.0
 """Seconds after which a rank that is ending by itself is ended."""
 
-_TOLD_TO_END = {128 + number: number.name for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 _TOKEN_BYTES = 32
 _WORD = struct.Struct("!IB")
 """A rank and the exit status with which it ends."""
@@ -42,14 +43,19 @@ class FellowRanks(Callback):
     a rank that ends in order says with which status before, and the first one tells all. So a failure is seen at once,
     also from within a collective of NCCL, in which no Python code of the main thread runs. Where it runs, the stage
     ends in order: callbacks write what they have.
+
+    Args:
+        status_of: Tells with which status this process ends because of an exception.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, status_of: Callable[[BaseException], int] | None = None) -> None:
+        self._status_of = status_of or exit_status
         self._rank = 0
         self._connections: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self._ending = threading.Event()
         self._lost: tuple[int, int] | None = None
+        self._why: str | None = None
         self._first_loss = threading.Lock()
         self._may_interrupt = False
         os.register_at_fork(after_in_child=self._forget)
@@ -78,7 +84,7 @@ class FellowRanks(Callback):
                 rank_zero_warn(f"rank {rank} cannot reach rank 0 at {host}:{port} ({error}): it would not see it fail")
                 return
             connection.settimeout(None)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _keep_alive(connection)
             connection.sendall(token + rank.to_bytes(4, "big"))
             self._connections = [connection]
             watch = threading.Thread(target=self._watch_first, args=(connection, self._ending), daemon=True)
@@ -92,7 +98,7 @@ class FellowRanks(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.world_size == 1 or self._ending.is_set():
             return
-        status = exit_status(exception)
+        status = self._status_of(exception)
         if self._lost is None and isinstance(exception, RuntimeError):
             time.sleep(0.5)  # a collective may have failed because of a rank whose end is only just being heard of
         if self._lost is not None and not isinstance(exception, SystemExit):
@@ -101,21 +107,22 @@ class FellowRanks(Callback):
         # what Lightning does next, such as moving the weights off the GPU, waits for collectives that never return
         threading.Thread(target=self._leave_late, args=(status,), daemon=True).start()
 
-    def lost(self, rank: int, status: int) -> None:
-        """End this process because another rank has ended; to be called in a thread, returns when it ends by itself.
+    def lost(self, rank: int, status: int, why: str | None = None) -> None:
+        """End this process because of another rank; to be called in a thread, returns when it ends by itself.
 
         Args:
             rank: The other one.
             status: Its exit status; where it was told to end, this process ends with the same, and with 1 otherwise.
+            why: Said of it, where it has not ended and all ranks know that; by default that it has.
         """
-        status = status if status in _TOLD_TO_END else 1
+        status = status if status in NAMES else 1
         with self._first_loss:
             if self._lost is not None or self._ending.is_set():
                 return
-            self._lost = rank, status
-        if self._rank == 0:
+            self._lost, self._why = (rank, status), why
+        if self._rank == 0 and why is None:
             self._tell(rank, status)
-        if self._ending.wait(GRACE):
+        if why is None and self._ending.wait(GRACE):
             return
         if self._rank == (1 if rank == 0 else 0):  # one says it for all
             print(f"train.py: {self._said(rank, status)}", file=sys.stderr, flush=True)
@@ -126,8 +133,10 @@ class FellowRanks(Callback):
         os._exit(status)
 
     def _said(self, rank: int, status: int) -> str:
-        if status in _TOLD_TO_END:
-            return f"rank {rank} was ended by {_TOLD_TO_END[status]}, so all ranks end; what was written is kept"
+        if self._why is not None:
+            return self._why
+        if status in NAMES:
+            return f"rank {rank} was ended by {NAMES[status]}, so all ranks end; what was written is kept"
         return (
             f"rank {rank} has failed or was killed (its own message, if it had time for one, says why), so all ranks "
             "end; what was written is kept"
@@ -205,9 +214,9 @@ def exit_status(error: BaseException) -> int:
         error: What was raised.
     """
     if isinstance(error, SIGTERMException):
-        return 128 + signal.SIGTERM
+        return error.code if isinstance(error.code, int) else status_after(signal.SIGTERM)
     if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT
+        return status_after(signal.SIGINT)
     return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code > 0 else 1
 
 
@@ -218,6 +227,14 @@ def _hear(connection: socket.socket) -> tuple[int, int] | None:
         while len(heard) < _WORD.size and (part := connection.recv(_WORD.size - len(heard))):
             heard += part
     return _WORD.unpack(heard) if len(heard) == _WORD.size else None
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Let the system ask whether the other machine is still there: one without power closes no connection."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):  # 30 s of silence, then six questions
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _admit(listener: socket.socket, token: bytes) -> tuple[socket.socket, int] | None:
@@ -232,5 +249,5 @@ def _admit(listener: socket.socket, token: bytes) -> tuple[socket.socket, int] |
         connection.close()
         return None
     connection.settimeout(None)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    _keep_alive(connection)
     return connection, int.from_bytes(hello[_TOKEN_BYTES:], "big")

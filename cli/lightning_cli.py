@@ -20,6 +20,7 @@ from typing_extensions import override
 from callbacks.checkpoints.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.checkpoints.whole_checkpoint import PLAIN_VALUES
 from callbacks.fellow_ranks import FellowRanks
+from callbacks.hung_ranks import HungRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
 from cli import slurm
@@ -187,8 +188,15 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
-        fellows = FellowRanks()
-        options["callbacks"] = [fellows, *_as_list(options.get("callbacks")), *self._standing_callbacks(options)]
+        ending = EndBySignal()
+        fellows = FellowRanks(ending.status_of)
+        options["callbacks"] = [
+            fellows,
+            HungRanks(fellows.lost),
+            *_as_list(options.get("callbacks")),
+            *self._standing_callbacks(options),
+            ending,
+        ]
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -203,7 +211,8 @@ class SightSoundCLI(LightningCLI):
             raise ConfigError(f"trainer: {' '.join(str(error).split())} That is, {slurm.way_out(*wanted)}") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-        if isinstance(cluster_environment(trainer), SLURMEnvironment):
+        if isinstance(environment := cluster_environment(trainer), SLURMEnvironment):
+            environment.auto_requeue = False  # Lightning would write in the middle of a batch, and train on
             slurm.check_tasks(trainer.num_devices, trainer.num_nodes, os.environ)
         if isinstance(launcher := trainer.strategy.launcher, SubprocessLauncher):
             set_launcher(trainer, RankLauncher(launcher, fellows.lost))
@@ -211,7 +220,7 @@ class SightSoundCLI(LightningCLI):
 
     def _standing_callbacks(self, options: dict[str, Any]) -> list[Callback]:
         callbacks = _as_list(options.get("callbacks"))
-        standing: list[Callback] = [EndBySignal()]
+        standing: list[Callback] = []
         if not any(isinstance(callback, StepSeed) for callback in callbacks):
             seed = self._get(self.config, "seed_everything")
             standing.append(StepSeed(seed=int(seed) if isinstance(seed, int) else 0))

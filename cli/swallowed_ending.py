@@ -5,10 +5,11 @@ signal that comes in the middle of one would be lost, and a DataLoader forks its
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 from runtime.uninterrupted import END_NOW
@@ -17,20 +18,20 @@ _SOON = 0.02  # seconds, after which the main thread has left what swallows
 
 
 @contextlib.contextmanager
-def raised_again(is_ending: Callable[[object], bool], is_worker: Callable[[], bool]) -> Iterator[None]:
+def raised_again(endings: tuple[type[BaseException], ...], of: int) -> Iterator[None]:
     """Raise endings again that were swallowed inside the block.
 
     Args:
-        is_ending: Says whether an exception ends the process.
-        is_worker: Says whether this is a process that was forked inside the block: those end with their parent.
+        endings: Exceptions that end the process.
+        of: The process; those that it forks inside the block end with it.
     """
     before = sys.unraisablehook
 
     def hook(found: "sys.UnraisableHookArgs") -> None:
         ending = found.exc_value
-        if ending is None or not is_ending(ending):
+        if not isinstance(ending, endings):
             before(found)
-        elif not is_worker():
+        elif os.getpid() == of:
 
             def end(number: int, frame: FrameType | None) -> None:
                 raise ending

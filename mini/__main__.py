@@ -61,7 +61,7 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that servers and stage are stopped too
         signal.signal(number, _exit)
     try:
-        with raised_again(lambda error: isinstance(error, (KeyboardInterrupt, SystemExit)), lambda: False):
+        with raised_again((KeyboardInterrupt, SystemExit), of=os.getpid()):
             main()
     except UserError as error:
         sys.exit(f"mini: {error}\nmini: `{again(sys.argv[1:])}` goes on from there")

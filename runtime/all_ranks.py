@@ -37,6 +37,19 @@ def all_gather_objects(trainer: Trainer, rows: list[T]) -> list[T]:
     return [row for shard in shards for row in shard]
 
 
+def largest_of_ranks(trainer: Trainer, number: int) -> int:
+    """Return the largest of all ranks' numbers; every rank must call it.
+
+    Args:
+        trainer: The trainer.
+        number: This rank's.
+    """
+    if trainer.world_size == 1:
+        return number
+    found = trainer.strategy.reduce(torch.tensor(number, device=trainer.strategy.root_device), reduce_op="max")
+    return int(found)
+
+
 def of_rank_zero(trainer: Trainer, work: Callable[[], T]) -> T:
     """Do something on rank 0 alone and return its result on all ranks; every rank must call it.
 

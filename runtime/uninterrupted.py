@@ -4,11 +4,15 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
+
+from runtime.ending_signals import ENDING
+from runtime.second_signal import heard
 
 END_NOW: signal.Signals = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 """What a thread of this process sends the main thread to end the stage."""
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, END_NOW)
+_ENDING = (*ENDING, END_NOW)
 
 
 @contextlib.contextmanager
@@ -18,10 +22,15 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[signal.Signals] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        heard()
+        came.append(signal.Signals(number))
+
     handlers = {number: signal.getsignal(number) for number in _ENDING}
     try:
         for number in [number for number, handler in handlers.items() if handler is not signal.SIG_IGN]:
-            signal.signal(number, lambda number, frame: came.append(signal.Signals(number)))
+            signal.signal(number, note)
         yield
     finally:
         for number, handler in handlers.items():

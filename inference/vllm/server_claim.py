@@ -2,8 +2,8 @@
 
 import contextlib
 import hashlib
-import ipaddress
 import os
+import socket
 import tempfile
 import weakref
 from pathlib import Path
@@ -61,9 +61,18 @@ class ServerClaim:
 
 
 def _name(url: str) -> str:
-    """Return a name of a server, the same for all names of this machine."""
+    """Return a name of a server, the same for all names and addresses of this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    with contextlib.suppress(ValueError):
-        host = "localhost" if ipaddress.ip_address(host).is_loopback else host
+    host = "localhost" if _is_here(host) else host
     return hashlib.sha256(f"{host}:{parts.port or parts.scheme}".encode()).hexdigest()[:16]
+
+
+def _is_here(host: str) -> bool:
+    """Tell whether a name or address is this machine's: nothing can be bound to one of another."""
+    with contextlib.suppress(OSError, UnicodeError):
+        family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+        return True
+    return False

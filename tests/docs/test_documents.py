@@ -28,7 +28,7 @@ _FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"(python |make \w|vllm serve |torchrun |wandb sweep )")
 _VARIABLE = re.compile(r"[A-Z_]+=")
-_PATH = re.compile(r"\.?[\w.-]+(/[\w.{}-]+)*(/|\.(py|yaml|md|sh|j2|toml))")
+_PATH = re.compile(r"\.?[\w.-]+(/[\w.{}-]+)*(/|\.(py|yaml|md|sh|sbatch|j2|toml))")
 _ELSEWHERE = re.compile(r"(runs|data|my_data|site|errors|\.venv)/|report\.|kitchen\.py|my\.py|head\.|<")
 
 
@@ -110,8 +110,18 @@ def understood(words: list[str]) -> None:
         raise AssertionError(f"nothing checks {program} {shlex.join(arguments)}")
 
 
+def expanded(words: list[str]) -> list[str]:
+    """The command of ``train.py`` that a launch file makes of its arguments, which must be there."""
+    for at, word in enumerate(words[:3]):
+        if word.startswith("launch/"):
+            assert (ROOT / word).is_file() and (words[0] == "sbatch") == word.endswith(".sbatch")
+            return ["python", "train.py", *words[at + 1 :]]
+    return words
+
+
 def stage_of(words: list[str]) -> tuple[tuple[str, ...], list[str]] | None:
     """Subcommand and configurations of a command of ``train.py``, and its other options."""
+    words = expanded(words)
     if "train.py" not in words:
         return None
     launcher, stage = words[: words.index("train.py")], words[words.index("train.py") + 1 :]
@@ -148,7 +158,7 @@ def test_stages_accept_their_commands(stage: tuple[str, ...], options: list[str]
     assert accepted([subcommand, *configs, *options])
 
 
-@pytest.mark.parametrize("command", sorted({command for command in commands() if "train.py" not in command}))
+@pytest.mark.parametrize("command", sorted({c for c in commands() if "train.py" not in c and "launch/" not in c}))
 def test_programs_accept_their_commands(command: str, only_parsed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", sys.argv)
     understood(parts(command))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,10 @@ class RecordingVLLMRollout(VLLMRollout):
             with open(self.record, "a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asked) + "\n")
         return samples, version
+
+
+class Leisurely(Callback):
+    """Takes its time over each training batch, so that a signal comes in the midst of them."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(1)

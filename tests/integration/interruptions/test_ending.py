@@ -16,11 +16,12 @@ from records.records import Trace, Verdict, write_jsonl
 from runtime.uninterrupted import uninterrupted
 from tests.support.ranks import forked, stage
 from tests.support.stages import OPTIONS, Stage, records, stage_args
+from train import main
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_a_stage_ends_at_once_and_goes_on_later(
     run_verify: Stage, avqa: Path, tmp_path: Path, number: int, status: int
 ) -> None:
@@ -59,31 +60,71 @@ def test_a_stage_ends_at_once_and_goes_on_later(
     assert len({(v.question_id, v.sample) for v in records(out / "verdicts", Verdict)}) == 36
 
 
-class TermAt(Callback):
-    """Sends the process SIGTERM when a training batch begins, once or twice."""
+class SignalAt(Callback):
+    """Sends the process a signal when a training batch begins, once or twice, or when a validation begins."""
 
-    def __init__(self, batch: int, times: int = 1) -> None:
-        self.batch = batch
-        self.times = times
+    def __init__(self, batch: int, times: int = 1, number: int = signal.SIGTERM, validation: bool = False) -> None:
+        self.batch, self.times, self.number, self.validation = batch, times, number, validation
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == self.batch:
             for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), self.number)
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if self.validation and trainer.global_step == 4:
+            self.validation = False
+            os.kill(os.getpid(), self.number)
+
+
+VALIDATED = "{limit_val_batches: 2, val_check_interval: 4, num_sanity_val_steps: 0}"
 
 
 @pytest.mark.parametrize(
     "validation",
-    ["limit_val_batches: 0", "{limit_val_batches: 2, val_check_interval: 4, num_sanity_val_steps: 0}"],
+    ["limit_val_batches: 0", VALIDATED],
     ids=["alone", "before_a_validation"],
 )
-@pytest.mark.parametrize(("times", "batches"), [(1, 4), (2, None)])
+@pytest.mark.parametrize(
+    ("number", "status", "times", "batches"),
+    [(signal.SIGTERM, 143, 1, 4), (signal.SIGTERM, 143, 2, None), (signal.SIGUSR1, 75, 2, 4)],
+)
 def test_training_ends_after_the_batch_and_can_be_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, batches: int | None, validation: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    status: int,
+    times: int,
+    batches: int | None,
+    validation: str,
 ) -> None:
-    from train import main
+    before = signal.getsignal(number)
+    signals = f"{{batch: 3, times: {times}, number: {int(number)}}}"
+    config = write_config(tmp_path, validation, signals)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", str(config)])
+    assert ended.value.code == status
+    assert signal.getsignal(number) is before
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert last.exists() == (batches is not None)
+    if batches is not None:
+        assert torch.load(last, weights_only=False)["global_step"] == batches
+        more = ["--ckpt_path", "last", "--trainer.callbacks+=tests.integration.interruptions.test_ending.Steps"]
+        assert main(["fit", "--config", str(config), *more]).trainer.global_step == 8
 
-    before = signal.getsignal(signal.SIGTERM)
+
+def test_who_asks_for_the_device_back_waits_for_a_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which at SIGTERM is broken off, with the batches since the last checkpoint."""
+    config = write_config(tmp_path, VALIDATED, f"{{batch: -1, number: {int(signal.SIGUSR1)}, validation: true}}")
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", str(config)])
+    assert ended.value.code == 75
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == 5
+
+
+def write_config(tmp_path: Path, validation: str, signals: str) -> Path:
     config = tmp_path / "config.yaml"
     config.write_text(
         f"""
@@ -95,8 +136,8 @@ trainer:
   enable_model_summary: false
   {validation.strip("{}").replace(", ", chr(10) + "  ")}
   callbacks:
-    - class_path: tests.integration.interruptions.test_ending.TermAt
-      init_args: {{batch: 3, times: {times}}}
+    - class_path: tests.integration.interruptions.test_ending.SignalAt
+      init_args: {signals}
     - class_path: callbacks.LastCheckpoint
 model:
   class_path: lightning.pytorch.demos.boring_classes.BoringModel
@@ -104,17 +145,7 @@ data:
   class_path: lightning.pytorch.demos.boring_classes.BoringDataModule
 """
     )
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", "--config", str(config)])
-    assert ended.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is before
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    assert last.exists() == (batches is not None)
-    if batches is not None:
-        assert torch.load(last, weights_only=False)["global_step"] == batches
-        more = ["--ckpt_path", "last", "--trainer.callbacks+=tests.integration.interruptions.test_ending.Steps"]
-        assert main(["fit", "--config", str(config), *more]).trainer.global_step == 8
+    return config
 
 
 class Steps(Callback):

@@ -10,7 +10,9 @@ import lightning
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
+import callbacks.hung_ranks
 from callbacks.fellow_ranks import FellowRanks
+from callbacks.hung_ranks import HungRanks
 from cli.ranks import end_with_launcher, run_rank
 
 
@@ -33,7 +35,11 @@ class Waits(lightning.LightningModule):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.how == "told":
                 raise SystemExit(128 + signal.SIGTERM)
+            if self.how == "hang":
+                time.sleep(3600)
             raise ValueError("a fault of this rank")
+        elif self.how == "hang":
+            self.trainer.strategy.barrier()
         else:
             # of a process that is gone gloo would say so at once; of one that hangs, as of NCCL, nothing is heard
             time.sleep(3600)
@@ -52,12 +58,14 @@ class Keeps(lightning.Callback):
 
 
 def run(folder: Path, how: str, rank: int, watched: bool = True, **devices) -> None:
+    callbacks.hung_ranks.SHARE = 2.0 / 1800  # of the half hour that ranks wait for each other
+    fellows = FellowRanks()
     trainer = lightning.Trainer(
         accelerator="cpu",
         strategy=DDPStrategy(process_group_backend="gloo"),
         max_epochs=1,
         logger=False,
-        callbacks=[FellowRanks(), Keeps()] if watched else [],
+        callbacks=[fellows, HungRanks(fellows.lost), Keeps()] if watched else [],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -71,6 +71,23 @@ def test_ranks_without_a_launcher_end_together(
             process.kill()
 
 
+def test_a_rank_that_hangs_is_named_and_all_end(tmp_path: Path) -> None:
+    """The one that waits for it is deaf: gloo's barrier has half an hour."""
+    ranks = start_ranks(failing_rank.rank_by_hand, tmp_path, "hang", 1, folder=tmp_path)
+    try:
+        all_ended_within(tmp_path, 25)
+        for process in ranks:
+            process.join(10)
+        assert [process.exitcode for process in ranks] == [1, 1]
+        said = "".join((tmp_path / f"log-{rank}").read_text() for rank in range(2))
+        assert said.count("no rank has come further for 2 s, so all ranks end; rank 1 did not come") == 1, said
+        assert "rank 1 in training_step (failing_rank.py:" in said and "rank 0 in barrier (distributed_c10d.py:" in said
+        assert "rank 1 has failed or was killed" not in said
+    finally:
+        for process in ranks:
+            process.kill()
+
+
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
     """Starts shell commands in the place of ranks that this process has launched."""
