@@ -72,7 +72,7 @@ class HungRanks(Callback):
         if trainer.world_size == 1 or self._thread is not None or not torch.distributed.is_initialized():
             return
         self._done = threading.Event()
-        own: Any = distributed_c10d._get_default_store()
+        own: Any = distributed_c10d._get_default_store()  # a group's store has no public name
         store = own.clone()  # the main thread may be waiting on its own
         watch = (store, trainer.global_rank, trainer.world_size, limit, self._done)
         self._thread = threading.Thread(target=self._watch, args=watch, name="hung ranks", daemon=True)

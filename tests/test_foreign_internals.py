@@ -32,6 +32,7 @@ ELSEWHERE = {
         "torch.utils._pytree",
     },
     "callbacks/checkpoints/whole_checkpoint.py": {"_save_checkpoint"},
+    "callbacks/hung_ranks.py": {"_get_default_store"},
     "cli/lightning_cli.py": {"_parse_ckpt_path"},
     "cli/plan.py": {"_run_subcommand"},
     "cli/ranks.py": {"_call_children_scripts"},
@@ -134,6 +135,7 @@ USES = {
         "lightning/fabric/strategies/model_parallel.py: "
         "_setup_device_mesh(data_parallel_size tensor_parallel_size world_size device)",
     ),
+    "callbacks/hung_ranks.py": ("torch/distributed/distributed_c10d.py: _get_default_store()",),
     "inference/vllm/client.py": (
         "vllm/entrypoints/scale_out/token_in_token_out/api_router.py: '\"/inference/v1/generate\"'",
         "vllm/entrypoints/serve/dev/rpc/api_router.py: '\"/collective_rpc\"'",
