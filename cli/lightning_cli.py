@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import OmegaConf
@@ -22,7 +23,7 @@ from typing_extensions import override
 from wandb.errors.term import termsetup
 
 from callbacks.checkpoints.checkpointing import WRITTEN_BY, AtomicCheckpointIO
-from callbacks.checkpoints.whole_checkpoint import PLAIN_VALUES
+from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from callbacks.fellow_ranks import FellowRanks
 from callbacks.progress import ProgressLines, bar_is_visible
 from callbacks.step_seed import StepSeed
@@ -33,6 +34,7 @@ from cli.ending import EndBySignal
 from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.checkpoints.sharded_checkpoint import PLAIN_VALUES
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
 from runtime.all_ranks import is_rank_zero
 from runtime.folder_claim import claimed
@@ -188,7 +190,9 @@ class SightSoundCLI(LightningCLI):
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            options["plugins"] = [*plugins, AtomicCheckpointIO()]
+            options["plugins"] = [*plugins, AtomicCheckpointIO(moments=self.subcommand == "fit")]
+        if type(options.get("strategy")) is ModelParallelStrategy:
+            options["strategy"] = ShardedStrategy.of(options["strategy"])
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except RuntimeError as error:
