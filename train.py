@@ -1,4 +1,4 @@
-"""The command line of every stage: ``python train.py {fit,validate,test,predict,plan} --config NAME.yaml``."""
+"""The command line of every stage: ``python train.py {fit,validate,test,predict,plan,export} --config NAME.yaml``."""
 
 import os
 import sys
@@ -10,6 +10,7 @@ from cli.config_layers import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
 from cli.ending import Ended, ended_by_signals
 from cli.error_messages import user_sentence
+from cli.export import export
 from cli.lightning_cli import SightSoundCLI
 from cli.plan import plan
 from cli.ranks import end_with_launcher, leave, run_rank
@@ -44,6 +45,9 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
         if args[:1] == ["plan"]:
             status = plan(args[1:], configs)
             raise SystemExit(status)
+        if args[:1] == ["export"]:
+            export(args[1:])
+            raise SystemExit(0)
         cli = SightSoundCLI(args)
         status = 0
         return cli

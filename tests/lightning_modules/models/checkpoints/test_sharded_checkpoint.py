@@ -9,6 +9,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter, _StorageIn
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError, load_processor
 from lightning_modules.models.checkpoints.sharded_checkpoint import (
     METADATA,
     PLAIN_VALUES,
@@ -84,3 +85,10 @@ def test_one_of_an_earlier_version_is_named(folder: Path) -> None:
     torch.save({"step": 1}, folder / PLAIN_VALUES)
     with pytest.raises(CheckpointError, match="written by an earlier version"):
         ShardedCheckpoint(folder)
+
+
+def test_it_is_no_place_of_weights(folder: Path) -> None:
+    (folder.parent / "one.ckpt").write_bytes(b"a checkpoint of one file")
+    for path in (folder, folder.parent / "one.ckpt"):
+        with pytest.raises(WeightsError, match=r"ckpt' is a checkpoint, .* `python train.py export`"):
+            load_processor(str(path))
