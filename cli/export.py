@@ -46,7 +46,9 @@ def export(args: Sequence[str]) -> None:
 
 def own_options() -> argparse.ArgumentParser:
     """Return the parser of what only ``export`` knows."""
-    parser = argparse.ArgumentParser("train.py export", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "train.py export", description=__doc__, allow_abbrev=False, epilog="All other options are fit's."
+    )
     parser.add_argument(
         "--ckpt_path", required=True, help="The checkpoint: a file, or a folder with a part of each rank."
     )
