@@ -1,6 +1,5 @@
 """Writes checkpoints of many files, each rank its own part, while the run waits or while it goes on."""
 
-import contextlib
 import io
 import os
 import threading
@@ -16,14 +15,14 @@ from torch import Tensor, distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
 from lightning_modules.models.checkpoints.sharded_checkpoint import PLAIN_VALUES, CheckpointError
-from runtime.whole_folder import partial_of, recover_folder, replace_folder
+from runtime.whole_folder import partial_of, recover_folder, remove_path, replace_folder
 
 COPY_AHEAD = 64 * 2**20
 """Bytes that are brought from a device ahead of their being written."""
@@ -49,6 +48,7 @@ class FolderWriter:
         self._timeout = timeout
         self._group: Any = None
         self._last: Future[None] | None = None
+        self._thread = threading.Thread()
         self._copies: dict[str, Tensor] = {}
 
     def write(self, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], target: Path, background: bool) -> None:
@@ -74,9 +74,10 @@ class FolderWriter:
             return
         copies = self._copy(tensors)
         self._last = Future()
-        threading.Thread(
+        self._thread = threading.Thread(
             target=self._write_and_tell, args=(self._last, copies, values, target), name="checkpoint", daemon=True
-        ).start()
+        )
+        self._thread.start()
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for what is being written.
@@ -89,8 +90,12 @@ class FolderWriter:
             TimeoutError: It takes longer.
         """
         if self._last is not None:
-            self._last.result(seconds)
-            self._last = None
+            try:
+                self._last.result(seconds)
+            finally:
+                if self._last.done():
+                    self._thread.join()  # with what is done when it is written
+                    self._last = None
 
     def when_written(self, act: Callable[[], None]) -> None:
         """Do something as soon as what is being written is in its place, now where nothing is; not where it fails.
@@ -110,8 +115,9 @@ class FolderWriter:
             if self._device.type == "cuda":
                 torch.cuda.set_device(self._device)  # of this thread; otherwise it would be the first one
             self._write(copies, values, target, 0)
-        except BaseException as error:  # raised where the run comes by again, so said now
-            rank_zero_warn(f"{error}")
+        except BaseException as error:
+            if isinstance(error, CheckpointError):
+                rank_zero_warn(str(error))  # raised where the run comes by again, but said now
             written.set_exception(error)
         else:
             written.set_result(None)
@@ -128,6 +134,8 @@ class FolderWriter:
             )
         except CheckpointException as error:  # on all ranks alike, whichever has failed
             rank, (cause, _) = next(iter(error.failures.items()))
+            if distributed.get_rank(self._group) == 0:
+                remove_path(partial_of(target))
             size = sum(value.numel() * value.element_size() for value in tensors.values()) / 1e9
             raise CheckpointError(
                 f"checkpoint {target} cannot be written (rank {rank}: {_reason(cause)}): all ranks must reach its "
@@ -173,8 +181,19 @@ class _WholeFolder(FileSystemWriter):
                 os.fsync(file.fileno())
 
     @override
+    def storage_meta(self) -> None:
+        """Keep the folder's place out of it: it is another one when it is finished."""
+
+    @override
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         return plan  # the folder is rank 0's to make: a rank that does not see it must fail, not make another one
+
+    @override
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:  # it travels to the other ranks, and its causes do not
+            raise OSError(_reason(error)) from error
 
     @override
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -185,10 +204,8 @@ class _WholeFolder(FileSystemWriter):
 def _reason(error: BaseException) -> str:
     """Return what the system said where writing failed, also below torch's own complaint about it."""
     seen: BaseException | None = error
-    with contextlib.suppress(IndexError):
-        while seen is not None:
-            if isinstance(seen, OSError):
-                return seen.strerror or str(seen)
-            seen = seen.__cause__ or seen.__context__
-        return str(error).strip().splitlines()[0]
-    return type(error).__name__
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen.strerror or str(seen)
+        seen = seen.__cause__ or seen.__context__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

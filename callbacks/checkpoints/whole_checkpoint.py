@@ -79,7 +79,7 @@ class WholeCheckpoint(ModelCheckpoint):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        with contextlib.suppress(UserError, TimeoutError):  # it has been said, and the run's own error goes on
+        with contextlib.suppress(Exception):  # the run's own error goes on; what could not be written has been said
             self.finish(trainer, SECONDS_TO_END)
 
     @override

@@ -129,6 +129,7 @@ class KillInSave(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.step - 1 and trainer.global_rank == self.rank:
+            trainer.strategy.writer.wait()  # for the one before
             write = FileSystemWriter.write_data
 
             def write_and_end(writer: FileSystemWriter, *arguments: Any) -> Any:

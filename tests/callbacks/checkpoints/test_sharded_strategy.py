@@ -71,8 +71,8 @@ def fit(root: Path, steps: int, how: str, resume: Path | None = None, asynchrono
         enable_model_summary=False,
         callbacks=[LastCheckpoint(1, asynchronous=asynchronous)],
     )
-    batches = torch.Generator().manual_seed(1)
-    trainer.fit(module, DataLoader(torch.randn(6, 4, 3, generator=batches), batch_size=None), ckpt_path=resume)
+    batch = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    trainer.fit(module, DataLoader([batch] * 6, batch_size=None), ckpt_path=resume)
     return module.losses
 
 

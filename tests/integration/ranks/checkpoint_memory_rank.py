@@ -1,5 +1,6 @@
 """What one of two ranks holds in main memory beside the run while it writes and reads checkpoints of 0.5 GB."""
 
+import ctypes
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from tests.integration.ranks.sharded_memory_rank import Peak, anonymous
 
 LAYERS, WIDTH = 10, 2048
+M_MMAP_THRESHOLD = -3
 
 
 class Wide(lightning.LightningModule):
@@ -28,6 +30,7 @@ class Wide(lightning.LightningModule):
 
 def main(folder: str) -> None:
     """Write ``rank.RANK.json``: bytes of this rank's part, and the most that was held beside the run by act."""
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed goes back, so that what is held is seen
     distributed.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (2,))
     module = Wide()

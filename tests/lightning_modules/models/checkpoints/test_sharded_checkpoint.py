@@ -57,7 +57,7 @@ def test_code_of_strangers_is_not_run(folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     whole = (folder / METADATA).read_bytes()
     (folder / METADATA).write_bytes(pickle.dumps(Code(mark)))
-    with pytest.raises(CheckpointError, match=r"names pathlib\.\w+, which no checkpoint needs|names .*getattr"):
+    with pytest.raises(CheckpointError, match=r"names (pathlib.*touch|builtins\.getattr), which no checkpoint needs"):
         ShardedCheckpoint(folder)
     metadata = pickle.loads(whole)
     assert isinstance(metadata, Metadata)
