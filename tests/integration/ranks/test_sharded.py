@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from tests.integration.interruptions.test_sigkill import config
 from tests.support.ranks import run_ranks, stage, start_ranks
+from train import main
 
 STEPS, GLOBAL_BATCH = 5, 4
 LORA = {
@@ -130,6 +131,21 @@ def test_killed_while_it_writes_and_resumed_on_two_ranks_and_on_one(
     assert (root / "checkpoints" / ".last.ckpt.partial" / "__1_0.distcp").is_file()
     for ranks in (2, 1):
         go_on(world, root, uninterrupted, ranks)
+
+
+def test_it_is_exported_and_validated_on_one_device(uninterrupted: Path, world: Path, tmp_path: Path) -> None:
+    last = uninterrupted / "checkpoints" / "last.ckpt"
+    values = sharded(world, tmp_path, 1)
+    rollout = {"class_path": "callbacks.LocalRollout", "init_args": {"eval_max_new_tokens": 3}}
+    values["trainer"] |= {"limit_val_batches": 1, "callbacks": [rollout]}
+    arguments = ["--config", written(values, tmp_path), "--ckpt_path", str(last)]
+    with pytest.raises(SystemExit) as end:
+        main(["export", *arguments, "--directory", str(tmp_path / "export")])
+    assert end.value.code == 0
+    validated = dict(main(["validate", *arguments]).model.student.hub_tensors())
+    exported = load_file(tmp_path / "export" / "model.safetensors")
+    for name, value in load_file(uninterrupted / "best" / "model.safetensors").items():
+        assert torch.equal(exported[name], value) and torch.equal(validated[name], value), name
 
 
 @pytest.mark.slow
