@@ -1,5 +1,6 @@
 """Writes checkpoints of many files, each rank its own part, while the run waits or while it goes on."""
 
+import contextlib
 import io
 import os
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed
+from torch.cuda._pin_memory_utils import pin_memory
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
@@ -26,6 +28,9 @@ from runtime.whole_folder import partial_of, recover_folder, remove_path, replac
 
 COPY_AHEAD = 64 * 2**20
 """Bytes that are brought from a device ahead of their being written."""
+
+PINNED_FROM = 2**20
+"""Bytes of a tensor whose copy is pinned. PyTorch's own allocator of pinned memory takes up to twice what is needed."""
 
 
 class FolderWriter:
@@ -152,7 +157,10 @@ class FolderWriter:
             local = value.to_local() if isinstance(value, DTensor) else value
             kept = self._copies.get(name)
             if kept is None or kept.shape != local.shape or kept.dtype != local.dtype:
-                kept = self._copies[name] = torch.empty(local.shape, dtype=local.dtype, pin_memory=pinned)
+                kept = self._copies[name] = torch.empty(local.shape, dtype=local.dtype)
+                if pinned and kept.nbytes >= PINNED_FROM:
+                    with contextlib.suppress(RuntimeError):  # slower to copy to, if the system allows no more of it
+                        pin_memory(kept.data_ptr(), kept.nbytes)
             kept.copy_(local, non_blocking=pinned)
             copies[name] = DTensor(kept, value._spec, requires_grad=False) if isinstance(value, DTensor) else kept
         if pinned:

@@ -1,4 +1,4 @@
-"""What one of two ranks holds in main memory beside the run while it writes and reads checkpoints of 0.5 GB."""
+"""What one of two ranks holds in main memory beside the run while it writes and reads checkpoints of 0.4 GB."""
 
 import ctypes
 import json
@@ -12,20 +12,21 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import skip_init
 
 from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from tests.integration.ranks.sharded_memory_rank import Peak, anonymous
 
-LAYERS, WIDTH = 10, 2048
+LAYERS, WIDTH = 8, 2048
 M_MMAP_THRESHOLD = -3
 
 
 class Wide(lightning.LightningModule):
-    """Ten matrices of 16 MiB, a layer each."""
+    """Eight matrices of 16 MiB, a layer each."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(skip_init(nn.Linear, WIDTH, WIDTH, bias=False) for _ in range(LAYERS))
 
 
 def main(folder: str) -> None:
