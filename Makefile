@@ -21,8 +21,9 @@ unexport PYTHONSAFEPATH
 .PHONY: help env mini test test-fast test-slow lint docs clean distclean
 
 help:
-	@echo "make mini    the whole pipeline on the synthetic world (CPU, minutes); ARGS=--resume goes on after an interruption"
-	@echo "make test    all tests, with real vLLM servers; make test-fast the unit tests alone; make test-slow what takes minutes each"
+	@echo "make mini    the whole pipeline on the synthetic world (7 to 9 minutes on two cores); ARGS=--resume goes on after an interruption"
+	@echo "make test    all tests, with real vLLM servers (about 16 minutes on two cores); make test-fast the unit tests alone"
+	@echo "             (below two minutes); make test-slow what takes minutes each; make test ARGS=... chosen ones, as pytest has it"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the documentation as a site, in site/"
 	@echo "make env     the environment alone; EXTRA=vllm for NVIDIA GPUs"

@@ -1,24 +1,19 @@
-"""The command line of every stage: ``python train.py {fit,validate,test,predict,plan,export} --config NAME.yaml``."""
+"""The command line of every stage: ``python train.py {fit,validate,test,predict,plan,export} --config NAME.yaml``.
 
-import os
+What takes seconds to import is imported once it is known that there is something to do.
+"""
+
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import wandb
+from cli.overview import show_overview
 
-from cli.config_layers import resolve_configs
-from cli.console import finish_wandb, quieten, take_verbose
-from cli.ending import Ended, ended_by_signals
-from cli.error_messages import user_sentence
-from cli.export import export
-from cli.lightning_cli import SightSoundCLI
-from cli.plan import plan
-from cli.ranks import end_with_launcher, leave, run_rank
-from cli.wandb_service import leave_inherited_service
+if TYPE_CHECKING:
+    from cli.lightning_cli import SightSoundCLI
 
 
-@ended_by_signals()
-def main(args: Sequence[str] | None = None) -> SightSoundCLI:
+def main(args: Sequence[str] | None = None) -> "SightSoundCLI":
     """Run one stage.
 
     Args:
@@ -33,38 +28,17 @@ def main(args: Sequence[str] | None = None) -> SightSoundCLI:
             traceback.
     """
     args = list(sys.argv[1:] if args is None else args)
-    take_verbose(args)
-    debug = "--debug" in args or bool(os.environ.get("SIGHTSOUND_DEBUG"))
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # DataLoader workers fork
-    quieten()
-    leave_inherited_service()
-    configs: list[str] = []
-    earlier_run, status = wandb.run, 1
-    try:
-        args, configs = resolve_configs(args)
-        if args[:1] == ["plan"]:
-            status = plan(args[1:], configs)
-            raise SystemExit(status)
-        if args[:1] == ["export"]:
-            export(args[1:])
-            raise SystemExit(0)
-        cli = SightSoundCLI(args)
-        status = 0
-        return cli
-    except Exception as error:
-        found = user_sentence(error, configs)
-        if debug or found is None:
-            raise
-        sentence, status = found
-        print(f"train.py: {sentence}", file=sys.stderr, flush=True)
-        raise SystemExit(status) from error
-    finally:
-        if wandb.run is not None and wandb.run is not earlier_run:
-            finish_wandb(status)  # otherwise the next stage in this process would log into the same run
+    show_overview(args)
+    from cli.command import run_command
+
+    return run_command(args)
 
 
 def run() -> None:
     """Run one stage as the process' only work."""
+    from cli.ending import Ended
+    from cli.ranks import leave
+
     try:
         main()
     except Ended as ended:
@@ -72,5 +46,8 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    show_overview(sys.argv[1:])
+    from cli.ranks import end_with_launcher, run_rank
+
     end_with_launcher()
     run_rank(run)

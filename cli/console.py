@@ -8,8 +8,6 @@ from collections.abc import Mapping, MutableSequence
 from pathlib import Path
 from typing import Any
 
-import wandb
-
 VERBOSE = "SIGHTSOUND_VERBOSE"
 """Environment variable that does what ``--verbose`` does, also for the processes that a run starts."""
 _LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
@@ -92,6 +90,8 @@ def finish_wandb(status: int) -> None:
     Args:
         status: Exit status of the stage.
     """
+    import wandb
+
     run = wandb.run
     if run is None:
         return

@@ -15,10 +15,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from cli.ranks import is_launched
+from cli.swallowed_ending import raised_again
 from runtime.all_ranks import is_rank_zero
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _owner = 0
+_ended: "Ended | None" = None
 
 
 class Ended(SystemExit):
@@ -36,23 +38,29 @@ def ended_by_signals() -> Iterator[None]:
     A signal that is ignored, as ``nohup`` has it, stays so.
 
     Raises:
-        SystemExit: With status 143 or 130 where Lightning has turned the signal into an exception of its own.
+        SystemExit: With status 143 or 130 where Lightning has turned the signal into an exception of its own, or where
+            ending in the middle of something has brought about another one.
     """
-    global _owner
+    global _owner, _ended
     if not _in_main_thread():
         yield
         return
-    _owner = os.getpid()
+    _owner, _ended = os.getpid(), None
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, _end)
-        yield
+        with raised_again(lambda error: isinstance(error, (Ended, KeyboardInterrupt)), lambda: os.getpid() != _owner):
+            yield
     except SIGTERMException:
         raise Ended(signal.SIGTERM) from None
     except KeyboardInterrupt:
         raise Ended(signal.SIGINT) from None
+    except BaseException as error:
+        if _ended is None or error is _ended or os.getpid() != _owner:
+            raise
+        raise _ended from None
     finally:
         _owner = 0
         for number, handler in before.items():
@@ -136,6 +144,7 @@ class EndBySignal(Callback):
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    global _ended
     if os.getpid() != _owner:  # a DataLoader's worker, whose end must not look like a fault of its own
         raise KeyboardInterrupt
     signal.signal(signal.SIGCHLD, lambda *_: None)  # workers that got the signal too: their end is no error any more
@@ -145,7 +154,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
     if is_rank_zero():  # which hears of it where another rank alone has got it
         _say(f"train.py: ended by {signal.Signals(number).name}; what was written is kept\n")
-    raise Ended(number)
+    _ended = Ended(number)
+    raise _ended
 
 
 def _say(sentence: str) -> None:

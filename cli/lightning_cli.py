@@ -3,12 +3,10 @@
 import contextlib
 import os
 import pickle
-import secrets
 from pathlib import Path
 from typing import Any
 
 import torch
-import wandb
 from jsonargparse import set_parsing_settings
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -20,7 +18,6 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
-from wandb.errors.term import termsetup
 
 from callbacks.checkpoints.checkpointing import WRITTEN_BY, AtomicCheckpointIO
 from callbacks.checkpoints.sharded_strategy import ShardedStrategy
@@ -31,8 +28,10 @@ from cli import slurm
 from cli.config_files import ConfigError
 from cli.console import is_verbose, metrics_line
 from cli.ending import EndBySignal
+from cli.failed_start import made, undone_unless
 from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
+from cli.wandb_run import RUN_ID, is_wandb, name_wandb_run, silence_offline_wandb
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 from lightning_modules.models.checkpoints.sharded_checkpoint import PLAIN_VALUES
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
@@ -116,7 +115,7 @@ class SightSoundCLI(LightningCLI):
         options = self.config[self.subcommand]
         root = Path(options["trainer"]["default_root_dir"])
         try:
-            root.mkdir(parents=True, exist_ok=True)  # Weights & Biases falls back to /tmp without it
+            self._held.enter_context(made(root))  # Weights & Biases falls back to /tmp without it
         except OSError as error:
             raise ConfigError(f"trainer.default_root_dir {root} cannot be made: {error.strerror}") from error
         for logger in _as_list(options["trainer"].get("logger")):
@@ -125,6 +124,7 @@ class SightSoundCLI(LightningCLI):
         if self.subcommand == "fit":
             if is_rank_zero():  # two runs would write one last.ckpt.partial, and each other's best weights
                 self._held.enter_context(claimed(root, "--trainer.default_root_dir"))
+                self._held.enter_context(undone_unless(self._has_begun, [root / "fit.yaml", root / RUN_ID]))
             last = root / "checkpoints" / "last.ckpt"
             if options.get("ckpt_path") == "last" and last.exists():
                 check_checkpoint_class(str(last), options["model"]["class_path"], readable=False)
@@ -135,7 +135,11 @@ class SightSoundCLI(LightningCLI):
                 )
             for logger in _as_list(options["trainer"].get("logger")):
                 silence_offline_wandb(logger)
-                name_wandb_run(logger, root / "wandb_run_id", resumes=options.get("ckpt_path") == "last")
+                name_wandb_run(logger, root / RUN_ID, resumes=options.get("ckpt_path") == "last")
+
+    def _has_begun(self) -> bool:
+        trainer: Trainer | None = getattr(self, "trainer", None)
+        return trainer is not None and trainer.fit_loop.epoch_loop.batch_progress.total.ready > 0
 
     def before_predict(self) -> None:
         """Do not gather predictions in memory: callbacks write them as they are made."""
@@ -257,44 +261,6 @@ def what_the_class_raised(error: Exception) -> Exception:
     while str(error).startswith("Does not validate against any") and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error
-
-
-def is_wandb(logger: Any) -> bool:
-    """Tell whether a logger's configuration is that of Weights & Biases.
-
-    Args:
-        logger: The configuration.
-    """
-    return str(getattr(logger, "class_path", "")).endswith(".WandbLogger")
-
-
-def name_wandb_run(logger: Any, file: Path, resumes: bool) -> None:
-    """Let a resumed run go on in the Weights & Biases run of the interrupted one.
-
-    Args:
-        logger: A logger's configuration; changed in place when it is Weights & Biases' and names no run.
-        file: Where the run's id is kept.
-        resumes: False where a new run begins.
-    """
-    if not is_wandb(logger) or os.environ.get("WANDB_RUN_ID"):
-        return
-    if logger.init_args.get("id") or logger.init_args.get("version"):
-        return
-    if is_rank_zero() and not (resumes and file.is_file()):
-        file.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    if file.is_file():
-        logger.init_args["id"] = file.read_text(encoding="utf-8").strip()
-
-
-def silence_offline_wandb(logger: Any) -> None:
-    """Let Weights & Biases say nothing about a run that it sends nowhere; where it lies is said at its end.
-
-    Args:
-        logger: A logger's configuration.
-    """
-    if is_wandb(logger) and logger.init_args.get("offline") and not is_verbose():
-        os.environ.setdefault("WANDB_SILENT", "true")
-        termsetup(wandb.Settings(silent=True), None)  # Lightning names a deprecated setting before wandb is set up
 
 
 def _as_list(value: Any) -> list[Any]:

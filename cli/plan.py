@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from typing_extensions import override
 
 from cli.config_files import ConfigError
+from cli.heartbeat import under_way
 from cli.lightning_cli import SightSoundCLI
 from datamodules.batching.audio_tokens import audio_token_counts
 from planning.estimate import Assumptions
@@ -66,7 +68,8 @@ def plan(args: Sequence[str], configs: Sequence[str]) -> int:
     prompt = options.prompt_tokens + int(audio_token_counts(_frames(options.clip_seconds))[1][0])
     data = (values.get("data") or {}).get("init_args") or {}
     kept = sum("Checkpoint" in str(callback.get("class_path")) for callback in values["trainer"].get("callbacks") or ())
-    found = rehearse_stage(stage, machine)
+    with under_way("plan: a step of the first rank is rehearsed without weights, which takes a minute or two"):
+        found = rehearse_stage(stage, machine)
     weights = str(stage.options["weights"])
     if not Path(weights).is_dir():
         print(f"planned with the shapes of {find_geometry(weights, options.geometry).name}: {weights} is not here")
@@ -74,8 +77,14 @@ def plan(args: Sequence[str], configs: Sequence[str]) -> int:
     limit = room(machine, assumed)
     if found.peak.bytes <= limit:
         return 0
+    number = itertools.count(1)
     with tempfile.TemporaryDirectory() as scratch:
-        tried, fitting = ways_out(stage, machine, limit, lambda other: about_peak(other, machine, Path(scratch)))
+
+        def measure(other: Stage) -> int:
+            with under_way(f"plan: it does not fit, way out {next(number)} is tried"):
+                return about_peak(other, machine, Path(scratch))
+
+        tried, fitting = ways_out(stage, machine, limit, measure)
     print(advice(tried, fitting, limit))
     return 1
 

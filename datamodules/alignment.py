@@ -12,6 +12,7 @@ from datamodules.batching.heard_traces import AlignmentCollator, LabelledTraces,
 from datamodules.batching.loading import loader_settings, rank_of
 from datamodules.batching.prepared import Prepared
 from datamodules.trace_clips import TraceClipsDataModule
+from datamodules.traces import thought
 from records.record_files import listed, record_files
 from records.records import Verdict, read_jsonl
 from runtime.errors import UserError
@@ -75,7 +76,9 @@ class AlignmentDataModule(TraceClipsDataModule):
         }
         by_clip: dict[str, list[LabelledTraces]] = {}
         for question in self.questions("predict"):
-            known = [t for t in self.traces.get(question.id, ()) if (t.question_id, t.sample) in accepted]
+            known = [
+                t for t in self.traces.get(question.id, ()) if (t.question_id, t.sample) in accepted and thought(t)
+            ]
             if known:
                 verdicts = tuple(accepted[t.question_id, t.sample] for t in known)
                 by_clip.setdefault(question.media, []).append(LabelledTraces(question, tuple(known), verdicts))

@@ -53,6 +53,7 @@ class AudioQADataModule(LightningDataModule):
 
     dataset: str
     number_repeated_ids = False
+    left_aside = "not in the subset"
     can_probe = True
     """False where loaders of its own would ignore ``probe``, ``option_order``, ``hints`` and ``requests``."""
     completed = Completed()
@@ -202,6 +203,7 @@ class AudioQADataModule(LightningDataModule):
             parse_row=self.parse_row,
             clips=self.clips,
             number_repeated_ids=self.number_repeated_ids,
+            left_aside=self.left_aside,
             on_bad_record=self.on_bad_record,
             report_dir=self.report_dir,
             check_clips=self.validate_media,

@@ -74,6 +74,7 @@ class MusicAVQADataModule(AudioQADataModule):
 
     dataset = "music_avqa"
     number_repeated_ids = True
+    left_aside = "purely visual"
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.avqa import AVQADataModule
 from datamodules.mmau import MMAUDataModule
@@ -59,7 +61,10 @@ def read_questions(
     Raises:
         UserError: The annotation file cannot be read.
     """
-    return data_module(name, data / name, report_dir, annotations).questions("test")
+    questions = data_module(name, data / name, report_dir, annotations).questions("test")
+    if visual := sum(map(is_visual, questions)):
+        rank_zero_info(f"{name}: {visual} of these are purely visual, and count for runs that have answered such")
+    return questions
 
 
 def data_module(

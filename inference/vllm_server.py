@@ -104,6 +104,7 @@ class VLLMServer:
         self.log = ServerLog(self.log_file)
         self.folder: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self._ready = False
 
     @property
     def url(self) -> str:
@@ -168,6 +169,8 @@ class VLLMServer:
             ServerStartError: It ended or did not become ready in time.
         """
         assert self.process is not None, "start() comes first"
+        if self._ready and self.process.poll() is None:
+            return  # was said before
         begun = reported = time.monotonic()
         self.report(f"vLLM server: starting on {self.url}, log in {self.log_file}")
         while True:
@@ -191,6 +194,7 @@ class VLLMServer:
                 self.report(f"vLLM server: starting since {now - begun:.0f} s: {self.log.tail(1)[-120:].strip()}")
             time.sleep(0.5)
         self._release()
+        self._ready = True
         self.report(f"vLLM server: ready on {self.url} after {time.monotonic() - begun:.0f} s")
 
     def stop(self) -> None:
@@ -210,6 +214,7 @@ class VLLMServer:
         atexit.unregister(self.stop)
         self._release()
         process, self.process = self.process, None
+        self._ready = False
         if process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)  # it leads its own session

@@ -7,9 +7,11 @@ from typing import Any, Literal
 from datamodules.batching.traced_clips import TracedClip
 from datamodules.media.audio import audio_part
 from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
+from datamodules.traces import thought
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, RequestStats
 from lightning_modules.chat_stage import ChatStage, Work, spoken
+from lightning_modules.trace_verdicts import NO_THOUGHT
 from records.records import Question, Trace, Verdict
 from records.request_records import RequestError
 from runtime.errors import UserError
@@ -22,7 +24,8 @@ class FactVerifierModule(ChatStage):
     """The checker C: accepts a trace when an audio model that hears the clip says that it fits.
 
     In mode ``trace`` (the paper's) it is asked once about the whole trace. In mode ``claims`` a text request lists what
-    the trace claims about sounds, each claim is asked about, and the trace is accepted when none is refuted.
+    the trace claims about sounds, each claim is asked about, and the trace is accepted when none is refuted. A trace
+    without a thought has nothing that could fit: it is rejected without a request.
     """
 
     record_type = Verdict
@@ -86,8 +89,10 @@ class FactVerifierModule(ChatStage):
         return item.question.id
 
     async def ask(self, item: TracedClip, work: Work) -> None:
-        """Check those of the item's traces that have no verdict yet."""
+        """Check those of the item's traces that have no verdict yet; where nothing was thought nothing is asked."""
         question = item.question
+        left = [trace for trace in item.traces if (question.id, trace.sample) not in self.completed]
+        work.records += [self._verdict(trace, False, None, (NO_THOUGHT,)) for trace in left if not thought(trace)]
         if item.error is not None:
             work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
             return
@@ -98,7 +103,7 @@ class FactVerifierModule(ChatStage):
             if (verdict := await self._settle(question.id, [trace.sample], asking, work)) is not None:
                 work.records.append(verdict)
 
-        await self._all([one(t) for t in item.traces if (question.id, t.sample) not in self.completed])
+        await self._all([one(trace) for trace in left if thought(trace)])
 
     async def _check_trace(self, item: TracedClip, trace: Trace, tally: RequestStats) -> Verdict:
         text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")

@@ -3,8 +3,12 @@
 import uuid
 from collections.abc import Sequence
 
+from datamodules.traces import thought
 from records.records import Trace, Verdict
 from records.request_records import ItemResult, RequestError, Usage
+
+NO_THOUGHT = "no thought"
+"""Evidence against a trace that only answers: there is nothing to verify."""
 
 
 class TraceVerdicts:
@@ -38,7 +42,7 @@ class TraceVerdicts:
         self._outcomes.append(ItemResult((), (error,), self._usage(question_id)))
 
     def judge(self, traces: Sequence[Trace], probabilities: Sequence[float]) -> None:
-        """Judge traces.
+        """Judge traces; one without a thought is rejected.
 
         Args:
             traces: The traces.
@@ -46,13 +50,14 @@ class TraceVerdicts:
         """
         by_question: dict[str, list[Verdict]] = {}
         for trace, probability in zip(traces, probabilities, strict=True):
+            thinks = bool(thought(trace))
             verdict = Verdict(
                 question_id=trace.question_id,
                 sample=trace.sample,
-                accepted=probability >= self.threshold,
+                accepted=thinks and probability >= self.threshold,
                 checker=self.checker,
-                probability=round(probability, 6),
-                evidence=(f"alignment {probability:.3f}",),
+                probability=round(probability, 6) if thinks else None,
+                evidence=(f"alignment {probability:.3f}" if thinks else NO_THOUGHT,),
                 threshold=self.threshold,
             )
             by_question.setdefault(trace.question_id, []).append(verdict)

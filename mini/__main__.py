@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.swallowed_ending import raised_again
 from mini.pipeline import Pipeline
 from mini.world.scale import SCALES
 from runtime.errors import UserError
@@ -22,11 +23,18 @@ from runtime.errors import UserError
 
 def main(args: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Run everything and return the accuracies: ``{student: {benchmark: accuracy}}``."""
-    parser = argparse.ArgumentParser(prog="python -m mini", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m mini",
+        description="The whole paper on a synthetic world: corpus, teacher, checker, SFT on what each filter leaves, "
+        f"GRPO with a real vLLM server, benchmarks, report; {SCALES['standard'].minutes} minutes on two cores.",
+    )
     parser.add_argument("--output", default="runs/mini", help="folder of everything that is written (runs/mini)")
     parser.add_argument("--seed", type=int, default=0, help="seed of corpus, student and training (0)")
     parser.add_argument(
-        "--scale", choices=SCALES, default="standard", help="tiny: everything runs within minutes and nothing is learnt"
+        "--scale",
+        choices=SCALES,
+        default="standard",
+        help=f"tiny: everything runs in {SCALES['tiny'].minutes} minutes and next to nothing is learnt",
     )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run instead of starting anew")
     parser.add_argument("--verbose", action="store_true", help="show all that the libraries print")
@@ -53,7 +61,8 @@ if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that servers and stage are stopped too
         signal.signal(number, _exit)
     try:
-        main()
+        with raised_again(lambda error: isinstance(error, (KeyboardInterrupt, SystemExit)), lambda: False):
+            main()
     except UserError as error:
         sys.exit(f"mini: {error}\nmini: `{again(sys.argv[1:])}` goes on from there")
     except (KeyboardInterrupt, SystemExit) as ended:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from inference.server_process.environment import check_machine
 from inference.vllm_server import VLLMServer
@@ -27,6 +27,20 @@ from runtime.folder_claim import claimed
 ABLATIONS = {"sft": "sft_cot", "agfv": "agfv_sft", "tts": "tts_agfv_sft"}
 """Folder of each SFT run, and the overlay below ``configs/ablation`` that chooses its traces."""
 RESUME = ("--ckpt_path", "last")
+
+
+class Stage(NamedTuple):
+    """A part of the run that is done once.
+
+    Attributes:
+        title: Its name on the screen and in the progress file.
+        run: Does it and returns its result.
+        serving: From here on the vLLM server is needed or soon will be; it gets ready in the background.
+    """
+
+    title: str
+    run: Callable[[], Any]
+    serving: bool = False
 
 
 class Pipeline:
@@ -72,6 +86,7 @@ class Pipeline:
             raise UserError(f"{self.output} cannot be made ({error.strerror}): set --output") from None
         with claimed(self.output, "--output"):
             self._begin(resume)
+            self._announce()
             accuracies = self._stages()
         say(f"this took {(time.monotonic() - started) / 60:.1f} minutes; results are in {self.output}")
         return accuracies
@@ -79,14 +94,8 @@ class Pipeline:
     def _stages(self) -> dict[str, dict[str, float]]:
         """Run all stages that are not done, show what was found, and return the accuracies."""
         try:
-            self._stage("corpus and student", self._world)
-            for stage in ("teacher", "verify"):
-                self._stage(stage, partial(predict, stage))
-            for folder, ablation in ABLATIONS.items():
-                self._stage(STUDENTS[folder], partial(self._sft, folder, ablation), serving=True)
-            self._stage("GRPO", self._grpo, serving=True)
-            self._stage("benchmarks", self._benchmarks, serving=True)
-            self._stage("can it hear?", self._probes, serving=True)
+            for number, stage in enumerate(self._plan(), start=1):
+                self._stage(stage, f"stage {number} of {len(self._plan())}: {stage.title}")
         finally:
             self.server.stop()
         accuracies = self.progress.done["benchmarks"]
@@ -116,22 +125,43 @@ class Pipeline:
         for folder in [] if resume else folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _stage(self, title: str, run: Callable[[], Any], serving: bool = False) -> None:
+    def _plan(self) -> list[Stage]:
+        """Return all stages in their order."""
+        return [
+            Stage("corpus and student", self._world),
+            *(Stage(name, partial(predict, name)) for name in ("teacher", "verify")),
+            *(
+                Stage(STUDENTS[folder], partial(self._sft, folder, ablation), True)
+                for folder, ablation in ABLATIONS.items()
+            ),
+            Stage("GRPO", self._grpo, True),
+            Stage("benchmarks", self._benchmarks, True),
+            Stage("can it hear?", self._probes, True),
+        ]
+
+    def _announce(self) -> None:
+        """Say what will run, for how long and where it goes."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.progress.settings.items())
+        titles = [stage.title for stage in self._plan()]
+        say(f"The whole paper on a synthetic world ({settings}): {self.scale.minutes} minutes on two cores")
+        say(f"{len(titles)} stages: {', '.join(titles)}")
+        say(f"All of it is written to {self.output}")
+
+    def _stage(self, stage: Stage, heading: str) -> None:
         """Run a stage unless it is done.
 
         Args:
-            title: Its name on the screen and in the progress file.
-            run: Does it and returns its result.
-            serving: From here on the vLLM server is needed or soon will be; it gets ready in the background.
+            stage: The stage.
+            heading: Which one it is.
         """
-        if title in self.progress.done:
-            say(f"{title}: was done before")
+        if stage.title in self.progress.done:
+            say(f"{heading}: was done before")
             return
-        if serving and self.server.process is None:
+        if stage.serving and self.server.process is None:
             self.server.start(wait=False)
             os.environ["SIGHTSOUND_SERVER"] = self.server.url
-        with timed(title):
-            self.progress.finish(title, run())
+        with timed(heading):
+            self.progress.finish(stage.title, stage.run())
 
     def _world(self) -> None:
         from mini.build_world import build_world
@@ -184,12 +214,12 @@ class Pipeline:
 
 
 @contextmanager
-def timed(title: str) -> Iterator[None]:
+def timed(heading: str) -> Iterator[None]:
     """Announce a part and say how long it took."""
-    console.rule(title)
+    console.rule(heading)
     started = time.monotonic()
     yield
-    say(f"{title}: {time.monotonic() - started:.0f} s")
+    say(f"{heading}: {time.monotonic() - started:.0f} s")
 
 
 def predict(stage: str) -> None:

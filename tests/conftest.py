@@ -38,6 +38,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (item.path != LONGEST, item.get_closest_marker("integration") is None))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(ids: list[str]) -> None:
+    """Refuse workers that know no groups: each would start servers of its own, and nothing else would show it."""
+    if not all("@" in node_id for node_id in ids):
+        pytest.exit("this pytest-xdist does not see the groups of tests/conftest.py: is pytest too new for it?", 4)
+
+
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Undo changes to the environment: Lightning's launchers leave ranks behind, which the next launch would obey."""

@@ -84,9 +84,8 @@ class WeightsExport(Callback):
             notes = {"module": type(pl_module).__qualname__, "step": trainer.global_step, self.monitor: self.best.value}
             try:
                 pl_module.student.save_pretrained(target, {"training.json": json.dumps(notes, indent=2) + "\n"})
-                rank_zero_info(
-                    f"step {trainer.global_step}: weights with {self.monitor} {self.best.value} exported to {target}"
-                )
+                score = "" if self.best.value is None else f" with {self.monitor} {self.best.value:.4g}"
+                rank_zero_info(f"step {trainer.global_step}: weights{score} exported to {target}")
             except UserError as error:
                 problem = error
         problem = trainer.strategy.broadcast(problem)  # nobody goes on before the export has ended, or when it failed

@@ -68,6 +68,7 @@ class QuestionReader:
                 identity = None if raw_id is None else str(raw_id)
                 annotated = self.parse_row(row, self.split)
                 if annotated is None:
+                    self.report.outside += 1
                     continue
                 identity = f"{self.dataset}/{self.split}/{check_text(annotated.id, 'id')}"
                 options, answer, repairs = check_options(annotated.options, annotated.answer)

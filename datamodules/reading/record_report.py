@@ -36,7 +36,13 @@ class Finding:
 
 
 class RecordReport:
-    """Collects findings, or stops at the first row that cannot be used."""
+    """Collects findings, or stops at the first row that cannot be used.
+
+    Attributes:
+        policy: What to do with bad rows.
+        findings: What was found.
+        outside: How many rows are not in the subset that is asked for, which is no fault of theirs.
+    """
 
     def __init__(self, policy: BadRecordPolicy = "skip") -> None:
         """Start an empty report.
@@ -46,6 +52,7 @@ class RecordReport:
         """
         self.policy = policy
         self.findings: list[Finding] = []
+        self.outside = 0
 
     def add(self, finding: Finding) -> None:
         """Note a finding.

@@ -26,6 +26,7 @@ class Splits:
         parse_row: Puts a row of it into the terms of all datasets.
         clips: Where the clips are.
         number_repeated_ids: Whether a second row of the same id is a question of its own.
+        left_aside: What rows are that ``parse_row`` passes over.
         on_bad_record: What to do with rows and clips that cannot be used.
         report_dir: Folder of the report on them and of the index of checked clips.
         check_clips: Decode each clip once before the start; what was found is remembered in the index.
@@ -39,6 +40,7 @@ class Splits:
     parse_row: Callable[[dict[str, Any], str], AnnotatedQuestion | None]
     clips: ClipFolder
     number_repeated_ids: bool
+    left_aside: str
     on_bad_record: BadRecordPolicy
     report_dir: Path
     check_clips: bool
@@ -79,11 +81,14 @@ class Splits:
         if is_rank_zero():
             report_file = self.report_dir / f"{name}.bad.jsonl"
             report.write(report_file)
+            counted = f"{name}: {len(questions)} questions"
+            if report.outside:
+                counted += f", {report.outside} that are {self.left_aside} left aside"
             if report.findings:
                 say = rank_zero_warn if report.left_out else rank_zero_info
-                say(f"{name}: {len(questions)} questions; {report.counts()}; each row is named in {report_file}")
+                say(f"{counted}; {report.counts()}; each row is named in {report_file}")
             else:
-                rank_zero_info(f"{name}: {len(questions)} questions")
+                rank_zero_info(counted)
         if unknown := sum(question.answer is None for question in questions):
             rank_zero_info(
                 f"{name}: {unknown} of {len(questions)} questions have no answer in {file}: they can be asked, and no "

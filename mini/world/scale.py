@@ -44,11 +44,13 @@ class Scale:
         corpus: Size of the corpus.
         student: Size of the student.
         options: Further options of ``train.py`` by stage, ``sft`` for all three SFT rows.
+        minutes: How long it takes on two cores.
     """
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    minutes: str = "7 to 9"
 
 
 SCALES = {
@@ -74,5 +76,6 @@ SCALES = {
                 "--model.init_args.warmup_steps=1",
             ),
         },
+        minutes="2 to 3",
     ),
 }

@@ -9,7 +9,7 @@ from benchmarks import decoding, growth, overlap, requests
 from benchmarks.shapes import SHAPES
 from tests.benchmarks.test_learner import WORLD
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 
 def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

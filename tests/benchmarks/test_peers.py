@@ -24,6 +24,7 @@ def environments(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.integration
 def test_peers_stand_beside_our_steps(environments: Path, one_thread: None):
     output = environments / "results"
     arguments = ["--tasks", "grpo", "--rounds", "1", "--no-memory", "--output", str(output)]

@@ -146,8 +146,8 @@ def test_configuration_files(tmp_path: Path, capsys, name: str, content: str | b
 
 
 ARGUMENTS = [
-    ([], 'expected "subcommand" to be one of {fit,validate,test,predict}'),
-    (["fitt"], "invalid choice: 'fitt'"),
+    ([], "a subcommand is missing: fit, validate, test, predict, plan"),
+    (["fitt"], "'fitt' is no subcommand: fit, validate, test, predict, plan"),
     (["fit", "--config"], "argument -c/--config: expected one argument"),
     (["fit", "--config", "none.yaml"], "config file 'none.yaml' exists neither at that path nor in"),
     (["fit", "--config=mini/none.yaml"], "grpo.yaml"),
@@ -291,3 +291,21 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path, capsys) -> None:
         said = sentence(["fit", "--config", "sft.yaml", f"--trainer.default_root_dir={place}", *GOES_ON], capsys)
         other.kill()
     assert f"{place} is being written by another run" in said and "--trainer.default_root_dir" in said
+
+
+def test_a_failed_start_leaves_the_folder_as_it_was(tmp_path: Path, capsys) -> None:
+    """The student is not there: nothing was trained, and the next start is the first one."""
+    place = tmp_path / "new" / "run"
+    args = [
+        "fit",
+        "--config",
+        "sft.yaml",
+        f"--trainer.default_root_dir={place}",
+        "--model.init_args.weights=runs/no/best",
+    ]
+    sentence(args, capsys)
+    assert os.listdir(tmp_path) == []
+    place.mkdir(parents=True)
+    (place / "wandb_run_id").write_text("of an earlier run")
+    sentence(args, capsys)
+    assert {file.name: file.read_text() for file in place.iterdir()} == {"wandb_run_id": "of an earlier run"}

@@ -23,6 +23,7 @@ from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import INSTRUMENTS, NUMBERS, MusicAVQADataModule, answers_of, fill_template
 from datamodules.prompts.questions import Prompt
 from datamodules.traces import TracesDataModule
+from evaluation.benchmarks import read_questions
 from lightning_modules.doors import RolloutModule
 from runtime.errors import UserError
 from tests.support.dataset_files import SHARED, avqa_row, needs_shared, tone, write_mp4
@@ -175,6 +176,32 @@ class TestMusicAVQA:
                 str(tmp_path), subset="all", validate_media=validate, report_dir=str(tmp_path / "report")
             )
             assert everything.questions("test")[2].media == "MUSIC-AVQA-videos-Synthetic/sa00000001.mp4"
+
+    def test_says_how_many_questions_are_left_aside_and_why(self, tmp_path: Path, monkeypatch) -> None:
+        kinds = ("Audio", "Visual", "Audio-Visual", "Visual", "Visual")
+        rows = [
+            {
+                "video_id": "00000093",
+                "question_id": number,
+                "type": json.dumps([kind, "Counting"]),
+                "question_content": "How many instruments are sounding?",
+                "templ_values": "[]",
+                "anser": "two",
+            }
+            for number, kind in enumerate(kinds)
+        ]
+        (tmp_path / "music_avqa").mkdir()
+        (tmp_path / "music_avqa" / "avqa-test.json").write_text(json.dumps(rows))
+        said: list[str] = []
+        monkeypatch.setattr("datamodules.reading.splits.rank_zero_info", said.append)
+        monkeypatch.setattr("evaluation.benchmarks.rank_zero_info", said.append)
+        MusicAVQADataModule(str(tmp_path / "music_avqa"), validate_media=False).questions("test")
+        assert said == ["music_avqa-test: 2 questions, 3 that are purely visual left aside"]
+        read_questions("music_avqa", tmp_path)
+        assert said[1:] == [
+            "music_avqa-test: 5 questions",
+            "music_avqa: 3 of these are purely visual, and count for runs that have answered such",
+        ]
 
     @pytest.mark.parametrize(
         ("template", "answers"),

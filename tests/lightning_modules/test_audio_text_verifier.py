@@ -12,6 +12,7 @@ from datamodules.alignment import AlignmentDataModule, split_by_clip
 from datamodules.batching.heard_traces import LabelledTraces
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.objectives.calibration import fit_temperature
+from lightning_modules.trace_verdicts import TraceVerdicts
 from mini.world.corpus import CorpusConfig, build_corpus
 from mini.world.student import build_student
 from records.records import Question, Trace, Verdict, read_jsonl, write_jsonl
@@ -64,6 +65,24 @@ def test_no_clip_is_in_two_parts_and_the_number_of_verdicts_is_kept() -> None:
     verdicts = {name: sum(len(item.traces) for item in items) for name, items in parts.items()}
     assert verdicts == {"train": 24, "val": 6, "test": 80}
     assert not clips["train"] & clips["val"] and not (clips["train"] | clips["val"]) & clips["test"]
+
+
+def test_a_trace_without_a_thought_is_neither_learnt_from_nor_accepted(tmp_path: Path) -> None:
+    questions = [Question(f"q{c}", "avqa", f"clip{c}", "?", ("a", "b"), 0, "x") for c in range(20)]
+    traces = {q.id: [Trace(q.id, sample, said, "a", "t") for sample, said in enumerate(("", "r"))] for q in questions}
+    write_jsonl(
+        tmp_path / "v.jsonl", [Verdict(q.id, s, s > 0 and q.id < "q15", "c") for q in questions for s in (0, 1)]
+    )
+    data = AlignmentDataModule(
+        str(tmp_path), str(tmp_path), verdicts=str(tmp_path / "v.jsonl"), calibration=20, held_out=0.5
+    )
+    data.traces, data.questions = traces, lambda role: questions  # type: ignore[method-assign,assignment]
+    learnt = [trace for items in data.parts.values() for item in items for trace in item.traces]
+    assert sorted(trace.question_id for trace in learnt) == sorted(traces) and {t.reasoning for t in learnt} == {"r"}
+    judged = TraceVerdicts("c", threshold=0.5)
+    judged.judge(traces["q0"], [0.9, 0.9])
+    (result,) = judged.take()
+    assert [(v.accepted, v.probability) for v in result.records] == [(False, None), (True, 0.9)]
 
 
 def test_each_of_two_ranks_is_calibrated_on_all_that_was_held_out(tmp_path: Path) -> None:

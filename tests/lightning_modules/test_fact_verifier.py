@@ -63,6 +63,27 @@ def test_verdicts_with_evidence(run_verify: Stage, tmp_path: Path, traces: Path,
     assert (report["types"][-1]["accepted"], report["types"][-1]["rejected"]) == (10, 10)
 
 
+@pytest.mark.parametrize("mode", ["trace", "claims"])
+def test_nothing_is_paid_for_a_trace_without_a_thought(run_verify: Stage, tmp_path: Path, mode: str) -> None:
+    """It only answers, so there is nothing to verify: it is settled, rejected and counted."""
+    thoughts = ("I hear rain.", "", " <think> </think>\n")
+    made = [Trace("avqa/train/0", sample, text, OPTIONS[0], "t") for sample, text in enumerate(thoughts)]
+    write_jsonl(tmp_path / "traces" / "rank-00000.jsonl", made)
+    with StubEndpoint(answer=no_bells, keep=True) as stub:
+        for _ in range(2):
+            run_verify(stub.url, tmp_path / "out", tmp_path / "traces", f"--model.init_args.mode={mode}")
+    assert len(stub.bodies) == (1 if mode == "trace" else 2)
+    verdicts = records(tmp_path / "out" / "verdicts", Verdict)
+    assert {v.sample: (v.accepted, v.probability) for v in verdicts} == {
+        0: (True, 1.0),
+        1: (False, None),
+        2: (False, None),
+    }
+    assert {v.evidence for v in verdicts if not v.accepted} == {("no thought",)}
+    total = json.loads((tmp_path / "out" / "report.json").read_text())["types"][-1]
+    assert (total["traces"], total["thoughtless"], total["accepted"], total["rejected"]) == (3, 2, 1, 2)
+
+
 def test_verification_is_restartable_under_faults(run_verify: Stage, tmp_path: Path, traces: Path) -> None:
     out = tmp_path / "out"
     with StubEndpoint(answer=no_bells, fault_rate=0.2, hang=0.6) as stub:

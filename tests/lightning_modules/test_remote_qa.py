@@ -153,7 +153,7 @@ def test_what_has_no_answer_is_counted_named_and_asked_again(
     ask: Ask, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     with Picky(answer=lambda body, index: "<answer>a dog</answer>") as stub:
-        cli = ask(stub.url, tmp_path)
+        cli = ask(stub.url, tmp_path, "--model.init_args.endpoint.in_flight=1")  # another answer follows the refusal
         assert stub.counts["refused"] == 1
     assert [p.completion for p in read(tmp_path)] == ["<answer>a dog</answer>"] * 2 + [""] * 2
     assert float(cli.trainer.callback_metrics["test/accuracy"]) == 0.25

@@ -25,6 +25,7 @@ def stage_and_machine(stage: str, overlay: str) -> tuple[Stage, object]:
     return stage_of(values, machine, own_options().parse_args([])), machine
 
 
+@pytest.mark.integration
 def test_a_plan_says_what_fits(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["plan", "--config", "grpo.yaml", "--config", "hardware/8xa40.yaml", "--geometry", str(small)])
@@ -34,6 +35,7 @@ def test_a_plan_says_what_fits(small: Path, capsys: pytest.CaptureFixture[str]) 
     assert "  64    384 " in said  # the growth to 64 nodes
 
 
+@pytest.mark.integration
 def test_a_plan_says_what_does_not_and_what_would(small: Path, tmp_path: Path, capsys) -> None:
     facts = (CONFIG_FOLDER / "hardware" / "1xh100.json").read_text().replace("79.1", "0.22")
     (tmp_path / "machine.json").write_text(facts.replace('"server_share": 0.4', '"server_share": 0'))

@@ -10,6 +10,7 @@ from planning.machine import Machine
 from planning.stage import Lengths, Stage, about_peak, rehearse_stage
 from tests.planning.measured_peak import COMPLETION, GROUP, PROMPT, QUESTIONS, SECONDS
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,5 +1,6 @@
 """One run at a time writes to a folder, and a killed one does not keep it."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UserError
-from runtime.folder_claim import claimed
+from runtime.folder_claim import CLAIM, claimed
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -49,6 +50,21 @@ def test_a_folder_is_kept_from_others_until_its_process_is_killed(tmp_path: Path
 def test_a_folder_can_be_taken_again_and_one_that_cannot_be_written_is_left_to_others(tmp_path: Path) -> None:
     for _ in range(2):
         with claimed(tmp_path, "--output"):
-            pass
+            assert [path.name for path in tmp_path.iterdir()] == [CLAIM]
+        assert list(tmp_path.iterdir()) == []
     with claimed(tmp_path / "missing", "--output"):
         pass
+
+
+def test_a_file_that_its_holder_removes_while_another_waits_for_it_is_no_claim(tmp_path: Path, monkeypatch) -> None:
+    """The second process has opened the file of the first, which ends and removes it before the second locks it."""
+    path, lock = tmp_path / CLAIM, fcntl.lockf
+
+    def after_the_other_has_ended(file, operation) -> None:
+        monkeypatch.setattr(fcntl, "lockf", lock)
+        path.unlink()
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "lockf", after_the_other_has_ended)
+    with claimed(tmp_path, "--output"):
+        assert path.read_text().startswith(f"process {os.getpid()} on ")

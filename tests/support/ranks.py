@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 ROOT = Path(__file__).parents[2]
 PRELOAD = [
     "train",
+    "cli.command",
     "lightning_modules.grpo",
     "lightning_modules.sft",
     "lightning_modules.teacher",

@@ -76,6 +76,19 @@ def test_the_best_validation_is_exported_not_the_last(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
 
 
+def test_the_console_gets_four_digits_and_the_file_all(tmp_path: Path, monkeypatch) -> None:
+    """0.8 in float32 is 0.800000011920929."""
+    said: list[str] = []
+    monkeypatch.setattr("callbacks.checkpoints.weights_export.rank_zero_info", said.append)
+    fit([0.8], tmp_path)
+    fit([], tmp_path / "unmeasured", validate=False)
+    assert said == [
+        f"step 1: weights with val/accuracy 0.8 exported to {tmp_path}/best",
+        f"step 2: weights exported to {tmp_path}/unmeasured/best",
+    ]
+    assert json.loads((tmp_path / "best" / "training.json").read_text())["val/accuracy"] == 0.800000011920929
+
+
 def test_what_a_killed_run_left_is_cleared_at_the_next_start(tmp_path: Path) -> None:
     fit([0.2], tmp_path)
     partial_of(tmp_path / "best").mkdir()

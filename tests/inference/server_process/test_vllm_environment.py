@@ -126,6 +126,22 @@ def test_says_that_there_is_no_shared_memory(tmp_path: Path, monkeypatch):
     assert server.process is None
 
 
+def test_a_server_is_said_to_be_ready_once(tmp_path: Path, monkeypatch):
+    """Each stage that needs it waits for it."""
+    said: list[str] = []
+    server = VLLMServer("none", log_file=tmp_path / "log", report=said.append)
+    monkeypatch.setattr("inference.vllm_server._get", lambda url: 200)
+    for starts in (1, 2):
+        stand_in = [sys.executable, "-S", "-c", "input()"]
+        server.process = subprocess.Popen(stand_in, stdin=subprocess.PIPE, start_new_session=True)
+        try:
+            server.wait()
+            server.wait()
+        finally:
+            server.kill()
+        assert [line.split(" on ")[0] for line in said] == ["vLLM server: starting", "vLLM server: ready"] * starts
+
+
 def test_no_proxy_stands_before_this_machine(folder: Path, monkeypatch):
     monkeypatch.setenv("no_proxy", "example.org")
     monkeypatch.delenv("NO_PROXY", raising=False)

@@ -148,3 +148,47 @@ def test_an_interrupted_stage_needs_no_traceback_before_it_begins() -> None:
     with pytest.raises(SystemExit) as ended, ended_by_signals():
         raise KeyboardInterrupt
     assert ended.value.code == 130
+
+
+def test_what_ending_brings_about_is_not_the_end() -> None:
+    """A library's clean-up fails where it was interrupted before it had begun."""
+    with pytest.raises(SystemExit) as ended, ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)
+        finally:
+            raise RuntimeError("nothing to clean up")
+    assert ended.value.code == 143
+    with pytest.raises(RuntimeError, match="of its own"), ended_by_signals():
+        raise RuntimeError("of its own")
+
+
+class Finalized:
+    """Gets a signal where Python drops what is raised."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_is_not_lost_where_python_drops_exceptions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, ended_by_signals():
+        del (lambda: [Finalized()])()[:]
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            time.sleep(0.01)
+    assert ended.value.code == 143 and "Exception ignored" not in capsys.readouterr().err
+
+
+def test_a_signal_is_not_lost_while_workers_are_forked(capfd: pytest.CaptureFixture[str]) -> None:
+    """Every process forks its workers with hooks, those of ``logging`` for one."""
+    with pytest.raises(SystemExit) as ended, ended_by_signals():
+        signals = [signal.SIGTERM]
+        os.register_at_fork(after_in_parent=lambda: signals and os.kill(os.getpid(), signals.pop()))
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            time.sleep(0.01)
+    assert ended.value.code == 143 and "Exception ignored" not in capfd.readouterr().err

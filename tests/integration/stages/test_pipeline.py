@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from mini.evaluation import BENCHMARKS, PROBES, STUDENTS
-from mini.pipeline import Pipeline
+from mini.pipeline import Pipeline, Stage
 from runtime.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -118,6 +119,7 @@ def test_the_console_is_quiet(uninterrupted: tuple[Path, str]):
         assert noise not in said
     now_and_then = ("step ", "predict batch", "validation batch", "corpus:", "vLLM server: starting since", "Rollouts:")
     assert sum(not line.startswith(now_and_then) for line in said.splitlines()) < 200
+    assert said.count("vLLM server: ready") == said.count("vLLM server: starting on") == 1
 
 
 # Title of each stage; what shows that it is in its middle, below the run's folder; how many of that there must be
@@ -242,3 +244,24 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/below cannot be made .* set --output"):
         Pipeline(tmp_path / "file" / "below").run()
+
+
+def test_each_stage_says_which_it_is_and_how_long_it_took(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(pipeline, "_plan", lambda: [Stage("first", lambda: 1), Stage("benchmarks", dict)])
+    monkeypatch.setattr(pipeline, "_show", lambda accuracies: None)
+    monkeypatch.setattr("mini.pipeline.write_report", lambda *_: None)
+    pipeline.run()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("The whole paper on a synthetic world (scale tiny, seed 0): 2 to 3 minutes")
+    assert said[1:3] == ["2 stages: first, benchmarks", f"All of it is written to {pipeline.output}"]
+    assert [re.sub(r": \d+ s$", " took seconds", line.strip("─ ")) for line in said[3:-1]] == [
+        *("stage 1 of 2: first", "stage 1 of 2: first took seconds"),
+        *("stage 2 of 2: benchmarks", "stage 2 of 2: benchmarks took seconds"),
+    ]
+    pipeline.run(resume=True)
+    assert capsys.readouterr().out.splitlines()[3:5] == [
+        "stage 1 of 2: first: was done before",
+        "stage 2 of 2: benchmarks: was done before",
+    ]
