@@ -1,4 +1,4 @@
-"""The command line of every stage: ``python train.py {fit,validate,test,predict,plan} --config NAME.yaml``.
+"""The command line of every stage: ``python train.py {fit,validate,test,predict,plan,export} --config NAME.yaml``.
 
 What takes seconds to import is imported once it is known that there is something to do.
 """

@@ -10,6 +10,7 @@ from cli.config_layers import resolve_configs
 from cli.console import finish_wandb, quieten, take_verbose
 from cli.ending import ended_by_signals
 from cli.error_messages import user_sentence
+from cli.export import export
 from cli.lightning_cli import SightSoundCLI
 from cli.plan import plan
 from cli.wandb_service import leave_inherited_service
@@ -43,6 +44,9 @@ def run_command(args: Sequence[str]) -> SightSoundCLI:
         if args[:1] == ["plan"]:
             status = plan(args[1:], configs)
             raise SystemExit(status)
+        if args[:1] == ["export"]:
+            export(args[1:])
+            raise SystemExit(0)
         cli = SightSoundCLI(args)
         status = 0
         return cli

@@ -13,12 +13,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from omegaconf import OmegaConf
 from typing_extensions import override
 
 from callbacks.checkpoints.checkpointing import WRITTEN_BY, AtomicCheckpointIO
-from callbacks.checkpoints.whole_checkpoint import PLAIN_VALUES
+from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from callbacks.fellow_ranks import FellowRanks
 from callbacks.hung_ranks import HungRanks
 from callbacks.progress import ProgressLines, bar_is_visible
@@ -32,6 +33,7 @@ from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
 from cli.wandb_run import RUN_ID, is_wandb, name_wandb_run, silence_offline_wandb
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.checkpoints.sharded_checkpoint import PLAIN_VALUES
 from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
 from runtime.all_ranks import is_rank_zero
 from runtime.folder_claim import claimed
@@ -200,7 +202,9 @@ class SightSoundCLI(LightningCLI):
         plugins = _as_list(options.get("plugins"))
         sharded = any(name in str(options.get("strategy")).lower() for name in ("fsdp", "deepspeed"))
         if not sharded and not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            options["plugins"] = [*plugins, AtomicCheckpointIO()]
+            options["plugins"] = [*plugins, AtomicCheckpointIO(moments=self.subcommand == "fit")]
+        if type(options.get("strategy")) is ModelParallelStrategy:
+            options["strategy"] = ShardedStrategy.of(options["strategy"])
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except RuntimeError as error:

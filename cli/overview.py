@@ -10,6 +10,7 @@ SUBCOMMANDS = {
     "test": "answer a benchmark: benchmark/avqa.yaml, benchmark/mmau.yaml, benchmark/music_avqa.yaml",
     "predict": "write records: teacher.yaml (traces), verify.yaml and verify_trained.yaml (verdicts)",
     "plan": "say what a fit needs of a machine, memory, disk and time, before it is begun",
+    "export": "write the weights of a fit's checkpoint as a Hugging Face directory",
 }
 """What each is for."""
 

@@ -19,11 +19,17 @@ def room(machine: Machine, assumed: Assumptions) -> int:
 
 
 def host_memory(stage: Stage, machine: Machine, found: Rehearsed, assumed: Assumptions, workers: int) -> float:
-    """Return GiB of a node's main memory: processes, and weights on their way to the servers in ``/dev/shm``."""
-    of_node = stage.ranks // int(stage.trainer.get("num_nodes") or 1)
+    """Return GiB of a node's main memory.
+
+    Processes, weights on their way to the servers in ``/dev/shm``, and of sharded weights and moments on GPUs the copy
+    that a checkpoint is written from while training goes on.
+    """
+    nodes = int(stage.trainer.get("num_nodes") or 1)
+    of_node = stage.ranks // nodes
+    copies = (found.trained + found.state) / nodes if stage.sharded and machine.is_gpu else 0
     servers = machine.servers + bool(machine.server_share)
     processes = of_node * (assumed.process_gib + workers * assumed.worker_gib) + servers * 2 * assumed.process_gib
-    return processes + found.weights / GIB
+    return processes + (found.weights + copies) / GIB
 
 
 def report(

@@ -61,35 +61,48 @@ def recover_folder(target: Path) -> None:
     Args:
         target: The place; nobody writes to it at present.
     """
-    shutil.rmtree(partial_of(target), ignore_errors=True)
+    remove_path(partial_of(target))
     old = _old_of(target)
-    if old.is_dir() and not target.exists():
+    if old.exists() and not target.exists():
         os.rename(old, target)  # it ended between the two renames of a system that cannot swap
-    shutil.rmtree(old, ignore_errors=True)
+    remove_path(old)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as that can be done.
+
+    Args:
+        path: It need not be there.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def replace_folder(fresh: Path, target: Path, lasting: bool = True) -> None:
     """Put a folder in the place of another one; ``target`` is never absent or half there where the system can swap.
 
     Args:
-        fresh: The new folder, which is gone afterwards.
+        fresh: The new folder, which is gone afterwards; it may be a file, and so may what it takes the place of.
         target: The place.
         lasting: Also after a power cut.
     """
-    for file in fresh.rglob("*") if lasting else ():
+    for file in [fresh, *fresh.rglob("*")] if lasting else ():
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
     if not target.exists():
         os.rename(fresh, target)
     elif _exchange(fresh, target):
-        shutil.rmtree(fresh, ignore_errors=True)
+        remove_path(fresh)
     else:
         old = _old_of(target)
-        shutil.rmtree(old, ignore_errors=True)
+        remove_path(old)
         os.rename(target, old)
         os.rename(fresh, target)
-        shutil.rmtree(old, ignore_errors=True)
+        remove_path(old)
     if lasting:
         sync_folder(target.parent)
 

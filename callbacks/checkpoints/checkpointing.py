@@ -14,16 +14,18 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from callbacks.checkpoints.whole_checkpoint import WholeCheckpoint
+from lightning_modules.models.checkpoints.sharded_checkpoint import (
+    CheckpointError,
+    ShardedCheckpoint,
+    is_sharded_checkpoint,
+)
 from runtime.errors import UserError
 from runtime.lightning_internals import gradients_wait, set_received_sigterm, validates_next
 from runtime.whole_file import remove_partial, whole_file
+from runtime.whole_folder import partial_of, replace_folder
 
 WRITTEN_BY = "written_by"
 """Key of a checkpoint under which the module's class is kept."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be read."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,8 +34,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     A process killed while it writes leaves the previous checkpoint as it was; what it had written of the new one is
     removed when the run goes on. (Lightning writes to the system's
     temporary folder and moves, which copies when that is another file system.) Reading accepts tensors and plain values
-    only, never arbitrary pickled objects.
+    only, never arbitrary pickled objects, also of a checkpoint of many files, which sharded ranks have written.
+
+    Args:
+        moments: Whether what is read is gone on from: of many files those with the optimizer's moments are left out
+            otherwise.
     """
+
+    def __init__(self, moments: bool = True) -> None:
+        super().__init__()
+        self.moments = moments
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
@@ -41,9 +51,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
+        beside = partial_of(target) if target.is_dir() else target
         try:
-            with whole_file(target, lasting=True) as partial, open(partial, "wb") as file:
+            with whole_file(beside, lasting=True) as partial, open(partial, "wb") as file:
                 torch.save(checkpoint, file)
+            if beside != target:
+                replace_folder(beside, target)  # of a run whose checkpoints were of many files
         except BaseException as error:
             if (problem := _of_the_disk(error)) is not None:
                 raise CheckpointError(
@@ -57,6 +70,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
+        if is_sharded_checkpoint(path):
+            return ShardedCheckpoint(Path(path)).whole(self.moments)
+        if Path(path).is_dir():
+            raise CheckpointError(
+                f"{path} is a folder, but no checkpoint of many files: give that of a run (.../checkpoints/last.ckpt), "
+                "or exported weights as --model.init_args.weights DIR"
+            )
         try:
             return super().load_checkpoint(path, map_location, True if weights_only is None else weights_only)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -74,6 +94,8 @@ class BestCheckpoint(WholeCheckpoint):
         monitor: The metric that decides.
         mode: Whether the highest (``max``) or the lowest (``min``) is the best.
         save_top_k: How many to keep; -1 keeps all.
+        asynchronous: Write those of sharded weights while training goes on, from a copy in main memory; by default on
+            GPUs.
     """
 
     def __init__(
@@ -82,8 +104,10 @@ class BestCheckpoint(WholeCheckpoint):
         monitor: str = "val/accuracy",
         mode: Literal["max", "min"] = "max",
         save_top_k: int = 1,
+        asynchronous: bool | None = None,
     ) -> None:
         super().__init__(
+            asynchronous=asynchronous,
             dirpath=dirpath,
             filename="best-{step}",
             monitor=monitor,
@@ -121,12 +145,16 @@ class LastCheckpoint(WholeCheckpoint):
     Args:
         every_n_batches: Training batches (of GRPO: rollout batches) between two writes.
         dirpath: Folder; ``checkpoints`` below ``trainer.default_root_dir`` unless given, whatever the logger.
+        asynchronous: Write those of sharded weights while training goes on, from a copy in main memory; by default on
+            GPUs. The last one of a run is waited for.
     """
 
-    def __init__(self, every_n_batches: int = 50, dirpath: str | None = None) -> None:
+    def __init__(self, every_n_batches: int = 50, dirpath: str | None = None, asynchronous: bool | None = None) -> None:
         if every_n_batches < 1:
             raise UserError(f"every_n_batches is {every_n_batches}: at least 1 is needed")
-        super().__init__(dirpath=dirpath, save_top_k=0, save_last=True, enable_version_counter=False)
+        super().__init__(
+            dirpath=dirpath, save_top_k=0, save_last=True, enable_version_counter=False, asynchronous=asynchronous
+        )
         self.every_n_batches = every_n_batches
         self._due = False
         self._stops = False
@@ -149,7 +177,7 @@ class LastCheckpoint(WholeCheckpoint):
         """Find ``last.ckpt`` where :meth:`setup` puts it; Lightning asks before that."""
         path = Path(self.dirpath or Path(trainer.default_root_dir).resolve() / "checkpoints") / "last.ckpt"
         old = path.with_name(f".{path.name}.old")
-        if not path.exists() and old.is_dir():
+        if not path.exists() and old.exists():
             with contextlib.suppress(OSError):  # another rank was quicker
                 old.rename(path)  # killed between the two renames of a file system that cannot swap folders
         return {str(path)} if path.exists() else set()
@@ -165,13 +193,7 @@ class LastCheckpoint(WholeCheckpoint):
             self._due |= batches % self.every_n_batches == 0
             return
         self._stop_as_asked(trainer)
-        ends = (
-            trainer.should_stop
-            or trainer.received_sigterm
-            or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
-        )
-        ends |= loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
-        self._due = self._due or ends or batches % self.every_n_batches == 0
+        self._due = self._due or not self.goes_on(trainer) or batches % self.every_n_batches == 0
         if validates_next(trainer):
             # Lightning breaks a validation off once SIGTERM has come, and it is written after the validation
             self._sigterm |= trainer.received_sigterm
@@ -201,6 +223,15 @@ class LastCheckpoint(WholeCheckpoint):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[WRITTEN_BY] = class_path(pl_module)
+
+    @override
+    def goes_on(self, trainer: Trainer) -> bool:
+        last_batch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        return (
+            super().goes_on(trainer)
+            and not (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+            and not (last_batch and trainer.current_epoch + 1 == trainer.max_epochs)
+        )
 
     def _put_off_stops(self, trainer: Trainer) -> None:
         """Let training go on to the optimizer step although it has been asked to stop."""

@@ -1,18 +1,21 @@
 """Checkpoints of sharded weights, a folder with a part of each rank: complete or absent like those of one file."""
 
+import contextlib
+import os
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.distributed.checkpoint.api import CheckpointException
 from typing_extensions import override
 
+from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from runtime.errors import UserError
 from runtime.lightning_internals import checkpoints_are_folders
-from runtime.whole_folder import partial_of, recover_folder, replace_folder
+from runtime.whole_folder import partial_of, recover_folder, remove_path
 
-PLAIN_VALUES = "meta.pt"
-"""File of such a folder in which Lightning keeps all that is neither weight nor moment."""
+SECONDS_TO_END = 45.0
+"""Seconds in which a checkpoint that is being written when the run fails may still come to its end."""
 
 
 class WholeCheckpoint(ModelCheckpoint):
@@ -22,41 +25,90 @@ class WholeCheckpoint(ModelCheckpoint):
     weights and moments, and no rank ever holds the whole. A checkpoint of one file is left to the checkpoint's IO.
     """
 
+    def __init__(self, asynchronous: bool | None = None, **settings: Any) -> None:
+        """Begin without a checkpoint.
+
+        Args:
+            asynchronous: Write checkpoints of many files while training goes on, from a copy in main memory; by default
+                where the weights are on GPUs.
+            **settings: Those of Lightning's callback.
+        """
+        super().__init__(**settings)
+        self.asynchronous = asynchronous
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clear up after a run that was killed while it wrote."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and trainer.is_global_zero and self.dirpath is not None:
+        if stage != "fit":
+            return
+        if checkpoints_are_folders(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
+            raise UserError(
+                "checkpoints of many files are written by ShardedStrategy of callbacks.checkpoints.sharded_strategy, "
+                "which train.py takes for ModelParallelStrategy: give it to the Trainer"
+            )
+        if trainer.is_global_zero and self.dirpath is not None:
             for left in [*Path(self.dirpath).glob(".*.ckpt.partial"), *Path(self.dirpath).glob(".*.ckpt.old")]:
                 recover_folder(left.with_name(left.stem.removeprefix(".")))
 
+    def finish(self, trainer: Trainer, seconds: float | None = None) -> None:
+        """Wait until what is being written is in its place.
+
+        Args:
+            trainer: The trainer.
+            seconds: Not longer than this.
+
+        Raises:
+            CheckpointError: It could not be written.
+            TimeoutError: It takes longer.
+        """
+        if checkpoints_are_folders(trainer) and isinstance(trainer.strategy, ShardedStrategy):
+            trainer.strategy.writer.wait(seconds)
+
+    def goes_on(self, trainer: Trainer) -> bool:
+        """Return whether training goes on behind the checkpoint that is about to be written.
+
+        Args:
+            trainer: The trainer.
+        """
+        return not (trainer.should_stop or trainer.received_sigterm)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.finish(trainer)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        with contextlib.suppress(Exception):  # the run's own error goes on; what could not be written has been said
+            self.finish(trainer, SECONDS_TO_END)
+
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        if not checkpoints_are_folders(trainer):
+        strategy = trainer.strategy
+        if not checkpoints_are_folders(trainer) or not isinstance(strategy, ShardedStrategy):
             super()._save_checkpoint(trainer, filepath)
             return
-        target = Path(filepath)
-        problem: UserError | None = None
-        if trainer.is_global_zero:
-            recover_folder(target)
-        trainer.strategy.barrier("whole_checkpoint")
-        try:
-            trainer.save_checkpoint(partial_of(target), self.save_weights_only)
-        except CheckpointException as error:  # raised on all ranks when one of them could not write
-            raise UserError(
-                f"checkpoint {target} cannot be written ({str(error).strip().splitlines()[-1]}): make room there or "
-                "set the callbacks' dirpath to another disk; what was written before is as it was"
-            ) from error
-        trainer.strategy.barrier("whole_checkpoint")
-        if trainer.is_global_zero:
-            try:
-                if target.is_file():
-                    target.unlink()  # of a run whose checkpoints were of one file
-                replace_folder(partial_of(target), target)
-            except OSError as error:
-                problem = UserError(f"checkpoint {target} cannot be put in its place ({error.strerror or error})")
-        problem = trainer.strategy.broadcast(problem)
-        if problem is not None:
-            raise problem
+        background = strategy.root_device.type == "cuda" if self.asynchronous is None else self.asynchronous
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        strategy.save(checkpoint, Path(filepath), background and self.goes_on(trainer))
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
+
+    @override
+    def _remove_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Remove a checkpoint when the one that takes its place is there; a folder never is there in part."""
+        if not trainer.is_global_zero:
+            return
+        if checkpoints_are_folders(trainer) and isinstance(trainer.strategy, ShardedStrategy):
+            trainer.strategy.writer.when_written(lambda: _remove(Path(filepath)))
+        elif Path(filepath).is_dir():
+            _remove(Path(filepath))
+        else:
+            super()._remove_checkpoint(trainer, filepath)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, partial_of(path))  # by this name it is cleared up if the process ends now
+    remove_path(partial_of(path))

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ KEY = "frozen_weights"
 """Key of a checkpoint under which the fingerprint is kept."""
 
 
-def fingerprint(module: nn.Module) -> str:
+def fingerprint(module: nn.Module, read: Callable[[str], Tensor] | None = None) -> str:
     """Return a fingerprint of all weights that are not trained: names, shapes, types and some values of each.
 
     Another training run moves nearly every value, so a few of each tensor tell weights apart; 8.4 B parameters take
@@ -25,11 +26,14 @@ def fingerprint(module: nn.Module) -> str:
 
     Args:
         module: The module, its weights in memory, whole or sharded.
+        read: Reads weights that are not in memory by their names in the module, one at a time.
     """
     frozen = [(name, p.detach()) for name, p in sorted(module.named_parameters()) if not p.requires_grad]
     seen = hashlib.sha256("".join(f"{name} {tuple(p.shape)} {p.dtype};" for name, p in frozen).encode())
     if frozen:
-        values = torch.cat([_sample(p) for _, p in frozen])
+        values = torch.cat(
+            [_sample(read(name).to(p.dtype) if read is not None and p.is_meta else p) for name, p in frozen]
+        )
         mesh = next((p.device_mesh for _, p in frozen if isinstance(p, DTensor)), None)
         if mesh is not None:
             distributed.all_reduce(values, distributed.ReduceOp.MAX, mesh.get_group())

@@ -33,7 +33,7 @@ from lightning_modules.models.checkpoints.deferred_weights import (
     model_without_weights,
     read_weights,
 )
-from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, hub_shapes, untied_by_adapters
+from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, Read, hub_shapes, untied_by_adapters
 from lightning_modules.models.checkpoints.shapes_only import model_of_shapes, shapes_suffice
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.models.token_logprobs import token_logprobs
@@ -297,7 +297,7 @@ class Student(nn.Module):
         """
         return hub_shapes(self.base, self.architecture, dtype)
 
-    def hub_tensors(self, dtype: HubType = None) -> HubTensors:
+    def hub_tensors(self, dtype: HubType = None, read: Read | None = None) -> HubTensors:
         """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
 
         Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
@@ -306,10 +306,16 @@ class Student(nn.Module):
         Args:
             dtype: Type of the floating-point weights: one for all, or one by name; by default as in
                 memory, those that an adapter changes in float32.
+            read: Reads weights that are not in memory, one at a time.
         """
-        return HubTensors(self.base, self.architecture, dtype)
+        return HubTensors(self.base, self.architecture, dtype, read)
 
-    def save_pretrained(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        notes: Mapping[str, str] | None = None,
+        read: Read | None = None,
+    ) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.
 
         Where the weights are sharded all ranks call this together and rank 0 writes; where they are whole one rank
@@ -318,13 +324,14 @@ class Student(nn.Module):
         Args:
             directory: Where to write; it appears complete or not at all.
             notes: Text files that are written beside the weights, by name.
+            read: Reads weights that are not in memory, one at a time.
 
         Raises:
             UserError: There is no room, or the place cannot be written.
         """
         shapes = self.hub_shapes()
         size = sum(part.nbytes for part in shapes.values())
-        with contextlib.closing(self.hub_tensors()) as tensors:
+        with contextlib.closing(self.hub_tensors(read=read)) as tensors:
             if self.sharded and torch.distributed.get_rank() > 0:
                 return
             with whole_folder(Path(directory), size) as fresh:

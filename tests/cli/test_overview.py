@@ -15,7 +15,7 @@ HEAVY = ("torch", "lightning", "transformers", "wandb", "scipy", "matplotlib")
 
 
 def test_every_subcommand_is_described(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(SUBCOMMANDS) == [*OF_LIGHTNING, "plan"]
+    assert list(SUBCOMMANDS) == [*OF_LIGHTNING, "plan", "export"]
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     text = capsys.readouterr().out

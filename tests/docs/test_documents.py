@@ -14,6 +14,7 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser as torchrun
 
+from cli.export import own_options
 from datamodules.avqa import AVQADataModule
 from tests.cli.test_configs import CONFIGS, SWEEP, launch
 from tests.test_rooms import FLOORS
@@ -153,7 +154,9 @@ def accepted(arguments: list[str]) -> bool:
 @pytest.mark.parametrize(("stage", "options"), stages().items(), ids=" ".join)
 def test_stages_accept_their_commands(stage: tuple[str, ...], options: list[str], tmp_path: Path) -> None:
     subcommand, *files = stage
-    subcommand = {"plan": "fit"}.get(subcommand, subcommand)  # a plan takes the configuration of fit
+    if subcommand == "export":
+        options = own_options().parse_known_args(options)[1]
+    subcommand = {"plan": "fit", "export": "fit"}.get(subcommand, subcommand)  # they take the configuration of fit
     configs = [word for file in files for word in ("--config", file)]
     assert accepted([subcommand, *configs, *options])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from records.records import Question
@@ -104,3 +105,43 @@ class Leisurely(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         time.sleep(1)
+
+
+class Losses(Callback):
+    """Appends each training batch's loss to a file, on the first rank.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.is_global_zero:
+            with open(self.path, "a", encoding="utf-8") as lines:
+                print(trainer.global_step, float(trainer.callback_metrics["train/loss"]), file=lines, flush=True)
+
+
+class KillInSave(Callback):
+    """Kills a rank while a sharded checkpoint is written, when its parts are on the disk and it is not yet there.
+
+    Args:
+        step: Optimizer steps that must have been taken.
+        rank: Which rank.
+    """
+
+    def __init__(self, step: int, rank: int = 0) -> None:
+        self.step = step
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step - 1 and trainer.global_rank == self.rank:
+            trainer.strategy.writer.wait()  # for the one before
+            write = FileSystemWriter.write_data
+
+            def write_and_end(writer: FileSystemWriter, *arguments: Any) -> Any:
+                write(writer, *arguments)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            FileSystemWriter.write_data = write_and_end  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from lightning_modules.models.architectures.architecture import Architecture, architecture_of
+from lightning_modules.models.checkpoints.sharded_checkpoint import is_sharded_checkpoint
 from runtime.errors import UserError
 
 _POINTER = b"version https://git-lfs"
@@ -29,6 +30,11 @@ def load_processor(weights: str) -> Any:
     Raises:
         WeightsError: There is none, or a file of it is damaged.
     """
+    if Path(weights).is_file() or is_sharded_checkpoint(weights):
+        raise WeightsError(
+            f"weights: {weights!r} is a checkpoint, from which its own stage goes on (--ckpt_path); another one reads "
+            "exported weights: the folder best of that run, or what `python train.py export` makes of the checkpoint"
+        )
     if not Path(weights).is_dir() and (weights.startswith((".", "/", "~")) or weights.count("/") > 1):
         raise WeightsError(f"weights: there is no folder {weights!r}, and it is no name on the Hub either")
     try:

@@ -4,7 +4,7 @@ Folding all adapted matrices at once would hold a second copy of the language mo
 however many are written or sent.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +20,15 @@ HubType = torch.dtype | Mapping[str, torch.dtype] | None
 with those that an adapter changes in float32."""
 
 
+Read = Callable[[str], Tensor]
+"""Returns a weight that is not in memory by its name in the transformers model."""
+
+
 class _Source(NamedTuple):
-    """Where a weight comes from: its value in memory, and the layer whose adapter changes it."""
+    """Where a weight comes from: its value in memory, its name there, and the layer whose adapter changes it."""
 
     value: Tensor
+    name: str
     adapter: Any | None
 
 
@@ -62,21 +67,26 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
     is left; otherwise the others would wait for it.
     """
 
-    def __init__(self, base: Any, architecture: Architecture, dtype: HubType = None) -> None:
+    def __init__(self, base: Any, architecture: Architecture, dtype: HubType = None, read: Read | None = None) -> None:
         """Begin at the first weight; nothing is computed yet.
 
         Args:
             base: The transformers model, adapters inside.
             architecture: Its architecture.
             dtype: Type of the floating-point weights.
+            read: Reads weights that have no storage, one at a time.
         """
         self._sources = iter(_sources(base, architecture).items())
         self._dtype = dtype
+        self._read = read
 
     def __next__(self) -> tuple[str, Tensor]:
         """Compute the next weight."""
         for name, source in self._sources:
-            value = _whole(source, _type_of(name, source, self._dtype))
+            dtype = _type_of(name, source, self._dtype)
+            if source.value.is_meta and self._read is not None:
+                source = source._replace(value=self._read(source.name).to(source.value.dtype))
+            value = _whole(source, dtype)
             if value is not None:
                 return name, value
         raise StopIteration
@@ -101,7 +111,7 @@ def _sources(base: Any, architecture: Architecture) -> dict[str, _Source]:
     for name, value in base.state_dict().items():
         plain = name.replace(".base_layer.", ".")
         if ".lora_" not in name and plain not in tied:
-            sources[architecture.hub_name(plain)] = _Source(value.detach(), adapters.get(plain))
+            sources[architecture.hub_name(plain)] = _Source(value.detach(), name, adapters.get(plain))
     return sources
 
 
