@@ -131,7 +131,7 @@ def test_a_stranger_gets_401_everywhere(said: tuple[Path, Path]) -> None:
         f"{SERVER} wants a secret: set {VARIABLE} here to what the server has",
     )
     statuses, health, known = ask(TOKEN)
-    assert 401 not in statuses and health == 200 and known == ["default", 1]
+    assert 401 not in statuses and health == 200 and isinstance(known, list) and known[1] == 1
     assert TOKEN not in "".join(file.read_text() for file in said)
 
 
