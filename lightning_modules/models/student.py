@@ -296,8 +296,8 @@ class Student(nn.Module):
         """
         return hub_shapes(self.base, self.architecture, dtype)
 
-    def hub_tensors(self, dtype: HubType = None) -> HubTensors:
-        """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
+    def hub_tensors(self, dtype: HubType = None, device: torch.device | str = "cpu") -> HubTensors:
+        """Return all weights under the Hub's names, adapters folded in, one at a time, in main memory by default.
 
         Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
         nothing; a rank that may stop early must close it.
@@ -305,8 +305,9 @@ class Student(nn.Module):
         Args:
             dtype: Type of the floating-point weights: one for all, or one by name; by default as in
                 memory, those that an adapter changes in float32.
+            device: Where the values are wanted.
         """
-        return HubTensors(self.base, self.architecture, dtype)
+        return HubTensors(self.base, self.architecture, dtype, device)
 
     def save_pretrained(self, directory: str | os.PathLike[str], notes: Mapping[str, str] | None = None) -> None:
         """Write a checkpoint that ``from_pretrained`` and vLLM load, in place of what was there before.

@@ -52,7 +52,7 @@ def hub_shapes(base: Any, architecture: Architecture, dtype: HubType = None) -> 
 
 
 class HubTensors(Iterator[tuple[str, Tensor]]):
-    """Name and value of each weight: contiguous, in main memory, without gradient.
+    """Name and value of each weight: contiguous, without gradient, in main memory or on another device.
 
     What needs no computing, converting or copying shares the model's memory. Drop each tensor before asking for the
     next one (``del``), so that there is one at a time.
@@ -62,21 +62,25 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
     is left; otherwise the others would wait for it.
     """
 
-    def __init__(self, base: Any, architecture: Architecture, dtype: HubType = None) -> None:
+    def __init__(
+        self, base: Any, architecture: Architecture, dtype: HubType = None, device: torch.device | str = "cpu"
+    ) -> None:
         """Begin at the first weight; nothing is computed yet.
 
         Args:
             base: The transformers model, adapters inside.
             architecture: Its architecture.
             dtype: Type of the floating-point weights.
+            device: Where the values are wanted.
         """
+        self._device = torch.device(device)
         self._sources = iter(_sources(base, architecture).items())
         self._dtype = dtype
 
     def __next__(self) -> tuple[str, Tensor]:
         """Compute the next weight."""
         for name, source in self._sources:
-            value = _whole(source, _type_of(name, source, self._dtype))
+            value = _whole(source, _type_of(name, source, self._dtype), self._device)
             if value is not None:
                 return name, value
         raise StopIteration
@@ -85,7 +89,7 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
         """Gather what is left, with the other ranks, and drop it."""
         for name, source in self._sources:
             if isinstance(source.value, DTensor):
-                _whole(source, _type_of(name, source, self._dtype))
+                _whole(source, _type_of(name, source, self._dtype), self._device)
 
 
 def _adapters(base: Any) -> dict[str, Any]:
@@ -115,7 +119,7 @@ def _type_of(name: str, source: _Source, dtype: HubType) -> torch.dtype:
 
 
 @torch.no_grad()
-def _whole(source: _Source, dtype: torch.dtype) -> Tensor | None:
+def _whole(source: _Source, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """Return a weight as it is wanted; None where it is sharded and another rank gets it."""
     value = source.value
     if source.adapter is not None:
@@ -126,7 +130,7 @@ def _whole(source: _Source, dtype: torch.dtype) -> Tensor | None:
         value = value.full_tensor()
         if torch.distributed.get_rank() > 0:
             return None
-        value = value.cpu()
+        value = value.to(device)
         # without the rows that pad it to equal shards: no file may hold them
         value = value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
-    return value.cpu().contiguous()
+    return value.to(device).contiguous()

@@ -1,0 +1,97 @@
+"""A group of processes on the CPU that send tensors to each other, beside any group that a process is in already."""
+
+import datetime
+import socket
+from collections.abc import Callable
+
+from torch import Tensor
+from torch._C._distributed_c10d import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore
+
+
+class GlooGroup:
+    """One sender, of rank 0, and those that receive.
+
+    Nothing of ``torch.distributed``'s own groups is touched: a trainer's ranks do not notice.
+    """
+
+    def __init__(self, store: TCPStore, rank: int, size: int, address: str, seconds: float) -> None:
+        """Meet the others.
+
+        Args:
+            store: Where they meet.
+            rank: Of this process.
+            size: Processes of the group.
+            address: Of this machine, at which the others reach it.
+            seconds: How long the others may take, now and in each transfer.
+
+        Raises:
+            RuntimeError: Not all have come in time.
+        """
+        options = ProcessGroupGloo._Options()
+        options._timeout = datetime.timedelta(seconds=seconds)
+        options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+        self._store = store
+        self._group: ProcessGroupGloo | None = ProcessGroupGloo(PrefixStore("weights", store), rank, size, options)
+
+    def broadcast(self, content: Tensor) -> Callable[[], object]:
+        """Begin to send (rank 0) or to receive bytes.
+
+        Args:
+            content: The bytes, or where they go; untouched until the returned function has returned.
+
+        Returns:
+            Waits until that is done; raises RuntimeError when another one is gone or takes too long.
+        """
+        if self._group is None:
+            raise RuntimeError("this group was left")
+        options = BroadcastOptions()
+        options.rootRank, options.rootTensor = 0, 0
+        return self._group.broadcast([content], options).wait
+
+    def close(self) -> None:
+        """Leave; those that wait for this process hear of it. Harmless a second time."""
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()
+
+
+def listen(address: str, seconds: float) -> TCPStore:
+    """Open a place to meet on a free port of an address.
+
+    Args:
+        address: Of this machine.
+        seconds: How long others may take.
+
+    Raises:
+        OSError: Nothing can listen there.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.bind((address, 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        return TCPStore(
+            address,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=datetime.timedelta(seconds=seconds),
+            master_listen_fd=listening.detach(),
+        )
+
+
+def visit(address: str, port: int, seconds: float) -> tuple[TCPStore, str]:
+    """Go to where others meet.
+
+    Args:
+        address: Where.
+        port: Its port.
+        seconds: How long to try.
+
+    Returns:
+        The place, and the address of this machine on the way to it.
+    """
+    store = TCPStore(address, port, wait_for_workers=False, timeout=datetime.timedelta(seconds=seconds))
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((address, port))
+        return store, str(route.getsockname()[0])
