@@ -7,7 +7,7 @@
 import ipaddress
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import torch
@@ -34,6 +34,14 @@ class Sender(Protocol):
         """Leave the receivers."""
 
 
+class Announced(NamedTuple):
+    """What vLLM's engines want to know of a weight before it is sent: its ``ParamMeta``."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
 class WeightStream:
     """A student's weights, to be sent again and again; vLLM's ``WeightSource``.
 
@@ -51,6 +59,10 @@ class WeightStream:
         self.shapes = shapes
         self._tensors = tensors
         self._present: Iterator[tuple[str, Tensor]] = iter(())
+
+    def metadata(self) -> list[Announced]:
+        """Return what will be yielded, in order."""
+        return [Announced(name, part.dtype, part.shape) for name, part in self.shapes.items()]
 
     def begin(self) -> None:
         """Begin with the present values, as other ranks do now."""

@@ -76,7 +76,8 @@ class TransferSession:
             UserError: A server refused them, or fails again and again although it is well.
         """
         assert self._sender is not None and self._receivers is not None
-        self.keeper.expect(None, version)
+        if self.keeper.version != version:  # not yet, by an attempt that failed
+            self.keeper.expect(None, version)
         self._receivers.version = version
         for server in self.keeper.servers:
             server.suspect = True

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -258,6 +259,19 @@ def test_ways_of_vllm_are_told_what_they_want_to_know():
     assert (info.backend, info.rank, info.packed, info.packed_buffer_size_bytes) == ("ipc", 0, True, 12 * MIB)
 
 
+def test_vllms_own_sender_takes_our_weights(weights: Weights):
+    """It compares each weight with what was announced, as ours does."""
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
+
+    stream = WeightStream(weights.hub_shapes(), weights.hub_tensors)
+    stream.begin()
+    checked: Any = NCCLTrainerWeightTransferEngine._checked_iter
+    assert [name for name, _ in checked(stream, stream.metadata())] == list(weights.specs)
+    stream.begin()
+    with pytest.raises(ValueError, match="declared"):
+        list(checked(stream, stream.metadata()[::-1]))
+
+
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_rollouts_go_on_when_the_only_server_was_started_anew(tmp_path: Path, server_weights: Path, staleness: int):
     """Its weights are sent again at once, and what it was asked is asked again with the same seeds."""
@@ -286,7 +300,7 @@ def test_rollouts_go_on_when_the_only_server_was_started_anew(tmp_path: Path, se
         assert server.meetings == 2 and not server.paused
     asked = [one["body"] for one in server.generated if one["version"] != "default"]
     assert lost[0] in asked
-    assert [batch.completions.weight_version for batch in module.train_batches][0] == "run:0"
+    assert module.train_batches[0].completions.weight_version == "run:0"
     assert len(module.train_batches) == 4
 
 
@@ -295,7 +309,7 @@ def test_an_evaluation_on_several_ranks_cannot_send_weights_again():
     servers._pusher = SimpleNamespace(together=True)
     several = SimpleNamespace(world_size=2, training=False)
     assert servers.all_have_drawn(several, True)
-    with pytest.raises(ServersLost, match="evaluation on several ranks.*run it again"):
+    with pytest.raises(ServersLost, match=r"evaluation on several ranks.*run it again"):
         servers.all_have_drawn(several, False)
     alone = SimpleNamespace(world_size=1, training=False)
     assert not servers.all_have_drawn(alone, False)
