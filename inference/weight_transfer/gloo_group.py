@@ -3,9 +3,10 @@
 import datetime
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
-from torch._C._distributed_c10d import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
 
 
 class GlooGroup:
@@ -27,11 +28,12 @@ class GlooGroup:
         Raises:
             RuntimeError: Not all have come in time.
         """
-        options = ProcessGroupGloo._Options()
+        gloo: Any = ProcessGroupGloo  # torch's stubs know it in part
+        options = gloo._Options()
         options._timeout = datetime.timedelta(seconds=seconds)
-        options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+        options._devices = [gloo.create_device(hostname=address)]
         self._store = store
-        self._group: ProcessGroupGloo | None = ProcessGroupGloo(PrefixStore("weights", store), rank, size, options)
+        self._group: Any = gloo(PrefixStore("weights", store), rank, size, options)
 
     def broadcast(self, content: Tensor) -> Callable[[], object]:
         """Begin to send (rank 0) or to receive bytes.
