@@ -70,10 +70,10 @@ def weights(server_weights: Path) -> Weights:
 
 
 @contextlib.contextmanager
-def ready(*servers: ReceivingServer, way=None, retry_seconds: float = 5.0):
+def ready(*servers: ReceivingServer, way=None, retry_seconds: float = 60.0):
     pool = ServerPool([server.url for server in servers], retry_seconds=retry_seconds, request_seconds=2.0)
     pool.wait(1)
-    pusher = TransferPusher(pool, way or GlooTransfer(bucket_mib=1, seconds=5.0))
+    pusher = TransferPusher(pool, way or GlooTransfer(bucket_mib=1, seconds=60.0))
     try:
         yield pusher
     finally:
@@ -293,7 +293,7 @@ def test_rollouts_go_on_when_the_only_server_was_started_anew(tmp_path: Path, se
             run_id="run",
             parity_gate=False,
             max_staleness=staleness,
-            weight_transfer=GlooTransfer(bucket_mib=1, seconds=5.0),
+            weight_transfer=GlooTransfer(bucket_mib=1, seconds=60.0),
         )
         data = Resumable(module.student.processor, 8, 2)
         trainer(tmp_path, rollouts).fit(module, data)

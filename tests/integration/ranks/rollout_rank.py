@@ -60,7 +60,7 @@ def main(
         seed=7,
         run_id="run",
         max_staleness=staleness,
-        weight_transfer=GlooTransfer(bucket_mib=1, seconds=20.0) if sent else None,
+        weight_transfer=GlooTransfer(bucket_mib=1, seconds=60.0) if sent else None,
     )
     trainer = lightning.Trainer(
         accelerator="cpu",
