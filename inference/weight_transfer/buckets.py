@@ -43,7 +43,7 @@ def cut(shapes: Mapping[str, HubTensor], bucket_bytes: int) -> list[dict[str, Hu
 
 
 def pack(tensors: Iterable[tuple[str, Tensor]], shapes: Mapping[str, HubTensor], bucket_bytes: int) -> Iterator[Tensor]:
-    """Yield the bytes of each bucket.
+    """Yield the bytes of each bucket, which stay as they are until the one after the next is asked for.
 
     Args:
         tensors: Names and values in main memory, in the order of ``shapes``; each is let go before the next is asked
@@ -55,8 +55,17 @@ def pack(tensors: Iterable[tuple[str, Tensor]], shapes: Mapping[str, HubTensor],
         ValueError: Something else comes than was announced.
     """
     stream = iter(tensors)
-    for run in cut(shapes, bucket_bytes):
-        bucket = None if len(run) == 1 else torch.empty(nbytes(run), dtype=torch.uint8)
+    runs = cut(shapes, bucket_bytes)
+    size = max((nbytes(run) for run in runs if len(run) > 1), default=0)
+    buffers: list[Tensor] = []  # two in turns: memory that is taken anew costs as much as filling it
+    packed = 0
+    for run in runs:
+        bucket = None
+        if len(run) > 1:
+            if len(buffers) < 2:
+                buffers.append(torch.empty(size, dtype=torch.uint8))
+            bucket = buffers[packed % 2][: nbytes(run)]
+            packed += 1
         filled = 0
         for expected, part in run.items():
             name, value = next(stream, ("nothing", torch.empty(0)))

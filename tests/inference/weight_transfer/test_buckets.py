@@ -80,3 +80,13 @@ def test_what_was_not_announced_is_not_sent(change, message: str):
 def test_a_malformed_announcement_is_refused(told):
     with pytest.raises(ValueError, match="announced"):
         announced(**told)
+
+
+def test_a_bucket_that_is_under_way_stays_as_it_is():
+    """Two are used in turns: the one that is sent is not the one that is filled."""
+    weights = {name: torch.full((2,), number, dtype=torch.uint8) for number, name in enumerate("abcdefgh")}
+    stream = pack(iter(weights.items()), {name: HubTensor((2,), torch.uint8) for name in weights}, 4)
+    under_way = next(stream)
+    for first, following in zip((0, 2, 4), stream, strict=True):
+        assert under_way.tolist() == [first, first, first + 1, first + 1]
+        under_way = following
