@@ -34,6 +34,9 @@ BAR_SECONDS = 0.5
 
 BAR_BUCKETS = 2.0
 
+IN_A_ROW = 2
+"""Pushes of one way before it is the other's turn."""
+
 SHAPE = Shape(8192, 1536, 4096, 10, 12, 4, 256, 2, 4)
 
 
@@ -95,21 +98,23 @@ def computed(pids: Sequence[int]) -> float:
     return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
+def next_way(rounds: dict[str, list[Any]], wanted: int) -> str | None:
+    """Return the way that has been measured least, None where there is enough of all."""
+    way = min(rounds, key=lambda name: len(rounds[name]))
+    return way if len(rounds[way]) < wanted else None
+
+
 @contextlib.contextmanager
-def pushers(url: str, bucket_mib: int) -> Iterator[dict[str, WeightPusher]]:
-    """Yield what pushes as files and what pushes over gloo, to the same server."""
+def pusher(url: str, way: str, bucket_mib: int) -> Iterator[WeightPusher]:
+    """Yield what pushes as files or over gloo."""
     pool = ServerPool([url])
     pool.wait(1)
-    ways = {
-        "files": WeightPusher(pool),
-        "gloo": TransferPusher(pool, GlooTransfer(bucket_mib=bucket_mib)),
-    }
+    made = WeightPusher(pool) if way == "files" else TransferPusher(pool, GlooTransfer(bucket_mib=bucket_mib))
     try:
-        yield ways
+        yield made
     finally:
         pool.close()
-        for way in ways.values():
-            way.close()
+        made.close()
 
 
 def measure(options: argparse.Namespace, report: dict[str, Any], keep: Any) -> None:
@@ -124,22 +129,21 @@ def measure(options: argparse.Namespace, report: dict[str, Any], keep: Any) -> N
         with VLLMServer(weights, max_num_seqs=4, max_model_len=1024, weight_transfer="gloo", log_file=log) as server:
             engine = engine_of(server)
             trainer = Alone(folder)
-            for way in ("files", "gloo"):
-                while len(report["rounds"][way]) < options.rounds:
-                    with pushers(server.url, options.bucket_mib) as ways:
-                        for step in range(options.rounds + 1 - len(report["rounds"][way])):
-                            trainer.global_step = step
-                            found = push(ways[way], trainer, student, engine)
-                            if step:  # the first one finds the way
-                                report["rounds"][way].append(found)
-                                keep(report)
+            while way := next_way(report["rounds"], options.rounds):
+                with pusher(server.url, way, options.bucket_mib) as found:
+                    for step in range(1 + IN_A_ROW):
+                        trainer.global_step = step
+                        measured = push(found, trainer, student, engine)
+                        if step:  # the first one finds the way
+                            report["rounds"][way].append(measured)
+                            keep(report)
 
 
-def push(pusher: WeightPusher, trainer: Any, student: Student, engine: int) -> dict[str, float]:
+def push(way: WeightPusher, trainer: Any, student: Student, engine: int) -> dict[str, float]:
     """Push once and return seconds and megabytes."""
     both = [os.getpid(), engine]
     memory, spent, begun = PeakMemory(both), computed(both), time.perf_counter()
-    pusher.push(trainer, student, "benchmark")
+    way.push(trainer, student, "benchmark")
     seconds = time.perf_counter() - begun
     of_trainer, of_server = memory.extra()
     return {
@@ -157,7 +161,7 @@ def main(args: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=7, help="pushes of each way (7)")
+    parser.add_argument("--rounds", type=int, default=6, help="pushes of each way (6)")
     parser.add_argument("--bucket-mib", type=int, default=128, help="size of a bucket (128)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the trainer (1)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
