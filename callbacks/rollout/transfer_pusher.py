@@ -49,7 +49,7 @@ class TransferPusher(WeightPusher):
         limit = push_seconds(
             self.pool.keeper.retry_seconds + self.pool.keeper.request_seconds, collective_seconds(trainer), 0.0
         )
-        while not self._try(trainer, student, version, device, max(1.0, begun + limit - time.monotonic())):
+        while not self._send_once(trainer, student, version, device, max(1.0, begun + limit - time.monotonic())):
             pass
         self.version = version
         if not trainer.is_global_zero:
@@ -79,7 +79,7 @@ class TransferPusher(WeightPusher):
         log.info(f"Weights ({gigabytes(size)}) are sent to the rollout servers over {self._way.name}")
         return run_id or secrets.token_hex(4), types
 
-    def _try(self, trainer: Trainer, student: Any, version: str, device: torch.device, seconds: float) -> bool:
+    def _send_once(self, trainer: Trainer, student: Any, version: str, device: torch.device, seconds: float) -> bool:
         """Send the weights once; False where that must be done again."""
         session = self._session
 

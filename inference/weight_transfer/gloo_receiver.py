@@ -89,17 +89,13 @@ class GlooReceiver(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         group: GlooGroup, runs: list[dict[str, HubTensor]]
     ) -> Iterator[tuple[torch.Tensor, dict[str, HubTensor]]]:
         """Yield each bucket when it has come, and have the next one sent meanwhile."""
-        coming = None
+        coming: _Coming | None = None
         for run in [*runs, None]:
-            come = coming
-            if run is not None:
-                bucket = torch.empty(nbytes(run), dtype=torch.uint8)
-                coming = group.broadcast(bucket), bucket, run
-                del bucket
+            come, coming = coming, None if run is None else _Coming(group, run)
             if come is not None:
-                come[0]()
-                yield come[1:]
-                del come
+                come.wait()
+                yield come.bucket, come.run
+            del come
 
     def finish_weight_update(self) -> None:
         """Have the layers compute with what has come."""
@@ -110,3 +106,12 @@ class GlooReceiver(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         group, self._group = self._group, None
         if group is not None:
             group.close()
+
+
+class _Coming:
+    """A bucket that is under way."""
+
+    def __init__(self, group: GlooGroup, run: dict[str, HubTensor]) -> None:
+        self.run = run
+        self.bucket = torch.empty(nbytes(run), dtype=torch.uint8)
+        self.wait = group.broadcast(self.bucket)

@@ -113,6 +113,7 @@ def test_a_run_with_its_parity_gate(servers: list[VLLMServer], server_weights: P
     assert versions == ["gated:0", "gated:1", "gated:2"]
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_leaves_servers_that_the_next_run_can_use(
     servers: list[VLLMServer], server_weights: Path, batch: AudioQABatch, tmp_path: Path
 ):
