@@ -8,7 +8,7 @@ from inference.weight_transfer.receivers import TransferBroken
 
 T = TypeVar("T")
 
-AFTERMATH_SECONDS = 5.0
+AFTERMATH_SECONDS = 15.0
 """Time that one side has to come to its end after the other has failed."""
 
 

@@ -93,14 +93,12 @@ class GlooSender:
         self.receivers.start_weight_update()
         update = Attempt(lambda: self.receivers.update_weights(announce(self.weights.shapes)))
         try:
-            sent = None
-            for bucket in pack(self.weights, self.weights.shapes, self.bucket_bytes):
-                if sent is not None:
-                    sent()
-                sent = self._group.broadcast(bucket)
+            for place, bucket in enumerate(pack(self.weights, self.weights.shapes, self.bucket_bytes)):
+                if place:
+                    self._group.wait()
+                self._group.broadcast(bucket)
                 del bucket
-            if sent is not None:
-                sent()
+            self._group.wait()
         except RuntimeError as error:
             self.shutdown()
             update.join(AFTERMATH_SECONDS)  # who has failed says so better

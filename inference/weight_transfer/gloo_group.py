@@ -2,7 +2,7 @@
 
 import datetime
 import socket
-from collections.abc import Callable
+from collections import deque
 from typing import Any
 
 from torch import Tensor
@@ -33,28 +33,35 @@ class GlooGroup:
         options._timeout = datetime.timedelta(seconds=seconds)
         options._devices = [gloo.create_device(hostname=address)]
         self._store = store
+        self._under_way: deque[Any] = deque()
         self._group: Any = gloo(PrefixStore("weights", store), rank, size, options)
 
-    def broadcast(self, content: Tensor) -> Callable[[], object]:
+    def broadcast(self, content: Tensor) -> None:
         """Begin to send (rank 0) or to receive bytes.
 
         Args:
-            content: The bytes, or where they go; untouched until the returned function has returned.
-
-        Returns:
-            Waits until that is done; raises RuntimeError when another one is gone or takes too long.
+            content: The bytes, or where they go; untouched until :meth:`wait` has returned.
         """
         if self._group is None:
             raise RuntimeError("this group was left")
         options = BroadcastOptions()
         options.rootRank, options.rootTensor = 0, 0
-        return self._group.broadcast([content], options).wait
+        self._under_way.append(self._group.broadcast([content], options))
+
+    def wait(self) -> None:
+        """Wait for the oldest broadcast that was begun and not waited for.
+
+        Raises:
+            RuntimeError: Another process is gone, takes too long, or has left.
+        """
+        self._under_way.popleft().wait()
 
     def close(self) -> None:
         """Leave; those that wait for this process hear of it. Harmless a second time."""
         group, self._group = self._group, None
         if group is not None:
             group.abort()
+        self._under_way.clear()  # connections end with the last that knows them, and not by the call above
 
 
 def listen(address: str, seconds: float) -> TCPStore:

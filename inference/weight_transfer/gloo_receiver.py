@@ -4,8 +4,10 @@ vLLM 0.32 has engines for NVIDIA GPUs only. This one is registered by a plugin t
 told what vLLM's own NCCL engine is told.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
@@ -75,10 +77,11 @@ class GlooReceiver(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         """Receive all buckets; one is loaded while the next one comes."""
         if self._group is None:
             raise RuntimeError("no trainer has been met: init_weight_transfer_engine comes first")
+        model: Any = self.model
         try:
             shapes = announced(update_info.names, update_info.dtype_names, update_info.shapes)
             for bucket, run in self._buckets(self._group, cut(shapes, self._bucket_bytes)):
-                self.model.load_weights(unpack(bucket, run))
+                model.load_weights(unpack(bucket, run))
                 del bucket
         except BaseException:
             self.shutdown()  # the trainer must not wait for one that has given up
@@ -89,13 +92,16 @@ class GlooReceiver(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         group: GlooGroup, runs: list[dict[str, HubTensor]]
     ) -> Iterator[tuple[torch.Tensor, dict[str, HubTensor]]]:
         """Yield each bucket when it has come, and have the next one sent meanwhile."""
-        coming: _Coming | None = None
-        for run in [*runs, None]:
-            come, coming = coming, None if run is None else _Coming(group, run)
-            if come is not None:
-                come.wait()
-                yield come.bucket, come.run
-            del come
+        under_way: deque[tuple[torch.Tensor, dict[str, HubTensor]]] = deque()
+        for run in runs:
+            under_way.append((torch.empty(nbytes(run), dtype=torch.uint8), run))
+            group.broadcast(under_way[-1][0])
+            if len(under_way) > 1:
+                group.wait()
+                yield under_way.popleft()
+        while under_way:
+            group.wait()
+            yield under_way.popleft()
 
     def finish_weight_update(self) -> None:
         """Have the layers compute with what has come."""
@@ -106,12 +112,3 @@ class GlooReceiver(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
         group, self._group = self._group, None
         if group is not None:
             group.close()
-
-
-class _Coming:
-    """A bucket that is under way."""
-
-    def __init__(self, group: GlooGroup, run: dict[str, HubTensor]) -> None:
-        self.run = run
-        self.bucket = torch.empty(nbytes(run), dtype=torch.uint8)
-        self.wait = group.broadcast(self.bucket)

@@ -78,7 +78,8 @@ class ReceivingServer(FakeServer):
         try:
             for run in cut(shapes, self.bucket_bytes):
                 bucket = torch.empty(nbytes(run), dtype=torch.uint8)
-                self.group.broadcast(bucket)()
+                self.group.broadcast(bucket)
+                self.group.wait()
                 self.largest_bucket = max(self.largest_bucket, bucket.nbytes)
                 arrived |= {name: value.clone() for name, value in unpack(bucket, run)}
         except RuntimeError:

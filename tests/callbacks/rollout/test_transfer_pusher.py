@@ -298,8 +298,9 @@ def test_rollouts_go_on_when_the_only_server_was_started_anew(tmp_path: Path, se
         data = Resumable(module.student.processor, 8, 2)
         trainer(tmp_path, rollouts).fit(module, data)
         assert server.meetings == 2 and not server.paused
-    asked = [one["body"] for one in server.generated if one["version"] != "default"]
-    assert lost[0] in asked
+    asked = [(one["version"], one["body"]["sampling_params"]["seed"]) for one in server.generated]
+    seed = lost[0]["sampling_params"]["seed"]
+    assert seed in [found for version, found in asked if version != "default"]
     assert module.train_batches[0].completions.weight_version == "run:0"
     assert len(module.train_batches) == 4
 
