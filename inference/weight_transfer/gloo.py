@@ -8,6 +8,9 @@ from inference.weight_transfer.gloo_group import GlooGroup, listen
 from inference.weight_transfer.receivers import Receivers, TransferBroken
 from inference.weight_transfer.transfer import TransferError, WeightStream, WeightTransfer, check_reachable
 
+PIECES = 4
+"""In how many a bucket travels."""
+
 
 class GlooTransfer(WeightTransfer):
     """Sends weights over TCP from the trainer's main memory into that of servers on the CPU."""
@@ -20,8 +23,8 @@ class GlooTransfer(WeightTransfer):
         Args:
             address: This machine's address in the network of the servers, which come to a free port of it; whoever
                 reaches it there could read the weights.
-            bucket_mib: Size of a bucket, in MiB: one half of it is sent while the other one is filled here, and loaded
-                there. Beyond that a side needs what its largest weight takes.
+            bucket_mib: Size of a bucket, in MiB, which travels in pieces: one is sent while the next is filled here and
+                the last one is loaded there, where vLLM keeps some until it has all of a layer.
             seconds: How long the servers may take to come, and how long one bucket and the whole update may take.
         """
         super().__init__(bucket_mib, seconds)
@@ -57,7 +60,7 @@ class GlooSender:
         """
         self.receivers = receivers
         self.weights = weights
-        self.bucket_bytes = way.bucket_bytes // 2
+        self.bucket_bytes = way.bucket_bytes // PIECES
         try:
             store = listen(way.address, way.seconds)
         except OSError as error:
