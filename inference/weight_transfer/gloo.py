@@ -98,16 +98,19 @@ class GlooSender:
         try:
             for place, bucket in enumerate(pack(self.weights, self.weights.shapes, self.bucket_bytes)):
                 if place:
-                    self._group.wait()
+                    self._group.wait(self._given_up)
                 self._group.broadcast(bucket)
                 del bucket
-            self._group.wait()
+            self._group.wait(self._given_up)
         except RuntimeError as error:
             self.shutdown()
             update.join(AFTERMATH_SECONDS)  # who has failed says so better
             raise TransferBroken(f"weights could not be sent: {str(error).splitlines()[0]}") from None
         update.result(self.receivers.seconds, "all weights were sent, but not all servers have loaded them")
         self.receivers.finish_weight_update()
+
+    def _given_up(self) -> bool:
+        return self.receivers.problem is not None
 
     def shutdown(self) -> None:
         """Leave the servers."""

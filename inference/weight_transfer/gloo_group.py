@@ -2,11 +2,15 @@
 
 import datetime
 import socket
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
+
+POLL_SECONDS = 0.0005
 
 
 class GlooGroup:
@@ -48,12 +52,19 @@ class GlooGroup:
         options.rootRank, options.rootTensor = 0, 0
         self._under_way.append(self._group.broadcast([content], options))
 
-    def wait(self) -> None:
+    def wait(self, given_up: Callable[[], bool] = lambda: False) -> None:
         """Wait for the oldest broadcast that was begun and not waited for.
 
+        Args:
+            given_up: Asked again and again whether another process will not take part, whose connection lives.
+
         Raises:
-            RuntimeError: Another process is gone, takes too long, or has left.
+            RuntimeError: Another process is gone, takes too long, or has given up.
         """
+        while not self._under_way[0].is_completed():
+            if given_up():
+                raise RuntimeError("another process has given up")
+            time.sleep(POLL_SECONDS)
         self._under_way.popleft().wait()
 
     def close(self) -> None:

@@ -122,13 +122,13 @@ class Receivers:
                 work(client)
             except Exception as error:
                 errors[client.url] = error
+                self.problem = "; ".join(map(str, errors.values()))  # known before the others have ended
 
         threads = [threading.Thread(target=run, args=(client,), daemon=True) for client in self.clients]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        self.problem = "; ".join(map(str, errors.values())) or None
         for error in errors.values():
             if not isinstance(error, ServerUnreachable):
                 raise error
