@@ -2,6 +2,7 @@
 
 import datetime
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -70,9 +71,20 @@ class GlooGroup:
     def close(self) -> None:
         """Leave; those that wait for this process hear of it. Harmless a second time."""
         group, self._group = self._group, None
+        under_way, self._under_way = self._under_way, deque()
         if group is not None:
-            group.abort()
-        self._under_way.clear()  # connections end with the last that knows them, and not by the call above
+            threading.Thread(target=_let_go, args=(group, under_way), daemon=True).start()
+
+
+def _let_go(group: Any, under_way: deque[Any]) -> None:
+    """Forget a group: its connections end with what knows them.
+
+    That would wait, and hold up all threads of the process, for a broadcast that is stuck: its time limit comes first.
+    """
+    group.abort()
+    while any(not work.is_completed() for work in under_way):
+        time.sleep(0.05)
+    under_way.clear()
 
 
 def listen(address: str, seconds: float) -> TCPStore:
