@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from inference.vllm.client import RequestOutput, ServerFailed, ServerRefused, ServerUnreachable
-from inference.vllm.pooled_server import PooledServer, ServersLost, StaleWeights
+from inference.vllm.pooled_server import PooledServer, ServersLost, StaleWeights, WeightsAwaited
 from inference.vllm.sampling import SamplingParams
 from inference.weight_transfer.weight_keeper import WeightKeeper
 
@@ -66,6 +66,7 @@ class RolloutRequests:
 
         Raises:
             ServersLost: A request could not be served for ``retry_seconds``.
+            WeightsAwaited: No server can be used before the ranks have pushed together.
             UserError: A server refused a request.
         """
         for index in range(len(self.prompts)):
@@ -136,6 +137,8 @@ class RolloutRequests:
                             "clip or leave the question out of the data"
                         ) from None
                 self.keeper.failed(server, error)
+                if self.keeper.push_is_due():
+                    raise WeightsAwaited(f"no rollout server has weights {self.keeper.version!r}") from None
                 now = time.monotonic()
                 lost_since = lost_since or now
                 if now - lost_since > self.retry_seconds:
@@ -166,7 +169,9 @@ class RolloutRequests:
         with self.keeper.changed:
             while not self._over.is_set():
                 now = time.monotonic()
-                ready = [s for s in self.servers if s.retry_at <= now]
+                if all(s.awaits for s in self.servers):
+                    raise WeightsAwaited(f"no rollout server has weights {self.keeper.version!r}")
+                ready = [s for s in self.servers if s.retry_at <= now and not s.awaits]
                 free = [s for s in ready if s.has_room(completions)]
                 if free:
                     chosen = min(free, key=lambda s: s.in_flight)

@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import errno
 import ipaddress
+import json
 import os
 import shutil
 import signal
@@ -28,6 +29,9 @@ from runtime.errors import UserError
 
 PROGRESS_SECONDS = 10.0
 
+WAYS = ("nccl", "ipc", "gloo")
+"""Ways in which a server can be sent weights without files: to other GPUs, on the same GPU, to the CPU."""
+
 STOP_SECONDS = guard.COMMAND_SECONDS + guard.REST_SECONDS + 5.0
 """The guard ends the server within this time."""
 
@@ -49,6 +53,7 @@ class VLLMServer:
         dtype: str = "float32",
         kv_cache_gib: int = 1,
         threads: int | None = None,
+        weight_transfer: str | None = None,
         log_file: str | os.PathLike[str] | None = None,
         start_seconds: float = 600.0,
         extra: Sequence[str] = (),
@@ -70,6 +75,8 @@ class VLLMServer:
             threads: CPU threads of the CPU build, by default all cores but one: small models wait for each other's
                 threads longer than they compute when a core is taken (7 times slower, measured). From some 30 M
                 parameters on, and while nothing else computes, all cores are quicker (1.6 times on two).
+            weight_transfer: How the trainer sends weights, one of :data:`WAYS`; by default as files, which every server
+                can read whatever is said here.
             log_file: Where the server's output goes, by default a temporary file.
             start_seconds: Give up when it is not ready after this time.
             extra: Further arguments for vLLM.
@@ -97,6 +104,7 @@ class VLLMServer:
         self.dtype = dtype
         self.kv_cache_gib = kv_cache_gib
         self.threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        self.weight_transfer = weight_transfer
         self.start_seconds = start_seconds
         self.extra = list(extra)
         self.report = report or (lambda line: print(line, file=sys.stderr, flush=True))
@@ -126,6 +134,11 @@ class VLLMServer:
             # On the CPU compiling takes longer than a small run, and a prompt that is split over two steps while its
             # sampling is seeded ends vLLM 0.32's engine ("CPU Generator does not use offset")
             *(("--enforce-eager", "--no-enable-chunked-prefill") if computes_on_cpu() else ()),
+            *(
+                ("--weight-transfer-config", json.dumps({"backend": self.weight_transfer}))
+                if self.weight_transfer
+                else ()
+            ),
             *(("--middleware", f"{bearer_token.__name__}.BearerToken") if self.guarded else ()),
             *self.extra,
         ]
@@ -151,7 +164,7 @@ class VLLMServer:
         with output:
             self.process = subprocess.Popen(
                 guarded,
-                env=environment(self.model, self.folder, self.threads, self.kv_cache_gib),
+                env=environment(self.model, self.folder, self.threads, self.kv_cache_gib, self.weight_transfer),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -285,6 +298,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
     parser.add_argument("--kv-cache-gib", type=int, default=1, help="GiB for keys and values on the CPU (default: 1)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores but one)")
+    parser.add_argument(
+        "--weight-transfer",
+        choices=WAYS,
+        help="how the trainer sends weights: nccl to other GPUs, ipc on the same GPU, gloo to a server on the CPU "
+        "(default: as files, which is always possible)",
+    )
     parser.add_argument("--log-file", help="where the server's output goes (default: a temporary file)")
     known, extra = parser.parse_known_args(args)
     try:

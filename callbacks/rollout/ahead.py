@@ -68,7 +68,7 @@ class RolloutsAhead:
 
     def __init__(self) -> None:
         """Begin with nothing under way."""
-        self._work: Ahead[tuple[list[list[CompletionOutput]], str]] | None = None
+        self._work: Ahead[tuple[list[list[CompletionOutput]], str] | None] | None = None
         self._ids: list[str] = []
         self._sampling: list[SamplingParams] = []
 
@@ -76,14 +76,14 @@ class RolloutsAhead:
         self,
         batch: AudioQABatch,
         sampling: list[SamplingParams],
-        draw: Callable[[], tuple[list[list[CompletionOutput]], str]],
+        draw: Callable[[], tuple[list[list[CompletionOutput]], str] | None],
     ) -> None:
         """Have a batch's completions drawn.
 
         Args:
             batch: The batch after the present one.
             sampling: How each question's completions are drawn.
-            draw: Draws them, and says with which weights.
+            draw: Draws them, and says with which weights; None where no server can.
         """
         self._ids, self._sampling = [question.id for question in batch.questions], sampling
         self._work = Ahead(draw)
@@ -93,10 +93,10 @@ class RolloutsAhead:
         work, self._work = self._work, None
         if work is None:
             return None
-        samples, version = work.result()
-        if self._ids != [question.id for question in batch.questions]:
+        drawn = work.result()
+        if drawn is None or self._ids != [question.id for question in batch.questions]:
             return None
-        return Drawn(samples, version, work.seconds, self._sampling)
+        return Drawn(*drawn, work.seconds, self._sampling)
 
     def settle(self) -> None:
         """Wait until nothing is under way."""

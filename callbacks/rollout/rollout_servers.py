@@ -14,6 +14,7 @@ from datamodules.batching.batch import AudioQABatch
 from inference.rollout_requests import Prompt
 from inference.server_pool import ServerPool
 from inference.vllm.client import audio_url
+from inference.vllm.pooled_server import ServersLost, WeightsAwaited
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule
 
@@ -118,7 +119,33 @@ class RolloutServers:
         """Refuse a batch that does not fit into every server."""
         check_batch(batch, sampling[0].max_tokens, self.pool.servers)
 
-    def draw(self, batch: AudioQABatch, sampling: list[SamplingParams]) -> tuple[list[list[CompletionOutput]], str]:
+    def all_have_drawn(self, trainer: Trainer, drawn: bool) -> bool:
+        """Agree with the other ranks whether weights must be pushed before rollouts go on.
+
+        Where one rank alone can bring a server back there is nothing to agree upon. In an evaluation ranks may have
+        different numbers of batches, so that they cannot push together then.
+
+        Args:
+            trainer: The trainer.
+            drawn: Whether this rank has its completions.
+
+        Raises:
+            ServersLost: They must be pushed, and this is an evaluation on several ranks.
+        """
+        if self._pusher is None or not self._pusher.together or trainer.world_size == 1:
+            return drawn
+        if trainer.training:
+            return trainer.strategy.reduce_boolean_decision(drawn)
+        if not drawn:
+            raise ServersLost(
+                "all rollout servers were started anew in an evaluation on several ranks, within which weights cannot "
+                "be sent to them: run it again, with --ckpt_path last in training"
+            )
+        return True
+
+    def draw(
+        self, batch: AudioQABatch, sampling: list[SamplingParams]
+    ) -> tuple[list[list[CompletionOutput]], str] | None:
         """Draw the completions of a batch, all requests at once.
 
         Args:
@@ -126,7 +153,8 @@ class RolloutServers:
             sampling: How each one's completions are drawn.
 
         Returns:
-            ``[B][G]`` completions, and the weights that drew them.
+            ``[B][G]`` completions, and the weights that drew them; None where no server has the weights any more and
+            all ranks must push them together.
 
         Raises:
             UserError: A server sees another prompt than the trainer, or refused a request, or all were lost.
@@ -139,7 +167,10 @@ class RolloutServers:
                 batch.questions, batch.request_ids, batch.waveforms, sampling, strict=True
             )
         ]
-        answers = self.pool.generate(prompts)
+        try:
+            answers = self.pool.generate(prompts)
+        except WeightsAwaited:
+            return None
         lengths = batch.prompt_lengths.tolist()
         for row, ids in enumerate(batch.prompt_ids.tolist()):  # one transfer, while the servers have worked
             expected, found = ids[: lengths[row]], answers[row].prompt_token_ids

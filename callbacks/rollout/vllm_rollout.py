@@ -12,10 +12,12 @@ from callbacks.rollout.ahead import RolloutsAhead, look_ahead, next_batch
 from callbacks.rollout.parity_gate import ParityGate
 from callbacks.rollout.rollout_callback import RolloutCallback
 from callbacks.rollout.rollout_servers import RolloutServers
+from callbacks.rollout.transfer_pusher import TransferPusher
 from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.batching.batch import AudioQABatch
 from inference.server_pool import ServerPool
 from inference.vllm.sampling import CompletionOutput, SamplingParams
+from inference.weight_transfer.transfer import WeightTransfer
 from lightning_modules.doors import RolloutModule, TrainingRollouts
 from runtime.errors import UserError
 
@@ -48,6 +50,7 @@ class VLLMRollout(RolloutCallback):
         parity_tolerance: float | None = None,
         run_id: str | None = None,
         max_staleness: int = 0,
+        weight_transfer: WeightTransfer | None = None,
     ) -> None:
         """Describe servers and limits; nothing is contacted yet.
 
@@ -74,17 +77,25 @@ class VLLMRollout(RolloutCallback):
             max_staleness: Optimizer steps (training batches, to be exact) by which the weights that sample may be older
                 than those that are trained: 0 is strictly on-policy, with 1 the servers sample the next batch while the
                 trainer works on the present one.
+            weight_transfer: How weights are sent without files: ``callbacks.NCCLTransfer`` to servers on other GPUs,
+                ``callbacks.IPCTransfer`` to a server on the trainer's own, ``callbacks.GlooTransfer`` to servers on the
+                CPU, which are started with ``--weight-transfer`` and ``nccl``, ``ipc`` or ``gloo``. By default as files
+                through ``sync_dir``, which every server can read.
         """
         super().__init__(max_new_tokens, eval_max_new_tokens, seed)
         urls = [server_urls] if isinstance(server_urls, str) else list(server_urls)
         self.run_id = run_id
         if max_staleness not in (0, 1):
             raise UserError(f"max_staleness is {max_staleness}: 0 (on-policy) and 1 (one batch ahead) are possible")
+        if weight_transfer is not None and sync_dir is not None:
+            raise UserError("weights travel as files through sync_dir or are sent by weight_transfer: leave one away")
         self.max_staleness = max_staleness
         self._ahead = RolloutsAhead()
         self._servers = RolloutServers(
             partial(ServerPool, urls, wait_seconds, retry_seconds, request_seconds),
-            partial(WeightPusher, sync_dir=sync_dir, server_checkpoint=server_checkpoint),
+            partial(WeightPusher, sync_dir=sync_dir, server_checkpoint=server_checkpoint)
+            if weight_transfer is None
+            else partial(TransferPusher, way=weight_transfer, server_checkpoint=server_checkpoint),
             partial(ParityGate, tolerance=parity_tolerance) if parity_gate else None,
         )
 
@@ -180,10 +191,29 @@ class VLLMRollout(RolloutCallback):
         """Draw the completions of a batch on the servers."""
         servers = self._servers
         servers.check_batch(batch, sampling)
-        servers.pass_alone(trainer, pl_module, batch, sampling[0])
-        drawn = servers.draw(batch, sampling)
+        drawn = self._draw(trainer, pl_module, batch, sampling)
         servers.pass_alone(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
         return drawn
+
+    def _draw(
+        self,
+        trainer: Trainer,
+        module: RolloutModule,
+        batch: AudioQABatch,
+        sampling: list[SamplingParams],
+        drawn: tuple[list[list[CompletionOutput]], str] | None = None,
+    ) -> tuple[list[list[CompletionOutput]], str]:
+        """Draw what is not drawn yet; where the servers of a rank have lost the weights, all ranks push together."""
+        servers = self._servers
+        while True:
+            if drawn is None:
+                servers.pass_alone(trainer, module, batch, sampling[0])
+                drawn = servers.draw(batch, sampling)
+            if servers.all_have_drawn(trainer, drawn is not None):
+                assert drawn is not None
+                return drawn
+            self.run_id = servers.push(trainer, module, self.run_id)
+            self.prepare(trainer, module, batch, sampling)
 
     def _fill_from_ahead(
         self, trainer: Trainer, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch
@@ -199,6 +229,7 @@ class VLLMRollout(RolloutCallback):
             done = self._fill(trainer, module, batch, sampling)
             waited = time.perf_counter() - begun
         else:
+            self._draw(trainer, module, batch, sampling, (drawn.samples, drawn.version))  # another rank may have none
             stop = drawn.sampling[0].stop_token_ids
             done = self._put(module, batch, drawn.samples, drawn.version, drawn.seconds, stop)
             self._servers.pass_alone(trainer, module, batch, sampling[0])  # for servers that were restarted in between

@@ -41,7 +41,10 @@ class WeightPusher:
 
     Attributes:
         version: Name of the weights that the servers have; None before the first push.
+        together: Only all ranks together can give weights to a server that was started anew.
     """
+
+    together = False
 
     def __init__(self, pool: ServerPool, sync_dir: str | None = None, server_checkpoint: str | None = None) -> None:
         """Describe the way.
@@ -135,15 +138,19 @@ class WeightPusher:
         return name
 
     def _prepare(self, trainer: Trainer, student: Any, run_id: str | None) -> tuple[str, dict[str, torch.dtype], str]:
+        types = self._fitting_types(trainer, student)
+        size = sum(tensor.nbytes for tensor in student.hub_shapes(types).values())
+        self._directory = self._make_directory(Path(trainer.default_root_dir), size, trainer.num_nodes)
+        return run_id or secrets.token_hex(4), types, str(self._directory.root)
+
+    def _fitting_types(self, trainer: Trainer, student: Any) -> dict[str, torch.dtype]:
+        """Make the servers this run's, refuse those with another model, and return in which types weights are sent."""
         self._claim_all(trainer)
         specs: dict[str, TensorSpec] = {}
         for server in self.pool.servers:
             specs = self._check(server, student) or specs
         self.pool.keeper.check = lambda server: self._check(server, student)
-        types = sent_types(specs, [server.info.dtype for server in self.pool.servers if server.info is not None])
-        size = sum(tensor.nbytes for tensor in student.hub_shapes(types).values())
-        self._directory = self._make_directory(Path(trainer.default_root_dir), size, trainer.num_nodes)
-        return run_id or secrets.token_hex(4), types, str(self._directory.root)
+        return sent_types(specs, [server.info.dtype for server in self.pool.servers if server.info is not None])
 
     def _claim_all(self, trainer: Trainer) -> None:
         self._claim.release()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 
-from inference.server_process import short_audio
+from inference.server_process import gloo_plugin, short_audio
 from inference.vllm.bearer_token import VARIABLE
 from runtime.errors import UserError
 
@@ -121,7 +121,9 @@ def computes_on_cpu() -> bool:
         return False
 
 
-def environment(model: str, folder: Path, threads: int, kv_cache_gib: int) -> dict[str, str]:
+def environment(
+    model: str, folder: Path, threads: int, kv_cache_gib: int, weight_transfer: str | None = None
+) -> dict[str, str]:
     """Return the environment of a server.
 
     Args:
@@ -129,6 +131,7 @@ def environment(model: str, folder: Path, threads: int, kv_cache_gib: int) -> di
         folder: Its private folder.
         threads: CPU threads.
         kv_cache_gib: Memory for keys and values on the CPU, in GiB.
+        weight_transfer: How weights are sent to it, where they do not come as files.
     """
     inherited = dict(os.environ)
     ours = {
@@ -146,6 +149,10 @@ def environment(model: str, folder: Path, threads: int, kv_cache_gib: int) -> di
         **_name(inherited),
     }
     plugins = [str(short_audio.install(folder / "plugin"))] if short_audio.has_short_window(model) else []
+    if weight_transfer == gloo_plugin.BACKEND:
+        plugins.append(str(gloo_plugin.install(folder / "gloo_plugin")))
+    if weight_transfer == "ipc":  # memory handles travel pickled; only who may change the weights anyway can send them
+        ours["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if plugins or VARIABLE in inherited:  # what vLLM imports by name
         ours["PYTHONPATH"] = os.pathsep.join([*plugins, str(ROOT), *filter(None, [inherited.get("PYTHONPATH")])])
     return _with_places(inherited, folder) | ours

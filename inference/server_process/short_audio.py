@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+from inference.server_process import plugin
+
 RELEASED_FRAMES = 3_000
 NAME = "sightsound_short_audio"
 
@@ -51,8 +53,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 def install(directory: Path) -> Path:
     """Write the metadata by which vLLM finds the plugin; the result belongs on the server's ``PYTHONPATH``."""
-    metadata = directory / f"{NAME}-1.dist-info"
-    metadata.mkdir(parents=True, exist_ok=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{NAME} = {__name__}:register\n")
-    return directory
+    return plugin.install(directory, NAME, f"{__name__}:register")

@@ -199,6 +199,27 @@ class VLLMClient:
         body = {"method": "reload_weights", "kwargs": {"weights_path": directory, "is_checkpoint_format": False}}
         self._call("POST", "/collective_rpc", seconds or self.request_seconds, body)
 
+    def world_size(self) -> int:
+        """Return how many workers hold the model, or a part of it each."""
+        with self._read("GET", "/get_world_size", 30) as answer:
+            return int(answer["world_size"])
+
+    def init_weight_transfer(self, init_info: dict[str, Any], seconds: float) -> None:
+        """Have the server's workers meet the trainer that will send weights."""
+        self._call("POST", "/init_weight_transfer_engine", seconds, {"init_info": init_info})
+
+    def start_weight_update(self, seconds: float) -> None:
+        """Have a paused server take its weights anew."""
+        self._call("POST", "/start_weight_update", seconds)
+
+    def update_weights(self, update_info: Any, seconds: float) -> None:
+        """Have the server receive weights, between start and finish; returns when they are loaded."""
+        self._call("POST", "/update_weights", seconds, {"update_info": update_info})
+
+    def finish_weight_update(self, version: str | None = None, seconds: float = 60.0) -> None:
+        """Have the server compute with what it has received, under that name."""
+        self._call("POST", "/finish_weight_update", seconds, {"weight_version": version} if version else None)
+
     def set_weight_version(self, version: str) -> None:
         """Name the weights that the server has."""
         self._call("POST", "/update_weight_version", 30, {"new_version": version})

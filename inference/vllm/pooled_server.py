@@ -14,6 +14,10 @@ class StaleWeights(ServerUnreachable):
     """A server sampled with other weights than it was given: it was restarted."""
 
 
+class WeightsAwaited(ServerUnreachable):
+    """A server waits for the next push, before which it cannot be used."""
+
+
 class ServersLost(ServerError):
     """No server came back in time."""
 
@@ -30,6 +34,7 @@ class PooledServer:
         retry_at: When to ask it again after a failure.
         suspect: Its weights must be looked at before it is used again.
         gate_due: The parity gate has not passed since it was started.
+        awaits: It has other weights than it is to have, and gets them only when the trainer's ranks push together.
         lock: Held while it is brought back.
     """
 
@@ -40,6 +45,7 @@ class PooledServer:
     retry_at: float = 0.0
     suspect: bool = False
     gate_due: bool = True
+    awaits: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property

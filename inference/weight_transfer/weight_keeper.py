@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from inference.vllm.client import ServerRefused, ServerUnreachable
-from inference.vllm.pooled_server import PooledServer, ServersLost, backoff
+from inference.vllm.pooled_server import PooledServer, ServersLost, WeightsAwaited, backoff
 from inference.vllm.server_info import ask
 from inference.weight_transfer.weight_directory import CheckpointFolder, WeightDirectory
 from inference.weight_transfer.weight_sync import PUSH_SECONDS, WeightSyncError, can_read, push
@@ -53,11 +53,12 @@ class WeightKeeper:
         for thread in self._pushing:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def expect(self, directory: WeightDirectory | CheckpointFolder, version: str) -> None:
+    def expect(self, directory: WeightDirectory | CheckpointFolder | None, version: str) -> None:
         """Say which weights all servers are to have from now on.
 
         Args:
-            directory: Where they are.
+            directory: Where they are; None where they are sent by all ranks together, so that none can bring a server
+                back alone.
             version: Their name.
         """
         self._ours = self.version is not None
@@ -150,23 +151,17 @@ class WeightKeeper:
         with server.lock:
             if not server.suspect:
                 return
-            if self._directory is None or self.version is None:
+            if self.version is None:
                 server.suspect = False
                 return
             try:
+                if self._directory is None:
+                    self._look_at(server)
+                    return
                 with self._directory.lock(server.url, seconds):
                     version = server.client.weight_version()
                     if force or version != self.version or server.client.is_paused():
-                        if version == "default":
-                            self.inspect(server)
-                            server.gate_due = True
-                            if self.check is not None:
-                                self.check(server)
-                        elif self._ours and version.partition(":")[0] != self.version.partition(":")[0]:
-                            raise ServerRefused(
-                                f"{server.url} was given weights {version!r} by another run: "
-                                "every run needs rollout servers of its own"
-                            )
+                        self.meet(server, version)
                         self._push_to(server, seconds)
                         if server.info is None or server.info.paused:
                             self.inspect(server)
@@ -176,6 +171,40 @@ class WeightKeeper:
                 self.failed(server, error)
                 raise
             server.suspect = False
+
+    def meet(self, server: PooledServer, version: str) -> None:
+        """Look at a server before it is given weights.
+
+        Args:
+            server: The server.
+            version: Name of the weights that it has.
+
+        Raises:
+            UserError: It cannot be used, or another run uses it.
+        """
+        if version == "default":
+            self.inspect(server)
+            server.gate_due = True
+            if self.check is not None:
+                self.check(server)
+        elif self._ours and self.version is not None and version.partition(":")[0] != self.version.partition(":")[0]:
+            raise ServerRefused(
+                f"{server.url} was given weights {version!r} by another run: every run needs rollout servers of its own"
+            )
+
+    def push_is_due(self) -> bool:
+        """True when no server can be used and one would be if the ranks pushed together."""
+        return any(s.awaits for s in self.servers) and all(s.awaits or s.failures for s in self.servers)
+
+    def _look_at(self, server: PooledServer) -> None:
+        """Take a server back that has the expected weights, or leave it to the next push."""
+        version = server.client.weight_version()
+        if version != self.version:
+            server.awaits = True
+            raise WeightsAwaited(f"{server.url} has weights {version!r} and waits for {self.version!r}")
+        if server.client.is_paused():
+            server.client.resume()  # by somebody else: a push of ours names the weights before it lets the server go on
+        server.suspect = server.awaits = False
 
     def wake(self, server: PooledServer) -> None:
         """Bring a server back that answers but holds requests back."""

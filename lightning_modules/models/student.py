@@ -297,8 +297,10 @@ class Student(nn.Module):
         """
         return hub_shapes(self.base, self.architecture, dtype)
 
-    def hub_tensors(self, dtype: HubType = None, read: Read | None = None) -> HubTensors:
-        """Return all weights under the Hub's names, adapters folded in, one at a time and in main memory.
+    def hub_tensors(
+        self, dtype: HubType = None, device: torch.device | str = "cpu", read: Read | None = None
+    ) -> HubTensors:
+        """Return all weights under the Hub's names, adapters folded in, one at a time, in main memory by default.
 
         Sharded weights are gathered: all ranks run through it together, rank 0 is given the tensors, the others
         nothing; a rank that may stop early must close it.
@@ -306,9 +308,10 @@ class Student(nn.Module):
         Args:
             dtype: Type of the floating-point weights: one for all, or one by name; by default as in
                 memory, those that an adapter changes in float32.
+            device: Where the values are wanted.
             read: Reads weights that are not in memory, one at a time.
         """
-        return HubTensors(self.base, self.architecture, dtype, read)
+        return HubTensors(self.base, self.architecture, dtype, device, read)
 
     def save_pretrained(
         self,

@@ -57,7 +57,7 @@ def hub_shapes(base: Any, architecture: Architecture, dtype: HubType = None) -> 
 
 
 class HubTensors(Iterator[tuple[str, Tensor]]):
-    """Name and value of each weight: contiguous, in main memory, without gradient.
+    """Name and value of each weight: contiguous, without gradient, in main memory or on another device.
 
     What needs no computing, converting or copying shares the model's memory. Drop each tensor before asking for the
     next one (``del``), so that there is one at a time.
@@ -67,15 +67,24 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
     is left; otherwise the others would wait for it.
     """
 
-    def __init__(self, base: Any, architecture: Architecture, dtype: HubType = None, read: Read | None = None) -> None:
+    def __init__(
+        self,
+        base: Any,
+        architecture: Architecture,
+        dtype: HubType = None,
+        device: torch.device | str = "cpu",
+        read: Read | None = None,
+    ) -> None:
         """Begin at the first weight; nothing is computed yet.
 
         Args:
             base: The transformers model, adapters inside.
             architecture: Its architecture.
             dtype: Type of the floating-point weights.
+            device: Where the values are wanted.
             read: Reads weights that have no storage, one at a time.
         """
+        self._device = torch.device(device)
         self._sources = iter(_sources(base, architecture).items())
         self._dtype = dtype
         self._read = read
@@ -83,10 +92,9 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
     def __next__(self) -> tuple[str, Tensor]:
         """Compute the next weight."""
         for name, source in self._sources:
-            dtype = _type_of(name, source, self._dtype)
             if source.value.is_meta and self._read is not None:
                 source = source._replace(value=self._read(source.name).to(source.value.dtype))
-            value = _whole(source, dtype)
+            value = _whole(source, _type_of(name, source, self._dtype), self._device)
             if value is not None:
                 return name, value
         raise StopIteration
@@ -95,7 +103,7 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
         """Gather what is left, with the other ranks, and drop it."""
         for name, source in self._sources:
             if isinstance(source.value, DTensor):
-                _whole(source, _type_of(name, source, self._dtype))
+                _whole(source, _type_of(name, source, self._dtype), self._device)
 
 
 def _adapters(base: Any) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def _type_of(name: str, source: _Source, dtype: HubType) -> torch.dtype:
 
 
 @torch.no_grad()
-def _whole(source: _Source, dtype: torch.dtype) -> Tensor | None:
+def _whole(source: _Source, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """Return a weight as it is wanted; None where it is sharded and another rank gets it."""
     value = source.value
     if source.adapter is not None:
@@ -136,7 +144,7 @@ def _whole(source: _Source, dtype: torch.dtype) -> Tensor | None:
         value = value.full_tensor()
         if torch.distributed.get_rank() > 0:
             return None
-        value = value.cpu()
+        value = value.to(device)
         # without the rows that pad it to equal shards: no file may hold them
         value = value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
-    return value.cpu().contiguous()
+    return value.to(device).contiguous()

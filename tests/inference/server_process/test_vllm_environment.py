@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from inference.server_process import environment as vllm_environment
+from inference.server_process import gloo_plugin
 from inference.server_process.environment import computes_on_cpu, environment, make_private_folder
 from inference.server_process.short_audio import has_short_window
 from inference.vllm_server import VLLMServer
@@ -45,6 +46,23 @@ def test_plugins_come_from_a_folder_of_our_own(folder: Path, server_weights: Pat
     assert path[0] == str(made / "plugin") and made.stat().st_mode & 0o777 == 0o700
     assert str(tmp_path / "vllm-plugin") not in path
     assert "PYTHONPATH" not in environment("Qwen/Qwen2-Audio-7B-Instruct", folder, 1, 1).keys() - os.environ.keys()
+
+
+def test_how_weights_are_sent(folder: Path, tmp_path: Path):
+    """The plugin of gloo is found by its entry point; memory handles are unpickled only where they are sent."""
+    by_file = VLLMServer("none", log_file=tmp_path / "log")
+    assert "--weight-transfer-config" not in by_file.command()
+    command = VLLMServer("none", weight_transfer="gloo", log_file=tmp_path / "log").command()
+    assert json.loads(command[command.index("--weight-transfer-config") + 1]) == {"backend": "gloo"}
+    found = environment("none", folder, 1, 1, "gloo")
+    path = [Path(part) for part in found["PYTHONPATH"].split(os.pathsep)]
+    (plugin,) = [one for part in path[:1] for one in metadata.distributions(path=[str(part)])]
+    (entry,) = plugin.entry_points
+    assert (entry.group, entry.load()) == ("vllm.general_plugins", gloo_plugin.register)
+    assert Path(gloo_plugin.__file__).parents[2] in path
+    insecure = "VLLM_ALLOW_INSECURE_SERIALIZATION"
+    assert environment("none", folder, 1, 1, "ipc")[insecure] == "1"
+    assert not {insecure} & (found.keys() | environment("none", folder, 1, 1, "nccl").keys())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\xff", '{"model_type": "qwen2_audio"}'])

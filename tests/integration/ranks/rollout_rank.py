@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader
+from inference.weight_transfer.gloo import GlooTransfer
 from tests.support.questions import Learner, Questions
 
 GLOBAL_BATCH = 4
@@ -46,11 +47,20 @@ def strategy(devices: int, sharded: int) -> Strategy | str:
     return DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto"
 
 
-def main(weights: str, url: str, devices: int, output: str, staleness: int = 0, sharded: int = 0) -> None:
+def main(
+    weights: str, url: str, devices: int, output: str, staleness: int = 0, sharded: int = 0, sent: bool = False
+) -> None:
     """Train for three steps."""
     module = ShardedLearner(weights) if sharded else Learner(weights)
     rollouts = VLLMRollout(
-        [url], max_new_tokens=6, parity_gate=False, retry_seconds=20, seed=7, run_id="run", max_staleness=staleness
+        [url],
+        max_new_tokens=6,
+        parity_gate=False,
+        retry_seconds=20,
+        seed=7,
+        run_id="run",
+        max_staleness=staleness,
+        weight_transfer=GlooTransfer(bucket_mib=1, seconds=60.0) if sent else None,
     )
     trainer = lightning.Trainer(
         accelerator="cpu",

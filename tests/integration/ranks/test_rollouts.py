@@ -11,11 +11,14 @@ from safetensors.torch import load_file
 from benchmarks.fake_server import FakeServer
 from tests.integration.ranks.rollout_rank import main
 from tests.support.ranks import run_ranks
+from tests.support.receiving_server import ReceivingServer
 
 
-def run(server: FakeServer, devices: int, output: Path, staleness: int = 0, sharded: int = 0) -> list[list[dict]]:
+def run(
+    server: FakeServer, devices: int, output: Path, staleness: int = 0, sharded: int = 0, sent: bool = False
+) -> list[list[dict]]:
     logs = output.with_suffix(".logs")
-    run_ranks(main, str(server.checkpoint), server.url, devices, str(output), staleness, sharded, folder=logs)
+    run_ranks(main, str(server.checkpoint), server.url, devices, str(output), staleness, sharded, sent, folder=logs)
     return read(output, devices)
 
 
@@ -91,3 +94,32 @@ def test_sharded_weights_reach_the_server(tmp_path: Path, server_weights: Path):
     assert found[0].keys() == expected.keys()
     assert all(torch.equal(found[0][name], value) for name, value in expected.items())
     assert any(not torch.equal(found[3][name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_sharded_weights_are_sent_and_a_server_that_was_lost_gets_them_again(
+    tmp_path: Path, server_weights: Path, staleness: int
+):
+    """Started anew under rollouts: it can be used only when both ranks have sent it weights together."""
+    with ReceivingServer(server_weights) as server:
+        first, again = {}, []
+
+        def behave(route, body) -> None:
+            if route == "/resume":
+                first.update({} if first else server.received)
+            if route.endswith("generate") and server.version == "run:1" and not again:
+                again.append(True)
+                server.version = "default"
+                server.leave()
+
+        server.behave = behave
+        ranks = run(server, 2, tmp_path / "two", staleness, sharded=1, sent=True)
+        assert server.meetings == 2 and not server.paused
+    assert [rank[0]["version"] for rank in ranks] == ["run:0"] * 2
+    drawn = [one["version"] for one in server.generated if one["version"] != "default"]
+    assert len(drawn) >= 12  # a request that was answered by the lost weights is asked again
+    for rank in ranks:
+        assert all(batch["version"] in ("run:0", "run:1", "run:2") for batch in rank) and len(rank) == 3
+    expected = load_file(server_weights / "model.safetensors")
+    assert first.keys() == expected.keys()
+    assert all(torch.equal(first[name], value) for name, value in expected.items())
