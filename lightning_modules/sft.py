@@ -105,7 +105,8 @@ class SFTModule(StudentTraining):
     @override
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
         """Look at the gradients where Lightning reads the metrics: the device is waited for then anyway."""
-        if len(self._norms) >= self.trainer.log_every_n_steps:
+        trainer: Any = self.trainer
+        if len(self._norms) >= (trainer.log_every_n_steps or 1):
             self._look_at_gradients()
 
     @override

@@ -112,13 +112,13 @@ class Account:
 
     def _kinds(self) -> dict[int, str]:
         """Return each storage's kind: as it was labelled, else by the phases of its life."""
-        kinds = dict(self._labels)
+        kinds, left = dict(self._labels), {"forward": "activations", "backward": "gradients"}
         alive: set[int] = set()
         for event in self._events:
             if isinstance(event, str):
                 if event == "backward":
                     for storage in alive:
-                        kinds.setdefault(storage, "activations" if self._born[storage] == "forward" else "batch")
+                        kinds.setdefault(storage, left.get(self._born[storage], "batch"))
             elif event.change > 0:
                 alive.add(event.storage)
             elif event.storage in alive:

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import model_parallel
 from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -214,7 +214,7 @@ def without_values(on_gpu: bool, account: Account) -> Iterator[None]:
         mock.patch.object(nn.Module, "_apply", apply_in_place),
         mock.patch.object(model_parallel, "_setup_device_mesh", with_values(_setup_device_mesh)),
         mock.patch.object(DeviceMesh, "__getitem__", with_values(DeviceMesh.__getitem__)),
-        mock.patch.object(sharding, "init_device_mesh", with_values(sharding.init_device_mesh)),
+        mock.patch.object(sharding, "init_device_mesh", with_values(init_device_mesh)),
         mock.patch.object(student, "kept_in_main_memory", kept_elsewhere),
         mock.patch.object(optimizers, "eight_bit", lambda: PlannedAdamW8bit),
         mock.patch.object(LightningModule, "log", lambda *_, **__: None),
