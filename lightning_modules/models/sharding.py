@@ -32,9 +32,9 @@ class ShardingSettings:
         reduce_gradients: When gradients are summed over the ranks: after each micro-batch, or after a batch's last one.
             The latter spares sending them, and keeps those of the whole model on each rank, 4 bytes for each trained
             weight. With auto it is last for adapters and each for whole weights.
-        replicas: Copies of the weights: each is shared by as many neighbouring ranks as ``devices`` times
-            ``num_nodes`` leave for it, and gradients are summed over the copies. One for each node keeps gathering
-            within nodes, and takes as much memory as one node has.
+        replicas: Copies of the weights, which divide the number of ranks: each copy is shared by neighbouring ranks,
+            and gradients are summed over the copies. As many as there are nodes keeps the gathering within nodes, and
+            takes on each rank the memory that one node alone would take.
     """
 
     param_dtype: str = AUTO

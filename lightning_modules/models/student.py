@@ -62,7 +62,8 @@ class Student(nn.Module):
     Attributes:
         dtype: Name of the type of its weights, as it was asked for.
         attn_implementation: Attention of its audio tower, as it was asked for.
-        activation_offload: Whether what its layers leave for the backward pass is kept in main memory.
+        activation_offload: Keep in main memory what the backward pass needs of the language model's layers, the input
+            of each with ``gradient_checkpointing``, without which it is refused: there would be too much to move.
     """
 
     dtype: str = AUTO
@@ -94,7 +95,7 @@ class Student(nn.Module):
             freeze_audio_tower: Train the language model only, also where ``lora.target_modules`` matches layers of the
                 tower; the audio is then encoded once for policy and reference.
             activation_offload: Keep in main memory what the backward pass needs of the language model's layers, the
-                input of each with ``gradient_checkpointing``, without which there would be too much to move.
+                input of each with ``gradient_checkpointing``, without which it is refused.
 
         Raises:
             WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.

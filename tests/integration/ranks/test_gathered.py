@@ -28,8 +28,8 @@ def test_two_ranks_compute_what_one_computes(tmp_path: Path) -> None:
         assert said["sent"][0] == 2 * said["sent"][1] > 0
         # each rank a copy of its own
         assert said["copies"] < 1e-5
-        # gathered in bfloat16, which keeps 8 binary digits: two layers and the head are some 20 operations one after the
-        # other, each of which rounds by 2**-9 of the value at most; together by less than 20 * 2**-9 = 0.04 of it
+        # gathered in bfloat16, which keeps 8 binary digits: two layers and the head are some 20 operations one after
+        # the other, each of which rounds by 2**-9 of the value at most; together by less than 20 * 2**-9 = 0.04 of it
         assert 0 < said["low"] < 0.04
         assert said["low gradient"] > 0.98
         assert said["types"] == ["torch.float32"]
