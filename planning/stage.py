@@ -193,7 +193,8 @@ def about_peak(stage: Stage, machine: Machine, scratch: Path) -> int:
     """Return the peak of a rank's memory, extrapolated from students of two and four layers.
 
     Every phase holds something for the whole model and the same for each layer. Where ranks share the weights this is
-    too much (48 GiB in place of 39 for grpo.yaml on 8xa40.yaml), because two gathered layers count as growth.
+    too much (48 GiB in place of 39 for grpo.yaml on 8xa40.yaml, gathered in float32), because two gathered layers count
+    as growth.
 
     Args:
         stage: The stage.
