@@ -8,10 +8,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.doors import RolloutModule
 from lightning_modules.models import frozen_weights
+from lightning_modules.models.sharding import ShardingSettings, copies_of
 from lightning_modules.models.student import Student
+from lightning_modules.models.weight_types import gathered_type
 from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Prediction
 from runtime.errors import UserError
+
+_SHARDING = ShardingSettings()
 
 
 class AudioQAModule(QAEvaluation, RolloutModule):
@@ -24,15 +28,18 @@ class AudioQAModule(QAEvaluation, RolloutModule):
     student: Student
     _frozen: str | None = None
 
-    def __init__(self, weights: str, **student: Any) -> None:
+    def __init__(self, weights: str, sharding: ShardingSettings = _SHARDING, **student: Any) -> None:
         """Load the student.
 
         Args:
             weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
+            sharding: How weights are spread over the ranks under ModelParallelStrategy.
             **student: How the student is loaded: ``lora``, ``dtype``, ``attn_implementation``,
-                ``gradient_checkpointing``, ``freeze_audio_tower``; see Student.
+                ``gradient_checkpointing``, ``activation_offload``, ``freeze_audio_tower``; see Student.
         """
         super().__init__()
+        self.sharding = sharding
+        self._gathered_type = gathered_type(sharding.param_dtype)
         self.student = Student(weights, **student)
         self.strict_loading = False  # frozen weights are not in checkpoints: they come from `weights`
         self.model_name = str(weights)
@@ -46,9 +53,10 @@ class AudioQAModule(QAEvaluation, RolloutModule):
     def _shard(self, mesh: DeviceMesh) -> None:
         if mesh["tensor_parallel"].size() > 1:
             raise UserError("set trainer.strategy.init_args.tensor_parallel_size to 1: weights are sharded, not split")
+        copies = copies_of(mesh["data_parallel"], self.sharding.replicas)
         for student in self.modules():
             if isinstance(student, Student):
-                student.shard(mesh["data_parallel"])
+                student.shard(copies, self._gathered_type)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note which frozen weights the trained ones belong to."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -23,7 +22,7 @@ from lightning_modules.objectives.advantages import frac_reward_zero_std, group_
 from lightning_modules.objectives.losses import grpo_loss, importance_weights
 from lightning_modules.objectives.reward_checks import Reward, usable
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
-from lightning_modules.student_training import StudentTraining
+from lightning_modules.student_training import StudentTraining, bound_gradients, refuse_lost_gradients
 from runtime.errors import UserError, refuse_below
 
 
@@ -97,8 +96,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
                 callback), each token's part of the objective is weighted by its probability under the present policy
                 over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
             **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
-                ``allow_low_precision_weights``: see StudentTraining) and how it is loaded (``lora``, ``dtype``,
-                ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
+                ``allow_low_precision_weights``, ``optimizer``: see StudentTraining), how it is loaded (``lora``,
+                ``dtype``, ``attn_implementation``, ``gradient_checkpointing``, ``activation_offload``,
+                ``freeze_audio_tower``: see Student) and spread over ranks (``sharding``: see AudioQAModule).
         """
         super().__init__(weights, lr, **training)
         refuse_below(2, "model.", num_completions=num_completions)
@@ -268,9 +268,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Scale the gradients down to ``max_grad_norm``; by now float16's scaler has undone its scaling."""
-        limit = self.max_grad_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.student.trainable_parameters()], limit)
-        self._grad_norm = (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
+        self._grad_norm = bound_gradients([p for _, p in self.student.trainable_parameters()], self.max_grad_norm)
 
     def _rollout_metrics(self, rollouts: Completions, rewards: Tensor) -> dict[str, float]:
         """What is known of the rollouts in main memory."""
@@ -302,13 +300,12 @@ class GRPOModule(StudentTraining, GradedRollouts):
         read = dict(zip(metrics, values, strict=False))
         found = values[len(metrics) :]
         bad = [at for at, norm in enumerate(found) if not math.isfinite(norm)]
-        if bad and self.loss_scale is None:
-            raise FloatingPointError(
-                f"the gradient norm is {found[bad[0]]} at step {first_step + bad[0]} (train/kl {read['train/kl']:g}, "
-                f"train/sampling_logp_difference {read['train/sampling_logp_difference']:g}): the weights of this step "
-                "are in no checkpoint; "
-                "lower model.lr, and go on from the last one with --ckpt_path last"
+        if self.loss_scale is None:
+            beside = (
+                f" (train/kl {read['train/kl']:g}, train/sampling_logp_difference "
+                f"{read['train/sampling_logp_difference']:g})"
             )
+            refuse_lost_gradients(found, range(first_step, first_step + len(found)), beside)
         finite = [0.0 if at in bad else norm for at, norm in enumerate(found)]  # the scaler has left those steps out
         read["train/grad_norm"] = float(torch.tensor(finite).sum() / len(found))
         if self.loss_scale is not None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
@@ -11,7 +12,7 @@ from typing_extensions import override
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.micro_batches import micro_batches
 from lightning_modules.objectives.losses import sft_loss
-from lightning_modules.student_training import StudentTraining
+from lightning_modules.student_training import StudentTraining, bound_gradients, refuse_lost_gradients
 from runtime.errors import UserError, refuse_below
 
 
@@ -31,14 +32,17 @@ class SFTModule(StudentTraining):
             micro_batch_size: Traces in one forward and backward pass at most, whichever questions they belong to; the
                 whole batch unless given. It bounds memory and changes nothing else.
             **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
-                ``allow_low_precision_weights``: see StudentTraining) and how it is loaded (``lora``, ``dtype``,
-                ``attn_implementation``, ``gradient_checkpointing``, ``freeze_audio_tower``: see Student).
+                ``allow_low_precision_weights``, ``optimizer``: see StudentTraining), how it is loaded (``lora``,
+                ``dtype``, ``attn_implementation``, ``gradient_checkpointing``, ``activation_offload``,
+                ``freeze_audio_tower``: see Student) and spread over ranks (``sharding``: see AudioQAModule).
         """
         super().__init__(weights, lr, **training)
         refuse_below(1, "model.", micro_batch_size=micro_batch_size)
         self.micro_batch_size = micro_batch_size
         self._gathered: Tensor | None = None
         """Tokens (mean over ranks) of the batches whose gradients have been gathered for the coming optimizer step."""
+        self._norms: list[tuple[int, Tensor]] = []
+        """Number of each step that nobody has looked at yet, and the norm of its gradients, on the device."""
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Eq. 1 on the batch's traces."""
@@ -80,6 +84,50 @@ class SFTModule(StudentTraining):
     @override
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Do nothing: the step has zeroed them before its first micro-batch, Lightning would after its last."""
+
+    @override
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale the gradients down to ``trainer.gradient_clip_val``, and remember their norm."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        by_value = gradient_clip_algorithm == GradClipAlgorithmType.VALUE
+        norm = bound_gradients(parameters, None if by_value else gradient_clip_val)
+        if by_value:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.log("train/grad_norm", norm)
+        self._norms.append((self.global_step, norm))
+
+    @override
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Any, batch_idx: int) -> None:
+        """Look at the gradients where Lightning reads the metrics: the device is waited for then anyway."""
+        trainer: Any = self.trainer
+        if len(self._norms) >= (trainer.log_every_n_steps or 1):
+            self._look_at_gradients()
+
+    @override
+    def on_validation_start(self) -> None:
+        """Look at the gradients before anything is made of the weights."""
+        self._look_at_gradients()
+
+    @override
+    def on_train_end(self) -> None:
+        """Look at the last gradients."""
+        self._look_at_gradients()
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write no weights that a gradient has spoilt."""
+        self._look_at_gradients()
+        super().on_save_checkpoint(checkpoint)
+
+    def _look_at_gradients(self) -> None:
+        seen, self._norms = self._norms, []
+        if seen and self.loss_scale is None:  # the scaler of float16 leaves such steps out
+            refuse_lost_gradients(torch.stack([norm for _, norm in seen]).tolist(), [step for step, _ in seen])
 
     def _gather(self, tokens: Tensor, batch_idx: int) -> Tensor:
         """Make room for a batch among the gradients of the coming optimizer step.

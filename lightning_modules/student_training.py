@@ -1,16 +1,22 @@
 """What SFT and GRPO share: AdamW with warm-up, and the precision that a small learning rate needs."""
 
 import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import get_scheduler
 
 from lightning_modules.audio_qa import AudioQAModule
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts
+from lightning_modules.optimizers import check_optimizer, make_optimizer
 from runtime.errors import UserError
 
 
@@ -25,6 +31,7 @@ class StudentTraining(AudioQAModule):
         warmup_steps: int = 0,
         schedule: str = "constant_with_warmup",
         allow_low_precision_weights: bool = False,
+        optimizer: str = "adamw",
         **student: Any,
     ) -> None:
         """Load the student.
@@ -36,10 +43,15 @@ class StudentTraining(AudioQAModule):
             warmup_steps: Optimizer steps until ``lr`` is reached.
             schedule: A schedule of ``transformers.get_scheduler``: constant_with_warmup, linear, cosine, ...
             allow_low_precision_weights: Train weights that are not float32 although small updates are lost in them.
-            **student: How the student is loaded: ``lora``, ``dtype``, ``attn_implementation``,
-                ``gradient_checkpointing``, ``freeze_audio_tower``; see Student.
+            optimizer: adamw, or adamw8bit, whose moments take 8 bits each in place of 32 (by torchao, which must be
+                installed for it).
+            **student: How the student is loaded (``lora``, ``dtype``, ``attn_implementation``,
+                ``gradient_checkpointing``, ``activation_offload``, ``freeze_audio_tower``: see Student) and spread over
+                ranks (``sharding``: see AudioQAModule).
         """
+        check_optimizer(optimizer)
         super().__init__(weights, **student)
+        self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -58,7 +70,9 @@ class StudentTraining(AudioQAModule):
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.lr)
+        optimizer = make_optimizer(
+            self.optimizer, [group for group in groups if group["params"]], self.lr, scaled=self.loss_scale is not None
+        )
         steps = self.trainer.max_steps if self.trainer.max_steps > 0 else None
         try:
             scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, steps)
@@ -85,16 +99,62 @@ class StudentTraining(AudioQAModule):
                 f"{self.global_step}: set trainer.precision to bf16-mixed or 32-true"
             )
 
-    def unsynchronised(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def unsynchronised(self) -> Iterator[None]:
         """Keep gradients of a micro-batch on this rank; the last one's backward pass sums over the ranks.
 
-        Sharded weights (``ModelParallelStrategy``) are another matter, each micro-batch's gradients are spread over the
-        ranks at once: to keep them would take the whole model's on each rank, 34 GB of float32 for 8.4 B parameters,
-        which sharding is there to avoid, and would spare only one of the three times that each micro-batch sends the
-        model (weights for the forward and the backward pass, gradients).
+        Where ranks share the weights ``sharding.reduce_gradients`` decides: to keep whole gradients would take 34 GB of
+        float32 for 8.4 B parameters, which sharding is there to avoid, and spare only one of the three times that each
+        micro-batch sends the model (weights for the forward and the backward pass, gradients); those of adapters are
+        small.
         """
+        if self.student.sharded:
+            wait = self.sharding.keeps_gradients(adapters=self.student.lora is not None)
+            self.student.reduce_gradients(not wait)
+            try:
+                yield
+            finally:
+                self.student.reduce_gradients(True)
+            return
         strategy: Any = self.trainer.strategy
-        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
+        with strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext():
+            yield
+
+
+def bound_gradients(parameters: Sequence[Tensor], limit: float | None) -> Tensor:
+    """Scale gradients down to a norm, that of all of them and all ranks together.
+
+    Args:
+        parameters: Weights with gradients, sharded or whole.
+        limit: The norm; None or 0 leaves them alone.
+
+    Returns:
+        Their norm before, a scalar.
+    """
+    if limit:
+        norm = clip_grad_norm_(parameters, limit)
+    else:
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
+
+
+def refuse_lost_gradients(norms: Sequence[float], steps: Sequence[int], beside: str = "") -> None:
+    """End training where gradients were not finite.
+
+    Args:
+        norms: Norms of the gradients of optimizer steps.
+        steps: The steps' numbers.
+        beside: What else is known, in brackets.
+
+    Raises:
+        FloatingPointError: A norm is not finite.
+    """
+    bad = next(((norm, step) for norm, step in zip(norms, steps, strict=True) if not math.isfinite(norm)), None)
+    if bad is not None:
+        raise FloatingPointError(
+            f"the gradient norm is {bad[0]} at step {bad[1]}{beside}: the weights of this step are in no checkpoint; "
+            "lower model.lr, and go on from the last one with --ckpt_path last"
+        )
 
 
 def refuse_low_precision(student: Student, lr: float, forced: bool) -> None:

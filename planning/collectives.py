@@ -44,10 +44,21 @@ class Collectives:
             self.bytes[kind] += max(sizes)  # of an all-gather's result, of what is reduced
             self.count[kind] += 1
 
-    def sent(self, world: int) -> float:
-        """Return the bytes that a rank sends in rings: ``(N - 1) / N`` of each tensor, twice for an all-reduce."""
-        share = (world - 1) / world
-        return share * sum(size * (2 if kind == "all-reduce" else 1) for kind, size in self.bytes.items())
+    def shared(self, ranks: int) -> float:
+        """Return the bytes that a rank sends in rings to gather weights and to spread gradients.
+
+        Args:
+            ranks: Ranks that share the weights.
+        """
+        return (ranks - 1) / ranks * sum(size for kind, size in self.bytes.items() if kind != "all-reduce")
+
+    def summed(self, copies: int) -> float:
+        """Return the bytes that a rank sends in rings to sum what each copy of the weights has found, twice each.
+
+        Args:
+            copies: Copies of the weights.
+        """
+        return 2 * (copies - 1) / copies * self.bytes.get("all-reduce", 0)
 
 
 def _sizes(arguments: Any) -> Iterator[int]:

@@ -79,10 +79,13 @@ def step_time(
     of_node = stage.ranks // planned
     ranks = of_node * nodes
     compute = sum(found.flops.values()) / (machine.tflops * 1e12 * assumed.mfu)
-    link = machine.link_gb_s if nodes == 1 else min(machine.link_gb_s, machine.network_gb_s / of_node)
-    talk = found.collectives.sent(ranks) / (link * 1e9 * assumed.bandwidth)
+    copies = stage.copies if stage.copies == 1 else stage.copies * nodes // planned
+    network = machine.link_gb_s if nodes == 1 else min(machine.link_gb_s, machine.network_gb_s / of_node)
+    link = machine.link_gb_s if ranks // copies <= of_node else network
+    talk = found.collectives.shared(ranks // copies) / link + found.collectives.summed(copies) / network
+    talk /= 1e9 * assumed.bandwidth
     # AdamW reads weights, gradients and two moments, and writes all but the gradients
-    optimizer = 7 * found.trained / (ranks if stage.sharded else 1) / (machine.memory_gb_s * 1e9)
+    optimizer = 7 * found.trained / (ranks // copies) / (machine.memory_gb_s * 1e9)
     rollouts = push = 0.0
     if stage.is_grpo:
         servers = nodes * (machine.servers or (1 if machine.server_share else 0)) or 1

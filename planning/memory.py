@@ -12,8 +12,11 @@ from torch import Tensor
 
 from planning.torch_internals import local_tensors, storage_key, tree_iter
 
-KINDS = ("weights", "reference", "gradients", "optimizer state", "batch", "activations", "temporary")
-"""What memory is used for; activations are what a forward pass leaves for its backward pass."""
+GATHERED, ELSEWHERE = "gathered weights", "main memory"
+
+KINDS = ("weights", "reference", GATHERED, "gradients", "optimizer state", "batch", "activations", "temporary")
+"""What memory is used for: gathered are weights that ranks share, while one of them has them whole; activations are
+what a forward pass leaves for its backward pass."""
 
 
 @dataclass
@@ -25,12 +28,14 @@ class Peak:
         kinds: Of that, bytes by kind.
         phase: What was under way.
         phases: The most that was in use in each phase.
+        elsewhere: The most that was in main memory in place of the device's, at any time.
     """
 
     bytes: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     phase: str = ""
     phases: dict[str, int] = field(default_factory=dict)
+    elsewhere: int = 0
 
 
 @dataclass
@@ -82,6 +87,7 @@ class Account:
     def resized(self, storage: Any) -> None:
         """Take note of a storage that has another size now."""
         self._note(storage)
+        self._labels.setdefault(self._numbers[storage._cdata], GATHERED)
 
     def peak(self) -> Peak:
         """Replay the account and return its peak; what came before the first phase but ``loading`` does not count."""
@@ -92,8 +98,10 @@ class Account:
             if isinstance(event, str):
                 phase = event
             else:
-                now[kinds[event.storage]] += event.change
-                total += event.change
+                kind = kinds[event.storage]
+                now[kind] += event.change
+                total += event.change if kind != ELSEWHERE else 0
+                found.elsewhere = max(found.elsewhere, now[ELSEWHERE])
             if phase == "loading":
                 continue
             found.phases[phase] = max(found.phases.get(phase, 0), total)
@@ -104,13 +112,13 @@ class Account:
 
     def _kinds(self) -> dict[int, str]:
         """Return each storage's kind: as it was labelled, else by the phases of its life."""
-        kinds = dict(self._labels)
+        kinds, left = dict(self._labels), {"forward": "activations", "backward": "gradients"}
         alive: set[int] = set()
         for event in self._events:
             if isinstance(event, str):
                 if event == "backward":
                     for storage in alive:
-                        kinds.setdefault(storage, "activations" if self._born[storage] == "forward" else "batch")
+                        kinds.setdefault(storage, left.get(self._born[storage], "batch"))
             elif event.change > 0:
                 alive.add(event.storage)
             elif event.storage in alive:

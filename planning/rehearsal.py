@@ -14,15 +14,17 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lightning_modules import optimizers
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.models import frozen_weights, token_logprobs
+from lightning_modules.models import frozen_weights, sharding, student, token_logprobs
 from lightning_modules.models.checkpoints.shapes_only import shapes_only
 from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import frozen_in_bfloat16
 from planning.collectives import Collectives
-from planning.memory import Account, Peak, resizing_seen
+from planning.eight_bit import PlannedAdamW8bit
+from planning.memory import ELSEWHERE, Account, Peak, resizing_seen
 from planning.operations import Onlooker
 from planning.torch_internals import (
     FakeStore,
@@ -117,7 +119,7 @@ class Watch(Callback):
 
         Args:
             account: Its memory.
-            on_gpu: Whether it is planned for a GPU, where AdamW takes all weights at once.
+            on_gpu: Whether it is planned for a GPU, where AdamW is fused.
         """
         self.account = account
         self.on_gpu = on_gpu
@@ -126,26 +128,26 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the optimizer its state and say what is what."""
-        student = cast(Student, pl_module.student)
+        policy = cast(Student, pl_module.student)
         reference = pl_module.reference if isinstance(pl_module, GRPOModule) else None
         optimizer = trainer.optimizers[0]
-        trained = [p for _, p in student.trainable_parameters()]
+        trained = [p for _, p in policy.trainable_parameters()]
         for group in optimizer.param_groups:
-            group["foreach"] = self.on_gpu or None
+            group["fused"] = self.on_gpu or None
         for p in trained:
             p.grad = torch.zeros_like(p)
         optimizer.step()
         optimizer.zero_grad()
         states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-        self.account.label([*student.parameters(), *student.buffers()], "weights")
+        self.account.label([*policy.parameters(), *policy.buffers()], "weights")
         if reference is not None:
             self.account.label([*reference.parameters(), *reference.buffers()], "reference")
         self.account.label(states, "optimizer state")
-        sizes = [sum(p.numel() for p in part) for part in (student.parameters(), trained)]
+        sizes = [sum(p.numel() for p in part) for part in (policy.parameters(), trained)]
         beside = sum(p.numel() for p in reference.parameters()) if reference is not None else 0
         self.parameters = (sizes[0], sizes[1], beside)
-        self.weights = sum(part.nbytes for part in student.hub_shapes(torch.bfloat16 if self.on_gpu else None).values())
-        self.exported = sum(part.nbytes for part in student.hub_shapes().values())
+        self.weights = sum(part.nbytes for part in policy.hub_shapes(torch.bfloat16 if self.on_gpu else None).values())
+        self.exported = sum(part.nbytes for part in policy.hub_shapes().values())
         self.trained = sum(p.numel() * p.element_size() for p in trained)
         self.state = sum(v.numel() * v.element_size() for v in states)
 
@@ -195,8 +197,17 @@ def quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def without_values(on_gpu: bool) -> Iterator[None]:
+def without_values(on_gpu: bool, account: Account) -> Iterator[None]:
     """Let tensors have shapes alone; what would read them all is left out."""
+
+    def kept_elsewhere(device: torch.device) -> contextlib.AbstractContextManager[object]:
+        def keep(value: Tensor) -> Tensor:
+            copy = value.clone()
+            account.label([copy], ELSEWHERE)
+            return copy
+
+        return torch.autograd.graph.saved_tensors_hooks(keep, torch.clone)
+
     chunk = {"cpu": token_logprobs.LOGITS_AT_ONCE["cuda" if on_gpu else "cpu"]}
     with (
         mock.patch.dict(token_logprobs.LOGITS_AT_ONCE, chunk),
@@ -204,6 +215,9 @@ def without_values(on_gpu: bool) -> Iterator[None]:
         mock.patch.object(nn.Module, "_apply", apply_in_place),
         mesh_made_by(with_values),
         mock.patch.object(DeviceMesh, "__getitem__", with_values(DeviceMesh.__getitem__)),
+        mock.patch.object(sharding, "init_device_mesh", with_values(init_device_mesh)),
+        mock.patch.object(student, "kept_in_main_memory", kept_elsewhere),
+        mock.patch.object(optimizers, "eight_bit", lambda: PlannedAdamW8bit),
         mock.patch.object(LightningModule, "log", lambda *_, **__: None),
         mock.patch.object(LightningModule, "log_dict", lambda *_, **__: None),
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -249,7 +263,7 @@ def rehearse(
         first_of_ranks(ranks),
         shapes_only(folder_of),
         frozen_in_bfloat16(low),
-        without_values(on_gpu),
+        without_values(on_gpu, account),
         resizing_seen(account),
         wholes_not_seen(onlooker.not_seen),
         onlooker,

@@ -21,15 +21,15 @@ def room(machine: Machine, assumed: Assumptions) -> int:
 def host_memory(stage: Stage, machine: Machine, found: Rehearsed, assumed: Assumptions, workers: int) -> float:
     """Return GiB of a node's main memory.
 
-    Processes, weights on their way to the servers in ``/dev/shm``, and of sharded weights and moments on GPUs the copy
-    that a checkpoint is written from while training goes on.
+    Processes, what devices keep there, weights on their way to the servers in ``/dev/shm``, and of sharded weights and
+    moments on GPUs the copy that a checkpoint is written from while training goes on.
     """
     nodes = int(stage.trainer.get("num_nodes") or 1)
     of_node = stage.ranks // nodes
     copies = (found.trained + found.state) / nodes if stage.sharded and machine.is_gpu else 0
     servers = machine.servers + bool(machine.server_share)
     processes = of_node * (assumed.process_gib + workers * assumed.worker_gib) + servers * 2 * assumed.process_gib
-    return processes + (found.weights + copies) / GIB
+    return processes + (found.weights + of_node * found.peak.elsewhere + copies) / GIB
 
 
 def report(
@@ -60,6 +60,8 @@ def _lines(
         + (f", {beside / 1e9:.3f} B of a reference" if beside else "")
     )
     strategy = "weights shared by all ranks (FSDP2)" if stage.sharded else "weights whole on each rank"
+    if stage.sharded and stage.copies > 1:
+        strategy = f"{stage.copies} copies of the weights, each shared by {stage.ranks // stage.copies} ranks (FSDP2)"
     yield f"  ranks             {stage.ranks} on {nodes} node{'s' * (nodes > 1)}, {strategy}"
     yield (
         f"  batch of a rank   {stage.questions} questions x {stage.completions} completions in {stage.micro_batches} "
@@ -84,8 +86,9 @@ def _lines(
     )
     yield "a step"
     yield f"  arithmetic        {sum(found.flops.values()) / 1e12:.1f} TFLOP on each rank"
+    sent = found.collectives.shared(stage.ranks // stage.copies) + found.collectives.summed(stage.copies)
     yield (
-        f"  collectives       {found.collectives.sent(stage.ranks) / GIB:.2f} GiB sent by each rank"
+        f"  collectives       {sent / GIB:.2f} GiB sent by each rank"
         + "".join(f"; {kind} {size / GIB:.2f}" for kind, size in sorted(found.collectives.bytes.items()) if size)
     )
     yield f"  values waited for {found.reads}"

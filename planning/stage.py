@@ -80,6 +80,11 @@ class Stage:
         return int(self.trainer["devices"]) * int(self.trainer.get("num_nodes") or 1)
 
     @property
+    def copies(self) -> int:
+        """Copies of the weights that are trained."""
+        return int((self.options.get("sharding") or {}).get("replicas") or 1) if self.sharded else self.ranks
+
+    @property
     def micro_batches(self) -> int:
         """Forward and backward passes of a batch."""
         unit = self.questions if self.is_grpo else self.questions * self.completions
@@ -180,14 +185,16 @@ def _of_whole_batch(found: Rehearsed, stage: Stage, short: Stage) -> Rehearsed:
         kinds["temporary"] = kinds.get("temporary", 0) + found.trained
         more += found.trained
     phases = {phase: size + more for phase, size in found.peak.phases.items()}
-    return dataclasses.replace(found, peak=Peak(found.peak.bytes + more, kinds, found.peak.phase, phases))
+    peak = Peak(found.peak.bytes + more, kinds, found.peak.phase, phases, found.peak.elsewhere)
+    return dataclasses.replace(found, peak=peak)
 
 
 def about_peak(stage: Stage, machine: Machine, scratch: Path) -> int:
     """Return the peak of a rank's memory, extrapolated from students of two and four layers.
 
     Every phase holds something for the whole model and the same for each layer. Where ranks share the weights this is
-    too much (48 GiB in place of 39 for grpo.yaml on 8xa40.yaml), because two gathered layers count as growth.
+    too much (48 GiB in place of 39 for grpo.yaml on 8xa40.yaml, gathered in float32), because two gathered layers count
+    as growth.
 
     Args:
         stage: The stage.

@@ -33,7 +33,17 @@ def smaller(stage: Stage, machine: Machine) -> Iterator[tuple[str, Callable[[Sta
         yield f"model.init_args.micro_batch_size={half}", lambda s: s.with_options(micro_batch_size=half)
         if half > 1:
             yield "model.init_args.micro_batch_size=1", lambda s: s.with_options(micro_batch_size=1)
+    if options.get("gradient_checkpointing") and not options.get("activation_offload"):
+        yield "model.init_args.activation_offload=true", lambda s: s.with_options(activation_offload=True)
+    sharding = options.get("sharding") or {}
+    if stage.sharded and sharding.get("param_dtype", "auto") == "float32":
+        yield (
+            "model.init_args.sharding.param_dtype=auto",
+            lambda s: s.with_options(sharding=sharding | {"param_dtype": "auto"}),
+        )
     full = not options.get("lora")
+    if full and options.get("optimizer", "adamw") == "adamw":
+        yield "model.init_args.optimizer=adamw8bit", lambda s: s.with_options(optimizer="adamw8bit")
     wide = not str(options.get("reference_dtype", "auto")).endswith("16") and not (
         machine.is_gpu and options.get("reference_dtype", "auto") == "auto"
     )

@@ -36,7 +36,7 @@ def fingerprint(module: nn.Module, read: Callable[[str], Tensor] | None = None) 
         )
         mesh = next((p.device_mesh for _, p in frozen if isinstance(p, DTensor)), None)
         if mesh is not None:
-            distributed.all_reduce(values, distributed.ReduceOp.MAX, mesh.get_group())
+            distributed.all_reduce(values, distributed.ReduceOp.MAX, mesh.get_group(-1))
         seen.update(values.cpu().numpy().tobytes())
     return seen.hexdigest()[:32]
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.host_arrays import to_device
+from lightning_modules.models.activation_offload import kept_in_main_memory
 from lightning_modules.models.adapters import LoRASettings, with_adapters
 from lightning_modules.models.architectures.architecture import Architecture, architecture_of
 from lightning_modules.models.architectures.audio_encoding import ATTENTIONS, audio_places, check_attention
@@ -35,8 +35,9 @@ from lightning_modules.models.checkpoints.deferred_weights import (
 )
 from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, Read, hub_shapes, untied_by_adapters
 from lightning_modules.models.checkpoints.shapes_only import model_of_shapes, shapes_suffice
+from lightning_modules.models.sharding import score, spread_weights
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
-from lightning_modules.models.token_logprobs import token_logprobs
+from lightning_modules.models.token_logprobs import head_logprobs
 from lightning_modules.models.weight_types import AUTO, weight_type
 from records.hub_files import HubTensor, write_hub_files
 from runtime.whole_folder import whole_folder
@@ -62,10 +63,13 @@ class Student(nn.Module):
     Attributes:
         dtype: Name of the type of its weights, as it was asked for.
         attn_implementation: Attention of its audio tower, as it was asked for.
+        activation_offload: Keep in main memory what the backward pass needs of the language model's layers, the input
+            of each with ``gradient_checkpointing``, without which it is refused: there would be too much to move.
     """
 
     dtype: str = AUTO
     attn_implementation: str = "sdpa"
+    activation_offload: bool = False
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class Student(nn.Module):
         attn_implementation: str = "sdpa",
         gradient_checkpointing: bool = False,
         freeze_audio_tower: bool = False,
+        activation_offload: bool = False,
     ) -> None:
         """Load the model and its processor.
 
@@ -90,11 +95,16 @@ class Student(nn.Module):
             gradient_checkpointing: Trade time for memory in the backward pass.
             freeze_audio_tower: Train the language model only, also where ``lora.target_modules`` matches layers of the
                 tower; the audio is then encoded once for policy and reference.
+            activation_offload: Keep in main memory what the backward pass needs of the language model's layers, the
+                input of each with ``gradient_checkpointing``, without which it is refused.
 
         Raises:
             WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
         """
         super().__init__()
+        if activation_offload and not gradient_checkpointing:
+            raise WeightsError("activation_offload needs gradient_checkpointing: set both, or neither")
+        self.activation_offload = activation_offload
         loaded_in = weight_type(dtype, trained=lora is None)
         if attn_implementation not in ATTENTIONS:
             raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
@@ -147,7 +157,7 @@ class Student(nn.Module):
     ) -> None:
         self._unread = unread
         self.weights = weights
-        self.sharded = False
+        self.sharded = self._head_apart = False
         self.processor = processor
         self.architecture: Architecture = architecture_of(model.config)
         set_attention(self.architecture.language_model(model), ATTENTION)
@@ -181,17 +191,20 @@ class Student(nn.Module):
         """True when no weight of the audio path is trained."""
         return not any(p.requires_grad for part in self.audio_modules.values() for p in part.parameters())
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, gathered: torch.dtype | None = None) -> None:
         """Spread weights, gradients and optimizer states over the ranks of ``mesh`` (FSDP2).
 
         Weights that were deferred (:mod:`.checkpoints.deferred_weights`) are read now, each rank its own rows.
 
         Under it :meth:`encode_audio`, :meth:`completion_logprobs` and :meth:`hub_tensors` are collective: all ranks
         call them together.
+
+        Args:
+            mesh: The ranks in one dimension; or copies of the weights, and the ranks of each.
+            gathered: Type that weights are gathered and computed with in, their own unless given.
         """
-        for layer in self.architecture.layers(self.base):
-            fully_shard(layer, mesh=mesh)
-        fully_shard(self, mesh=mesh)
+        layers, embedding = self.architecture.layers(self.base), self.base.get_input_embeddings()
+        self._head_apart = spread_weights(self, layers, embedding, self.base.lm_head, mesh, gathered)
         self.sharded = True
         if self._unread:
             index = f":{torch.cuda.current_device()}" if mesh.device_type == "cuda" else ""
@@ -199,6 +212,15 @@ class Student(nn.Module):
             self._unread = None
         for method in ("encode_audio", "completion_logprobs"):
             register_fsdp_forward_method(self, method)
+
+    def reduce_gradients(self, wanted: bool) -> None:
+        """Say whether backward passes from now on sum gradients over the ranks that share the weights.
+
+        Args:
+            wanted: Otherwise each rank keeps its own, whole and in float32, until the next pass that sums them.
+        """
+        root: Any = self
+        root.set_requires_gradient_sync(wanted)
 
     def encode_audio(self, batch: AudioQABatch) -> Tensor:
         """Return the embeddings of all audio tokens of the batch's clips ``[sum of tokens, H]``, each computed once.
@@ -246,19 +268,18 @@ class Student(nn.Module):
         with self.model.disable_adapter() if reference else contextlib.nullcontext():
             audio = self._encode_audio(batch) if audio is None else audio
             packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.lengths)
-            hidden = self.architecture.language_model(self.base)(
-                inputs_embeds=self.embed(packed.ids, batch, audio, packed.starts),
-                position_ids=packed.positions,
-                attention_mask={"full_attention": None},
-                use_cache=False,
-                shared_prompt=packed.layout,
-            ).last_hidden_state
-            logprobs, entropies = token_logprobs(
-                hidden[0][packed.predictors],
-                packed.targets,
-                self._head_weight(reference),
-                temperature,
-                entropy,
+            embedded = self.embed(packed.ids, batch, audio, packed.starts)
+            with kept_in_main_memory(embedded.device) if self.activation_offload else contextlib.nullcontext():
+                hidden = self.architecture.language_model(self.base)(
+                    inputs_embeds=embedded,
+                    position_ids=packed.positions,
+                    attention_mask={"full_attention": None},
+                    use_cache=False,
+                    shared_prompt=packed.layout,
+                ).last_hidden_state
+            scores = score if self._head_apart else head_logprobs
+            logprobs, entropies = scores(
+                self.base.lm_head, hidden[0][packed.predictors], packed.targets, temperature, entropy, reference
             )
         shape = completions.ids.shape
         return CompletionScores(*(spread(part, packed.scored, *shape) for part in (logprobs, entropies)))
@@ -280,14 +301,6 @@ class Student(nn.Module):
         places = to_device(audio_places(batch, self.base.config.audio_token_id, starts), ids.device)
         embeddings = self.base.get_input_embeddings()(ids)
         return embeddings.flatten(0, 1).index_copy(0, places, audio.to(embeddings.dtype)).view_as(embeddings)
-
-    def _head_weight(self, reference: bool) -> Tensor:
-        """Return what maps hidden states to logits, with the head's adapter where it has one."""
-        head = self.base.lm_head
-        if not isinstance(head, LoraLayer):
-            return head.weight
-        weight = head.get_base_layer().weight
-        return weight if reference else weight + head.get_delta_weight(head.active_adapters[0])
 
     def hub_shapes(self, dtype: HubType = None) -> dict[str, HubTensor]:
         """Return shapes and types of what :meth:`hub_tensors` yields, in its order; nothing is computed or gathered.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -10,6 +11,29 @@ LOGITS_AT_ONCE = {"cpu": 1 << 23, "cuda": 1 << 26}
 """Largest number of logits (rows x vocabulary) that are held at a time, some three times over: 32 MiB in float32 on the
 CPU, where they stay near; 256 MiB on a GPU, where a chunk of few rows would wait for the head's weights to be read (by
 arithmetic; 430 rows of a vocabulary of 156,032)."""
+
+
+def head_logprobs(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool, reference: bool
+) -> tuple[Tensor, Tensor]:
+    """Return :func:`token_logprobs` under a model's head, which must be whole in memory.
+
+    Args:
+        head: The module that maps hidden states to logits, with an adapter or without.
+        hidden: Hidden states ``[N, H]``.
+        targets: Token ids ``[N]``.
+        temperature: Divides the logits.
+        entropy: Compute entropies.
+        reference: Leave the adapter out.
+    """
+    weight: Tensor
+    if isinstance(head, LoraLayer):
+        weight = head.get_base_layer().weight
+        if not reference:
+            weight = weight + head.get_delta_weight(head.active_adapters[0])
+    else:
+        weight = head.weight
+    return token_logprobs(hidden, targets, weight, temperature, entropy)
 
 
 def token_logprobs(

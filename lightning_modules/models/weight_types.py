@@ -61,6 +61,20 @@ def weight_type(dtype: str, trained: bool) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def gathered_type(dtype: str) -> torch.dtype | None:
+    """Return the type that weights which ranks share are gathered in, None for their own.
+
+    Args:
+        dtype: Its name, or :data:`AUTO`.
+
+    Raises:
+        WeightsError: There is no such type.
+    """
+    if dtype == AUTO and not _low.get():
+        return None
+    return weight_type(dtype, trained=False)
+
+
 def reference_type(dtype: str | None, of_policy: str) -> str:
     """Return the name of the type of a frozen reference's weights.
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.sharding import ShardingSettings
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
@@ -159,6 +160,53 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_anything_is_kept(weig
     assert len(recorder.rows) == 1
     (kept,) = tmp_path.glob("*.ckpt")
     assert all(value.isfinite().all() for value in torch.load(kept, weights_only=False)["state_dict"].values())
+
+
+def test_sft_ends_on_a_gradient_that_is_not_finite_before_weights_are_kept(weights, batch, tmp_path: Path) -> None:
+    """The checkpoint of the third step comes before the metrics are read, which is after ten."""
+    second = copy.copy(batch)
+    second.features = batch.features * float("nan")
+    keeper = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)
+    with pytest.raises(FloatingPointError, match=r"norm is nan at step 1: .*--ckpt_path last"):
+        lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            callbacks=[keeper],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(SFTModule(weights, lora=LoRASettings(rank=2)), DataLoader([batch, second, batch], batch_size=None))
+    (kept,) = tmp_path.glob("*.ckpt")
+    assert all(value.isfinite().all() for value in torch.load(kept, weights_only=False)["state_dict"].values())
+
+
+def test_sft_says_the_norm_that_it_clips(weights, batch, tmp_path: Path) -> None:
+    norms = [
+        fit(SFTModule(weights), [batch], tmp_path, gradient_clip_val=limit)[0]["train/grad_norm"]
+        for limit in (None, 1e-3)
+    ]
+    module = SFTModule(weights)
+    sft_loss(module.student.completion_logprobs(batch).logprobs, batch.completions.mask).backward()
+    expected = torch.cat([p.grad.flatten() for _, p in module.student.trainable_parameters()]).norm()
+    assert norms == pytest.approx([expected.item()] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora": LoRASettings(rank=2)}], ids=["full", "lora"])
+def test_activations_in_main_memory_change_nothing(weights, batch, settings) -> None:
+    found = []
+    for offload in (False, True):
+        torch.manual_seed(0)
+        student = SFTModule(weights, gradient_checkpointing=True, activation_offload=offload, **settings).student
+        sft_loss(student.completion_logprobs(batch).logprobs, batch.completions.mask).backward()
+        found.append(torch.cat([p.grad.flatten() for _, p in student.trainable_parameters()]))
+    assert torch.equal(*found)
+
+
+def test_settings_that_belong_together_are_named(weights) -> None:
+    with pytest.raises(UserError, match="activation_offload needs gradient_checkpointing"):
+        SFTModule(weights, activation_offload=True)
+    with pytest.raises(UserError, match=r"reduce_gradients 'never' is unknown: use auto, each, last"):
+        ShardingSettings(reduce_gradients="never")
 
 
 def test_several_epochs_keep_the_old_policy(weights, batch, tmp_path: Path) -> None:

@@ -170,9 +170,9 @@ def own_rows(value: Tensor) -> slice:
     """
     if not isinstance(value, DTensor):
         return slice(None)
-    if value.placements != (Shard(0),):
-        raise ValueError(f"weights are sharded by rows over one dimension of the mesh, found {value.placements}")
-    ranks, rank = value.device_mesh.size(), value.device_mesh.get_local_rank()
+    if value.placements[-1] != Shard(0) or any(not kind.is_replicate() for kind in value.placements[:-1]):
+        raise ValueError(f"weights are sharded by rows over the last dimension of the mesh, found {value.placements}")
+    ranks, rank = value.device_mesh.size(-1), value.device_mesh.get_local_rank(-1)
     rows = -(-value.shape[0] // ranks)
     return slice(min(rank * rows, value.shape[0]), min((rank + 1) * rows, value.shape[0]))
 

@@ -17,7 +17,9 @@ from lightning_modules.models.adapters import LoRASettings
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
 from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
 from lightning_modules.models.frozen_weights import fingerprint
+from lightning_modules.models.sharding import copies_of
 from lightning_modules.models.student import Student
+from runtime.errors import UserError
 from tests.integration.ranks import sharded_memory_rank
 from tests.support.ranks import run_ranks
 from tests.support.students import ARCHITECTURES
@@ -75,6 +77,18 @@ def test_a_rank_holds_its_rows(weights: str, mesh, rank: int) -> None:
         parts = list(whole[name].chunk(7))
         expected = parts[rank] if rank < len(parts) else whole[name][:0]
         assert torch.equal(value.to_local(), expected), name
+
+
+def test_a_rank_holds_its_rows_of_its_copy(weights: str, mesh) -> None:
+    """Six ranks, two copies: the fifth is the second of the three that share the second copy."""
+    student = deferred(weights)
+    student.shard(copies_of(mesh(4, 6), 2))
+    whole = dict(Student(weights).named_parameters())
+    for name, value in student.named_parameters():
+        parts = list(whole[name].chunk(3))
+        assert torch.equal(value.to_local(), parts[1] if len(parts) > 1 else whole[name][:0]), name
+    with pytest.raises(UserError, match="replicas is 4: it must divide the number of ranks, 6"):
+        copies_of(mesh(4, 6), 4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
