@@ -24,6 +24,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from lightning_modules.models import frozen_weights, token_logprobs
 from lightning_modules.models.checkpoints.shapes_only import shapes_only
 from lightning_modules.models.weight_types import frozen_in_bfloat16
+from planning.alike import decided_once
 from planning.collectives import Collectives
 from planning.memory import Account, Peak, resizing_seen
 from planning.operations import Onlooker
@@ -31,6 +32,8 @@ from planning.operations import Onlooker
 SHAPES_OF_WHOLES = "_propagate_tensor_meta_non_cached"
 """Method by which torch finds out shapes of whole tensors that ranks share: it computes with them, without values."""
 WHOLES = getattr(ShardingPropagator, SHAPES_OF_WHOLES)
+SHARDINGS = "propagate_op_sharding_non_cached"
+"""Method by which torch finds out how the results of an operation are shared."""
 
 GPU_BLOCK = 512
 """Bytes that torch's allocator of GPU memory rounds up to."""
@@ -272,6 +275,7 @@ def rehearse(
         without_values(on_gpu),
         resizing_seen(account),
         mock.patch.object(ShardingPropagator, SHAPES_OF_WHOLES, onlooker.not_seen(WHOLES)),
+        mock.patch.object(ShardingPropagator, SHARDINGS, decided_once(getattr(ShardingPropagator, SHARDINGS))),
         onlooker,
     ):
         module = make()
