@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
 
 from callbacks.rollout.ahead import RolloutsAhead, look_ahead, next_batch
 from callbacks.rollout.parity_gate import ParityGate
@@ -14,6 +15,7 @@ from callbacks.rollout.rollout_callback import RolloutCallback
 from callbacks.rollout.rollout_servers import RolloutServers
 from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.batching.batch import AudioQABatch
+from inference.reference_pool import ReferencePool
 from inference.server_pool import ServerPool
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule, TrainingRollouts
@@ -31,6 +33,9 @@ class VLLMRollout(RolloutCallback):
     weights from before its step. The servers' log-probabilities then are those of the policy that sampled, and the
     module weights the objective accordingly. The first batch of an epoch and the first after resuming are sampled with
     the present weights.
+
+    Where the module wants its reference on servers (``reference_urls`` of GRPOModule), these score each question's
+    completions as soon as they have come, while others are still being sampled.
     """
 
     def __init__(
@@ -86,7 +91,9 @@ class VLLMRollout(RolloutCallback):
             partial(ServerPool, urls, wait_seconds, retry_seconds, request_seconds),
             partial(WeightPusher, sync_dir=sync_dir, server_checkpoint=server_checkpoint),
             partial(ParityGate, tolerance=parity_tolerance) if parity_gate else None,
+            lambda urls: ReferencePool(urls, wait_seconds, retry_seconds, request_seconds),
         )
+        self._kept_of_reference: dict[str, Any] | None = None
 
     @property
     def weight_version(self) -> str | None:
@@ -94,12 +101,15 @@ class VLLMRollout(RolloutCallback):
         return self._servers.version
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the run's name for resuming."""
-        return {"run_id": self.run_id}
+        """Keep for resuming the run's name, and what servers with the reference must think of a completion."""
+        reference = self._servers.reference
+        kept = reference.state() if reference is not None else None
+        return {"run_id": self.run_id, "reference": kept or self._kept_of_reference}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on under the same name."""
         self.run_id = state_dict["run_id"]
+        self._kept_of_reference = state_dict.get("reference")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the servers and check how they were started."""
@@ -123,6 +133,8 @@ class VLLMRollout(RolloutCallback):
             return
         if self.max_staleness:
             look_ahead(trainer)
+        if (reference := self._servers.reference) is not None:
+            reference.check_again(trainer, self._kept_of_reference)
         self._sync(trainer, pl_module)
 
     def on_train_batch_start(
@@ -173,6 +185,8 @@ class VLLMRollout(RolloutCallback):
     ) -> None:
         """Pass the servers through the parity gate where all ranks must compute for it together."""
         self._servers.pass_together(trainer, pl_module, batch, sampling[0])
+        if trainer.training:
+            self._servers.pass_reference_together(trainer, pl_module, batch, sampling[0])
 
     def sample(
         self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
@@ -180,9 +194,12 @@ class VLLMRollout(RolloutCallback):
         """Draw the completions of a batch on the servers."""
         servers = self._servers
         servers.check_batch(batch, sampling)
-        servers.pass_alone(trainer, pl_module, batch, sampling[0])
-        drawn = servers.draw(batch, sampling)
-        servers.pass_alone(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
+        gates = [servers.pass_alone, *([servers.pass_reference_alone] if trainer.training else [])]
+        for pass_gate in gates:
+            pass_gate(trainer, pl_module, batch, sampling[0])
+        drawn = servers.draw(batch, sampling, scored=bool(trainer.training))
+        for pass_gate in gates:  # for servers that were restarted in between
+            pass_gate(trainer, pl_module, batch, sampling[0])
         return drawn
 
     def _fill_from_ahead(
@@ -215,7 +232,14 @@ class VLLMRollout(RolloutCallback):
         servers = self._servers
         sampling = self._train_sampling(after, module, wanted, upcoming)
         servers.check_batch(upcoming, sampling)
-        self._ahead.begin(upcoming, sampling, lambda: servers.draw(upcoming, sampling))
+        self._ahead.begin(upcoming, sampling, lambda: servers.draw(upcoming, sampling, scored=True))
+
+    @override
+    def _log_rollout(self, pl_module: LightningModule, batch: AudioQABatch, version: int) -> None:
+        super()._log_rollout(pl_module, batch, version)
+        if (reference := self._servers.reference) is not None:
+            seconds = reference.seconds()
+            pl_module.log("time/reference", seconds, on_step=True, on_epoch=False, batch_size=len(batch))
 
     def _sync(self, trainer: Trainer, pl_module: LightningModule, timed: bool = False) -> None:
         """Push the current weights where the servers have others; all ranks return together.
