@@ -121,9 +121,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
             raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
         if reference_urls and temperature != 1:
             raise UserError(
-                f"model.temperature is {temperature} and model.reference_urls names servers: they score given tokens at "
-                "temperature 1 only, so that the KL term would compare two temperatures; set model.temperature to 1, "
-                "or leave model.reference_urls out, and the reference is computed here"
+                f"model.temperature is {temperature} and model.reference_urls names servers: they score given tokens "
+                "at temperature 1 only, so that the KL term would compare two temperatures; set model.temperature to "
+                "1, or leave model.reference_urls out, and the reference is computed here"
             )
         self.automatic_optimization = False
         self.num_completions = num_completions

@@ -102,9 +102,7 @@ class VLLMRollout(RolloutCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Keep for resuming the run's name, and what servers with the reference must think of a completion."""
-        reference = self._servers.reference
-        kept = reference.state() if reference is not None else None
-        return {"run_id": self.run_id, "reference": kept or self._kept_of_reference}
+        return {"run_id": self.run_id, "reference": self._of_reference()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on under the same name."""
@@ -174,10 +172,12 @@ class VLLMRollout(RolloutCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close connections and delete the weights that were sent."""
+        self._kept_of_reference = self._of_reference()
         self._servers.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close connections and delete the weights that were sent."""
+        self._kept_of_reference = self._of_reference()
         self._servers.close()
 
     def prepare(
@@ -233,6 +233,11 @@ class VLLMRollout(RolloutCallback):
         sampling = self._train_sampling(after, module, wanted, upcoming)
         servers.check_batch(upcoming, sampling)
         self._ahead.begin(upcoming, sampling, lambda: servers.draw(upcoming, sampling, scored=True))
+
+    def _of_reference(self) -> dict[str, Any] | None:
+        """What a resumed run must know of servers with the reference."""
+        reference = self._servers.reference
+        return (reference.state() if reference is not None else None) or self._kept_of_reference
 
     @override
     def _log_rollout(self, pl_module: LightningModule, batch: AudioQABatch, version: int) -> None:
