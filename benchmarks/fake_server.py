@@ -171,7 +171,7 @@ class FakeServer:
         wanted = body["sampling_params"]
         choices = []
         for index in range(wanted["n"]):
-            text = f"{wanted['seed'] + index}/{self.weights}/{wanted['temperature']}/{ids}".encode()
+            text = f"{wanted.get('seed', 0) + index}/{self.weights}/{wanted['temperature']}/{ids}".encode()
             tokens = [6 + byte % 250 for byte in hashlib.sha256(text).digest()[: wanted["max_tokens"] - 1]] + [
                 END_TOKEN
             ]
@@ -187,7 +187,16 @@ class FakeServer:
         with self.lock:
             self.at_once -= wanted["n"]
             self.generated.append({"body": body, "samples": samples, "version": version})
-        return {"prompt_token_ids": expanded, "choices": choices}
+        scores = self._scores(expanded) if wanted.get("prompt_logprobs") is not None else None
+        return {"prompt_token_ids": expanded, "choices": choices, "prompt_logprobs": scores}
+
+    def _scores(self, ids: list[int]) -> list[Any]:
+        """Make up log-probabilities of a prompt that depend on the weights and on what stands before each token."""
+        rows: list[Any] = [None]
+        for place in range(1, len(ids)):
+            byte = hashlib.sha256(f"{self.weights}/{ids[: place + 1]}".encode()).digest()[0]
+            rows.append({str(ids[place]): {"logprob": -1.0 - byte / 64}})
+        return rows
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         fake = self

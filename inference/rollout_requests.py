@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from inference.vllm.client import RequestOutput, ServerFailed, ServerRefused, ServerUnreachable
@@ -29,19 +29,31 @@ class Prompt(NamedTuple):
         token_ids: Its tokens, with ONE audio placeholder.
         audio: The clip as a data URL.
         sampling: How completions are drawn.
+        completion: A completion that is scored, in place of others that are drawn.
     """
 
     name: str
     token_ids: list[int]
     audio: str
     sampling: SamplingParams
+    completion: list[int] | None = None
+
+
+Then = Callable[[Prompt, RequestOutput], RequestOutput]
+"""What else is done with an answer as soon as it has come, in a thread of its own; returns the answer with more."""
 
 
 class RolloutRequests:
     """The requests of one batch, on whichever server has room."""
 
     def __init__(
-        self, prompts: Sequence[Prompt], keeper: WeightKeeper, retry_seconds: float, watch_seconds: float
+        self,
+        prompts: Sequence[Prompt],
+        keeper: WeightKeeper,
+        retry_seconds: float,
+        watch_seconds: float,
+        then: Then | None = None,
+        over: threading.Event | None = None,
     ) -> None:
         """Prepare; nothing is sent.
 
@@ -50,8 +62,11 @@ class RolloutRequests:
             keeper: Knows the servers and the weights that they are to have.
             retry_seconds: How long one request is tried again when servers are lost.
             watch_seconds: How often to look after servers that take long, and to say so.
+            then: What else is done with each answer.
+            over: Set where nobody waits for answers any more.
         """
         self.prompts = prompts
+        self.then = then
         self.keeper = keeper
         self.servers = keeper.servers
         self.retry_seconds = retry_seconds
@@ -59,7 +74,7 @@ class RolloutRequests:
         self._answers: list[RequestOutput | None] = [None] * len(prompts)
         self._pending: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self._over = threading.Event()
+        self._over = over or threading.Event()
 
     def answers(self) -> list[RequestOutput]:
         """Send all and return the answers in the order of the prompts, all drawn with the expected weights.
@@ -90,7 +105,9 @@ class RolloutRequests:
             except queue.Empty:
                 return
             try:
-                self._answers[index] = self._answer(self.prompts[index])
+                prompt = self.prompts[index]
+                answer = self.answer(prompt)
+                self._answers[index] = self.then(prompt, answer) if self.then is not None else answer
                 self._done.put(None)
             except Exception as error:
                 self._done.put(error)
@@ -116,8 +133,13 @@ class RolloutRequests:
                 raise error
             finished += 1
 
-    def _answer(self, prompt: Prompt) -> RequestOutput:
-        """Have one request answered, by another server where one is lost."""
+    def answer(self, prompt: Prompt) -> RequestOutput:
+        """Have one request answered, by another server where one is lost.
+
+        Raises:
+            ServersLost: It could not be served for ``retry_seconds``.
+            UserError: A server refused it.
+        """
         lost_since: float | None = None
         survived = 0
         while True:
@@ -159,7 +181,10 @@ class RolloutRequests:
         """
         if server.suspect:
             self.keeper.bring_back(server)
-        answer = server.client.generate(prompt.token_ids, prompt.audio, prompt.sampling)
+        if prompt.completion is None:
+            answer = server.client.generate(prompt.token_ids, prompt.audio, prompt.sampling)
+        else:
+            answer = server.client.force(prompt.token_ids, prompt.audio, prompt.completion)
         check_version(server, answer, self.keeper.version)
         server.failures = 0
         return answer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from inference.chat_api.endpoint_settings import without_credentials
-from inference.rollout_requests import MOST_THREADS, Prompt, RolloutRequests
+from inference.rollout_requests import MOST_THREADS, Prompt, RolloutRequests, Then
 from inference.vllm.client import RequestOutput, VLLMClient
 from inference.vllm.pooled_server import PooledServer, ServersLost
 from inference.weight_transfer.weight_keeper import WeightKeeper
@@ -23,7 +23,10 @@ class ServerPool:
     Attributes:
         servers: The servers.
         keeper: Makes them have the run's weights.
+        setting: What their addresses are called in a configuration.
     """
+
+    setting = "server_urls"
 
     def __init__(
         self,
@@ -48,7 +51,8 @@ class ServerPool:
         self.wait_seconds = wait_seconds
         self.retry_seconds = retry_seconds
         self.watch_seconds = watch_seconds
-        self.servers = [PooledServer(VLLMClient(url, request_seconds, MOST_THREADS)) for url in checked_addresses(urls)]
+        addresses = checked_addresses(urls, self.setting)
+        self.servers = [PooledServer(VLLMClient(url, request_seconds, MOST_THREADS)) for url in addresses]
         self.keeper = WeightKeeper(self.servers, retry_seconds, request_seconds)
 
     def close(self) -> None:
@@ -74,11 +78,12 @@ class ServerPool:
             wait_until_healthy(server.client, deadline, self.wait_seconds, checkpoint)
             self.keeper.inspect(server)
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[RequestOutput]:
+    def generate(self, prompts: Sequence[Prompt], then: Then | None = None) -> list[RequestOutput]:
         """Draw completions of many prompts at once, on whichever server has room.
 
         Args:
             prompts: The prompts.
+            then: What else is done with each answer as soon as it has come.
 
         Returns:
             The answers in the order of the prompts, all drawn with the expected weights.
@@ -87,29 +92,30 @@ class ServerPool:
             ServersLost: A request could not be served for ``retry_seconds``.
             UserError: A server refused a request.
         """
-        return RolloutRequests(prompts, self.keeper, self.retry_seconds, self.watch_seconds).answers()
+        return RolloutRequests(prompts, self.keeper, self.retry_seconds, self.watch_seconds, then).answers()
 
 
-def checked_addresses(urls: Sequence[str]) -> list[str]:
+def checked_addresses(urls: Sequence[str], setting: str = "server_urls") -> list[str]:
     """Return the addresses of servers, each once.
 
     Args:
         urls: As configured.
+        setting: What they are called there.
 
     Raises:
         UserError: There are none, or one is no address or carries credentials.
     """
     if not urls:
-        raise UserError("server_urls is empty: name at least one rollout server, such as http://127.0.0.1:8000")
+        raise UserError(f"{setting} is empty: name at least one server, such as http://127.0.0.1:8000")
     for url in urls:
         if "@" in url:
             raise UserError(
-                f"server_urls must not carry credentials, found {without_credentials(url)!r}: logs and "
+                f"{setting} must not carry credentials, found {without_credentials(url)!r}: logs and "
                 "configurations name the addresses; reach the server through a tunnel or a private network"
             )
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UserError(f"server_urls: {url!r} is no address, expected something like http://127.0.0.1:8000")
+            raise UserError(f"{setting}: {url!r} is no address, expected something like http://127.0.0.1:8000")
     return list(dict.fromkeys(urls))
 
 

@@ -39,11 +39,13 @@ class TrainingRollouts:
         num_completions: G, completions of each question.
         temperature: Sampling temperature.
         steps: Optimizer steps that each batch is used for.
+        reference_urls: Servers that hold the reference and are to score each completion; none where none shall.
     """
 
     num_completions: int
     temperature: float = 1.0
     steps: int = 1
+    reference_urls: tuple[str, ...] = ()
 
 
 class RolloutModule(lightning.LightningModule):

@@ -70,6 +70,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         reward_functions: list[Reward] | None = None,
         reference_dtype: str | None = AUTO,
         importance_sampling_cap: float = 2.0,
+        reference_urls: list[str] | None = None,
         **training: Any,
     ) -> None:
         """Load policy and reference.
@@ -95,6 +96,10 @@ class GRPOModule(StudentTraining, GradedRollouts):
             importance_sampling_cap: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
                 callback), each token's part of the objective is weighted by its probability under the present policy
                 over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
+            reference_urls: Servers that hold ``weights`` and score each completion, in place of a reference here: that
+                frees its memory and its forward pass. Needs callbacks.VLLMRollout and temperature 1, which servers
+                score at. Start one with ``python -m inference.vllm_server --model`` and ``weights``; none of them may
+                be among the rollout servers.
             **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
                 ``allow_low_precision_weights``, ``optimizer``: see StudentTraining), how it is loaded (``lora``,
                 ``dtype``, ``attn_implementation``, ``gradient_checkpointing``, ``activation_offload``,
@@ -109,6 +114,12 @@ class GRPOModule(StudentTraining, GradedRollouts):
             )
         if temperature <= 0:
             raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
+        if reference_urls and temperature != 1:
+            raise UserError(
+                f"model.temperature is {temperature} and model.reference_urls names servers: they score given tokens "
+                "at temperature 1 only, so that the KL term would compare two temperatures; set model.temperature to "
+                "1, or leave model.reference_urls out, and the reference is computed here"
+            )
         self.automatic_optimization = False
         self.num_completions = num_completions
         self.temperature = temperature
@@ -120,7 +131,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.importance_sampling_cap = importance_sampling_cap
         self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
         self.reference: Student | None = None
-        if beta > 0 and self.student.lora is None:
+        self.reference_urls = tuple([reference_urls] if isinstance(reference_urls, str) else reference_urls or ())
+        if beta > 0 and self.student.lora is None and not self.reference_urls:
             dtype = reference_type(reference_dtype, self.student.dtype)
             self.reference = Student(weights, dtype=dtype, attn_implementation=self.student.attn_implementation).eval()
             self.reference.requires_grad_(False)
@@ -138,7 +150,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @property
     @override
     def training_rollouts(self) -> TrainingRollouts:
-        return TrainingRollouts(self.num_completions, self.temperature, self.num_iterations)
+        wanted = self.reference_urls if self.beta > 0 else ()
+        return TrainingRollouts(self.num_completions, self.temperature, self.num_iterations, wanted)
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Grade the rollouts, then take ``num_iterations`` optimizer steps on Eq. 2."""
@@ -253,6 +266,14 @@ class GRPOModule(StudentTraining, GradedRollouts):
         """Log-probabilities under the SFT policy, or None when the KL term is off."""
         if self.beta == 0:
             return None
+        if self.reference_urls:
+            scored = batch.completions.reference_logprobs if batch.completions is not None else None
+            if scored is None:
+                raise UserError(
+                    "model.reference_urls names servers, and nobody has asked them to score the rollouts: that is done "
+                    "by callbacks.VLLMRollout; with another callback leave model.reference_urls out"
+                )
+            return scored
         inside = self.reference is None
         policy = self.reference or self.student
         return policy.completion_logprobs(batch, self.temperature, inside, audio, entropy=False).logprobs

@@ -52,5 +52,6 @@ def fake_batch(
             finished=np.ones(shape[:2], dtype=bool),
             logprobs=torch.zeros(shape),
             lengths=np.full(shape[:2], completion),
+            reference_logprobs=torch.zeros(shape),
         ),
     )

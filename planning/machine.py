@@ -13,6 +13,15 @@ from runtime.errors import UserError
 class Machine:
     """What data sheets say of it.
 
+    The figures in ``configs/hardware`` come from NVIDIA's data sheets of the A40 (nvidia-a40-datasheet.pdf: 149.7 dense
+    bfloat16 TFLOP/s, 696 GB/s, PCIe 4.0 x16, which is 31.5 GB/s each way), of the H100 SXM (1,979 TFLOP/s with
+    sparsity, half of it without, 3.35 TB/s, NVLink 900 GB/s both ways together; the PCIe card has 756 dense TFLOP/s
+    and 2 TB/s, the H200 the SXM's arithmetic and 4.8 TB/s) and of the L4 (242 TFLOP/s with sparsity, 300 GB/s; an RTX
+    4090 has 165.2 dense ones and 1,008 GB/s by the white paper of its architecture). Memory is what
+    ``torch.cuda.get_device_properties`` reports, which error correction and the driver have taken their part of:
+    45,416 MiB of an A40, 81,082 of an H100 of 80 GB, 143,156 of an H200, 22.0 GiB of an L4 and 23.6 of an RTX 4090.
+    Networks and main memory are those of usual nodes.
+
     Attributes:
         device: What its devices are called.
         device_memory_gib: Memory of a device that programs can have.

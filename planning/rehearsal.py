@@ -22,6 +22,7 @@ from lightning_modules.models import frozen_weights, sharding, student, token_lo
 from lightning_modules.models.checkpoints.shapes_only import shapes_only
 from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import frozen_in_bfloat16
+from planning.alike import decided_once
 from planning.collectives import Collectives
 from planning.eight_bit import PlannedAdamW8bit
 from planning.memory import ELSEWHERE, Account, Peak, resizing_seen
@@ -31,6 +32,7 @@ from planning.torch_internals import (
     FakeTensorMode,
     apply_in_place,
     mesh_made_by,
+    shardings_decided_by,
     unset_fake_temporarily,
     wholes_not_seen,
 )
@@ -266,6 +268,7 @@ def rehearse(
         without_values(on_gpu, account),
         resizing_seen(account),
         wholes_not_seen(onlooker.not_seen),
+        shardings_decided_by(decided_once),
         onlooker,
     ):
         module = make()

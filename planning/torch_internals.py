@@ -14,16 +14,18 @@ from lightning.pytorch.strategies import model_parallel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-__all__ = ["FakeStore", "FakeTensorMode", "TorchDispatchMode", "tree_iter", "unset_fake_temporarily"]
+__all__ = ["DTensorSpec", "FakeStore", "FakeTensorMode", "TorchDispatchMode", "tree_iter", "unset_fake_temporarily"]
 
 Method = Callable[..., Any]
 
 _SHAPES_OF_WHOLES = "_propagate_tensor_meta_non_cached"
+_SHARDINGS = "propagate_op_sharding_non_cached"
 _WHOLES: Method = getattr(ShardingPropagator, _SHAPES_OF_WHOLES)
 _ATEN = torch.ops.aten
 
@@ -41,6 +43,15 @@ def wholes_not_seen(hide: Callable[[Method], Method]) -> Any:
         hide: Makes of a method one that is not looked at.
     """
     return mock.patch.object(ShardingPropagator, _SHAPES_OF_WHOLES, hide(_WHOLES))
+
+
+def shardings_decided_by(wrap: Callable[[Method], Method]) -> Any:
+    """Return a context in which torch finds out otherwise how the results of an operation are shared.
+
+    Args:
+        wrap: Makes of torch's method another one.
+    """
+    return mock.patch.object(ShardingPropagator, _SHARDINGS, wrap(getattr(ShardingPropagator, _SHARDINGS)))
 
 
 def mesh_made_by(wrap: Callable[[Method], Method]) -> Any:

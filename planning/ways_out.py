@@ -47,10 +47,16 @@ def smaller(stage: Stage, machine: Machine) -> Iterator[tuple[str, Callable[[Sta
     wide = not str(options.get("reference_dtype", "auto")).endswith("16") and not (
         machine.is_gpu and options.get("reference_dtype", "auto") == "auto"
     )
-    if stage.is_grpo and full and options.get("beta") and wide:
+    beside = stage.is_grpo and full and options.get("beta") and not options.get("reference_urls")
+    if beside and wide:
         yield (
             "model.init_args.reference_dtype=bfloat16",
             lambda s: s.with_options(reference_dtype="bfloat16"),
+        )
+    if beside and options.get("temperature", 1) == 1:
+        yield (
+            "model.init_args.reference_urls=[URL of a server with the SFT policy]",
+            lambda s: s.with_options(reference_urls=["http://127.0.0.1:8100"]),
         )
     if not full and options.get("dtype", "auto") == "float32":
         yield "model.init_args.dtype=auto", lambda s: s.with_options(dtype="auto")

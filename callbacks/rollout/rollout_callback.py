@@ -237,11 +237,15 @@ def to_completions(
     shape = (len(samples), len(samples[0]), max(longest, 1))
     ids = torch.full(shape, tokenizer.pad_token_id, dtype=torch.long)
     logprobs = torch.zeros(shape)
+    scored = any(s.reference_logprobs is not None for group in samples for s in group)
+    reference = torch.zeros(shape) if scored else None
     for b, group in enumerate(samples):
         for g, sample in enumerate(group):
             length = len(sample.token_ids)
             ids[b, g, :length] = torch.tensor(sample.token_ids, dtype=torch.long)
             logprobs[b, g, :length] = torch.tensor(sample.logprobs)
+            if reference is not None:
+                reference[b, g, :length] = torch.tensor(sample.reference_logprobs)
     lengths = np.array([[len(s.token_ids) for s in group] for group in samples])
     done = Completions(
         ids=ids,
@@ -250,6 +254,7 @@ def to_completions(
         finished=np.array([[s.finished for s in group] for group in samples]),
         logprobs=logprobs,
         lengths=lengths,
+        reference_logprobs=reference,
     )
     return (done.pin_memory() if torch.device(device).type == "cuda" else done).to(device)
 

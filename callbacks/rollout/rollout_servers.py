@@ -8,25 +8,33 @@ from lightning import Trainer
 from callbacks.rollout.parity import check_prompt
 from callbacks.rollout.parity_gate import ParityGate
 from callbacks.rollout.prompt_lengths import check_batch, check_questions
+from callbacks.rollout.reference_servers import ReferenceServers
 from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.batching.batch import AudioQABatch
+from inference.reference_pool import ReferencePool
 from inference.rollout_requests import Prompt
 from inference.server_pool import ServerPool
 from inference.vllm.client import audio_url
 from inference.vllm.pooled_server import ServersLost, WeightsAwaited
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule
+from runtime.errors import UserError
 
 
 class RolloutServers:
-    """A pool of servers, who gives it weights, and its parity gate; open for one stage at a time."""
+    """A pool of servers, who gives it weights, and its parity gate; open for one stage at a time.
+
+    Attributes:
+        reference: Servers that score what these draw, where the module wants a reference on servers.
+    """
 
     def __init__(
         self,
         make_pool: Callable[[], ServerPool],
         make_pusher: Callable[[ServerPool], WeightPusher],
         make_gate: Callable[[ServerPool], ParityGate] | None,
+        make_reference: Callable[[list[str]], ReferencePool],
     ) -> None:
         """Describe the parts, each stage gets new ones; nothing is contacted.
 
@@ -34,14 +42,17 @@ class RolloutServers:
             make_pool: Describes the servers; called once at once, so that malformed addresses are refused now.
             make_pusher: Makes what gives them weights.
             make_gate: Makes what lets those pass that compute what the trainer computes; None lets all pass.
+            make_reference: Describes servers that hold the reference, given their addresses.
         """
         self._make_pool = make_pool
         self._make_pusher = make_pusher
         self._make_gate = make_gate
+        self._make_reference = make_reference
         make_pool()
         self._pool: ServerPool | None = None
         self._pusher: WeightPusher | None = None
         self._gate: ParityGate | None = None
+        self.reference: ReferenceServers | None = None
 
     @property
     def pool(self) -> ServerPool:
@@ -69,7 +80,19 @@ class RolloutServers:
         self._pusher = self._make_pusher(self._pool)
         self._gate = self._make_gate(self._pool) if self._make_gate is not None else None
         wanted = module.training_rollouts if stage == "fit" else None
-        self.pool.wait(1 if wanted is None else wanted.num_completions, module.student.weights or "DIR")
+        checkpoint = module.student.weights or "DIR"
+        self.pool.wait(1 if wanted is None else wanted.num_completions, checkpoint)
+        if wanted is not None and wanted.reference_urls:
+            self.reference = ReferenceServers(self._make_reference(list(wanted.reference_urls)), self._make_gate)
+            self._refuse_both(self.reference.pool)
+            self.reference.pool.wait(1, checkpoint)
+
+    def _refuse_both(self, scorers: ServerPool) -> None:
+        if both := {server.url for server in self.pool.servers} & {server.url for server in scorers.servers}:
+            raise UserError(
+                f"{both.pop()} is in server_urls and in reference_urls: rollout servers get each step's weights, the "
+                "reference keeps those of the SFT policy; start another server for it"
+            )
 
     def check_questions(self, trainer: Trainer, role: Role, new_tokens: int) -> None:
         """Refuse questions that no server has room for.
@@ -82,6 +105,8 @@ class RolloutServers:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, AudioQADataModule):
             check_questions(data, role, new_tokens, self.pool.servers)
+            if self.reference is not None and role == "train":  # vLLM wants room for one token more than it scores
+                check_questions(data, role, new_tokens + 1, self.reference.pool.servers)
 
     def have_weights_of(self, step: int) -> bool:
         """Return True when the servers were given the weights of an optimizer step."""
@@ -115,6 +140,20 @@ class RolloutServers:
         if self._gate is not None and not module.student.sharded:
             self._gate.pass_alone(trainer, module, batch, sampling)
 
+    def pass_reference_together(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
+        """Let the servers with the reference pass their gate where all ranks must compute for it together."""
+        if self.reference is not None:
+            self.reference.pass_together(trainer, module, batch, sampling)
+
+    def pass_reference_alone(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
+        """Let the servers with the reference pass their gate where this rank can do so alone."""
+        if self.reference is not None:
+            self.reference.pass_alone(trainer, module, batch, sampling)
+
     def check_batch(self, batch: AudioQABatch, sampling: list[SamplingParams]) -> None:
         """Refuse a batch that does not fit into every server."""
         check_batch(batch, sampling[0].max_tokens, self.pool.servers)
@@ -144,13 +183,15 @@ class RolloutServers:
         return True
 
     def draw(
-        self, batch: AudioQABatch, sampling: list[SamplingParams]
+        self, batch: AudioQABatch, sampling: list[SamplingParams], scored: bool = False
     ) -> tuple[list[list[CompletionOutput]], str] | None:
         """Draw the completions of a batch, all requests at once.
 
         Args:
             batch: B questions.
             sampling: How each one's completions are drawn.
+            scored: Have each question's completions scored under the reference as soon as they have come, where it is
+                on servers.
 
         Returns:
             ``[B][G]`` completions, and the weights that drew them; None where no server has the weights any more and
@@ -167,8 +208,9 @@ class RolloutServers:
                 batch.questions, batch.request_ids, batch.waveforms, sampling, strict=True
             )
         ]
+        then = self.reference.pool.score if scored and self.reference is not None else None
         try:
-            answers = self.pool.generate(prompts)
+            answers = self.pool.generate(prompts, then)
         except WeightsAwaited:
             return None
         lengths = batch.prompt_lengths.tolist()
@@ -181,6 +223,8 @@ class RolloutServers:
         """Close connections and delete the weights that were sent, where a stage has begun."""
         if self._pool is not None:
             self._pool.close()
+        if self.reference is not None:
+            self.reference.pool.close()
         if self._pusher is not None:
             self._pusher.close()
-        self._pool = self._pusher = self._gate = None
+        self._pool = self._pusher = self._gate = self.reference = None

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
 
 from callbacks.rollout.ahead import RolloutsAhead, look_ahead, next_batch
 from callbacks.rollout.parity_gate import ParityGate
@@ -15,6 +16,7 @@ from callbacks.rollout.rollout_servers import RolloutServers
 from callbacks.rollout.transfer_pusher import TransferPusher
 from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.batching.batch import AudioQABatch
+from inference.reference_pool import ReferencePool
 from inference.server_pool import ServerPool
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from inference.weight_transfer.transfer import WeightTransfer
@@ -33,6 +35,9 @@ class VLLMRollout(RolloutCallback):
     weights from before its step. The servers' log-probabilities then are those of the policy that sampled, and the
     module weights the objective accordingly. The first batch of an epoch and the first after resuming are sampled with
     the present weights.
+
+    Where the module wants its reference on servers (``reference_urls`` of GRPOModule), these score each question's
+    completions as soon as they have come, while others are still being sampled.
     """
 
     def __init__(
@@ -97,7 +102,9 @@ class VLLMRollout(RolloutCallback):
             if weight_transfer is None
             else partial(TransferPusher, way=weight_transfer, server_checkpoint=server_checkpoint),
             partial(ParityGate, tolerance=parity_tolerance) if parity_gate else None,
+            lambda urls: ReferencePool(urls, wait_seconds, retry_seconds, request_seconds),
         )
+        self._kept_of_reference: dict[str, Any] | None = None
 
     @property
     def weight_version(self) -> str | None:
@@ -105,12 +112,13 @@ class VLLMRollout(RolloutCallback):
         return self._servers.version
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep the run's name for resuming."""
-        return {"run_id": self.run_id}
+        """Keep for resuming the run's name, and what servers with the reference must think of a completion."""
+        return {"run_id": self.run_id, "reference": self._of_reference()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on under the same name."""
         self.run_id = state_dict["run_id"]
+        self._kept_of_reference = state_dict.get("reference")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the servers and check how they were started."""
@@ -134,6 +142,8 @@ class VLLMRollout(RolloutCallback):
             return
         if self.max_staleness:
             look_ahead(trainer)
+        if (reference := self._servers.reference) is not None:
+            reference.check_again(trainer, self._kept_of_reference)
         self._sync(trainer, pl_module)
 
     def on_train_batch_start(
@@ -173,10 +183,12 @@ class VLLMRollout(RolloutCallback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close connections and delete the weights that were sent."""
+        self._kept_of_reference = self._of_reference()
         self._servers.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close connections and delete the weights that were sent."""
+        self._kept_of_reference = self._of_reference()
         self._servers.close()
 
     def prepare(
@@ -184,6 +196,8 @@ class VLLMRollout(RolloutCallback):
     ) -> None:
         """Pass the servers through the parity gate where all ranks must compute for it together."""
         self._servers.pass_together(trainer, pl_module, batch, sampling[0])
+        if trainer.training:
+            self._servers.pass_reference_together(trainer, pl_module, batch, sampling[0])
 
     def sample(
         self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
@@ -192,7 +206,7 @@ class VLLMRollout(RolloutCallback):
         servers = self._servers
         servers.check_batch(batch, sampling)
         drawn = self._draw(trainer, pl_module, batch, sampling)
-        servers.pass_alone(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
+        self._pass_alone(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
         return drawn
 
     def _draw(
@@ -207,13 +221,21 @@ class VLLMRollout(RolloutCallback):
         servers = self._servers
         while True:
             if drawn is None:
-                servers.pass_alone(trainer, module, batch, sampling[0])
-                drawn = servers.draw(batch, sampling)
+                self._pass_alone(trainer, module, batch, sampling[0])
+                drawn = servers.draw(batch, sampling, scored=bool(trainer.training))
             if servers.all_have_drawn(trainer, drawn is not None):
                 assert drawn is not None
                 return drawn
             self.run_id = servers.push(trainer, module, self.run_id)
             self.prepare(trainer, module, batch, sampling)
+
+    def _pass_alone(
+        self, trainer: Trainer, module: RolloutModule, batch: AudioQABatch, sampling: SamplingParams
+    ) -> None:
+        """Pass the servers through the gates where this rank can do so alone."""
+        self._servers.pass_alone(trainer, module, batch, sampling)
+        if trainer.training:
+            self._servers.pass_reference_alone(trainer, module, batch, sampling)
 
     def _fill_from_ahead(
         self, trainer: Trainer, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch
@@ -246,7 +268,19 @@ class VLLMRollout(RolloutCallback):
         servers = self._servers
         sampling = self._train_sampling(after, module, wanted, upcoming)
         servers.check_batch(upcoming, sampling)
-        self._ahead.begin(upcoming, sampling, lambda: servers.draw(upcoming, sampling))
+        self._ahead.begin(upcoming, sampling, lambda: servers.draw(upcoming, sampling, scored=True))
+
+    def _of_reference(self) -> dict[str, Any] | None:
+        """What a resumed run must know of servers with the reference."""
+        reference = self._servers.reference
+        return (reference.state() if reference is not None else None) or self._kept_of_reference
+
+    @override
+    def _log_rollout(self, pl_module: LightningModule, batch: AudioQABatch, version: int) -> None:
+        super()._log_rollout(pl_module, batch, version)
+        if (reference := self._servers.reference) is not None:
+            seconds = reference.seconds()
+            pl_module.log("time/reference", seconds, on_step=True, on_epoch=False, batch_size=len(batch))
 
     def _sync(self, trainer: Trainer, pl_module: LightningModule, timed: bool = False) -> None:
         """Push the current weights where the servers have others; all ranks return together.

@@ -34,6 +34,7 @@ class Completions:
         seconds: Time that sampling took.
         stale: True where the weights that sampled are older than those that are trained.
         lengths: Real tokens of each completion, in main memory ``[B, G]``; counted in the mask unless given.
+        reference_logprobs: Log-probabilities under the reference at temperature 1 ``[B, G, C]``, where a server told.
     """
 
     ids: Tensor
@@ -45,6 +46,7 @@ class Completions:
     seconds: float = 0.0
     stale: bool = False
     lengths: np.ndarray = None  # type: ignore[assignment]
+    reference_logprobs: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Count the tokens."""

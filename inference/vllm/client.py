@@ -171,10 +171,30 @@ class VLLMClient:
             audio: The clip as a data URL.
             completion_ids: The tokens to score.
         """
+        return self.force(token_ids, audio, completion_ids).samples[0].logprobs
+
+    def force(self, token_ids: list[int], audio: str, completion_ids: list[int]) -> RequestOutput:
+        """Return what the server thinks of a completion that is not its own.
+
+        Its log-probabilities are those at temperature 1, whatever is asked for: vLLM (0.32) takes them from the logits
+        as they are. They are computed anew for all tokens; the prefix cache is not read.
+
+        Args:
+            token_ids: The prompt with ONE audio placeholder.
+            audio: The clip as a data URL.
+            completion_ids: The completion, of one token at least.
+        """
         parameters = {"n": 1, "max_tokens": 1, "temperature": 0.0, "logprobs": 0, "prompt_logprobs": 0}
         with self._generate([*token_ids, *completion_ids], audio, parameters) as answer:
-            rows = answer["prompt_logprobs"][-len(completion_ids) :]
-            return [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
+            rows, seen = answer["prompt_logprobs"][-len(completion_ids) :], answer["prompt_token_ids"]
+            scores = [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
+            drawn = self._sample(answer["choices"][0])
+        if seen[-len(completion_ids) :] != completion_ids:
+            raise ServerRefused(f"{self.url} scored other tokens than it was sent")
+        if any(score <= NOT_A_NUMBER for score in scores):
+            raise ServerRefused(f"{self.url} computes log-probabilities that are no numbers: its weights are broken")
+        given = CompletionOutput(list(completion_ids), scores, True, drawn.weight_versions)
+        return RequestOutput(seen[: -len(completion_ids)], [given])
 
     def pause(self, seconds: float | None = None) -> None:
         """Let requests under way finish, which may take so many seconds, hold new ones back and clear all caches."""

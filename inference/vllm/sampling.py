@@ -31,9 +31,11 @@ class CompletionOutput:
         logprobs: Their log-probabilities under the policy that drew them, at its temperature.
         finished: False when it was cut at the token limit.
         weight_versions: Versions of the weights that drew it; more than one when they changed on the way.
+        reference_logprobs: Log-probabilities of its tokens under the reference, where a server has told them.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     finished: bool
     weight_versions: tuple[str, ...] = ()
+    reference_logprobs: list[float] | None = None

@@ -120,6 +120,32 @@ def test_reference_stays_the_sft_policy(weights, batch, tmp_path: Path) -> None:
     assert not module.reference.training
 
 
+@pytest.mark.parametrize("lora", [None, LoRASettings()], ids=["full", "lora"])
+def test_a_reference_elsewhere_takes_the_same_step(weights, batch, tmp_path: Path, lora) -> None:
+    here = GRPOModule(weights, lr=1e-3, beta=0.5, lora=lora, micro_batch_size=3)
+    # what a server would say, moved away from the policy so that the first step feels it
+    asked = here._reference_logprobs
+    here._reference_logprobs = lambda *args: asked(*args) + 0.3
+    scores = torch.cat([here._reference_logprobs(part, None) for part in (batch[:3], batch[3:])])
+    elsewhere = GRPOModule(weights, lr=1e-3, beta=0.5, lora=lora, micro_batch_size=3, reference_urls=["http://a:1"])
+    elsewhere.load_state_dict(here.state_dict(), strict=False)  # adapters begin at random
+    assert elsewhere.reference is None and elsewhere.training_rollouts.reference_urls == ("http://a:1",)
+    logged = fit(here, [on_policy(here, copy.copy(batch))], tmp_path)
+    batch.completions.reference_logprobs = scores
+    found = fit(elsewhere, [on_policy(elsewhere, copy.copy(batch))], tmp_path)
+    assert found[0]["train/kl"] == pytest.approx(logged[0]["train/kl"], abs=1e-6) and found[0]["train/kl"] > 0.01
+    torch.testing.assert_close(weights_of(elsewhere), weights_of(here), atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_reference_elsewhere_needs(weights, batch, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"temperature is 0\.7 and model\.reference_urls"):
+        GRPOModule(weights, temperature=0.7, reference_urls=["http://a:1"])
+    module = GRPOModule(weights, reference_urls=["http://a:1"])
+    with pytest.raises(UserError, match="nobody has asked them to score"):
+        fit(module, [on_policy(module, batch)], tmp_path)
+    assert GRPOModule(weights, beta=0.0, reference_urls=["http://a:1"]).training_rollouts.reference_urls == ()
+
+
 def test_micro_batches_take_the_same_step(weights, batch, tmp_path: Path) -> None:
     results = []
     for rows in (None, 1, 3):
