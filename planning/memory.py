@@ -87,7 +87,7 @@ class Account:
     def resized(self, storage: Any) -> None:
         """Take note of a storage that has another size now."""
         self._note(storage)
-        self._labels.setdefault(self._numbers[storage._cdata], GATHERED)
+        self._labels.setdefault(self._numbers[storage_key(storage)], GATHERED)
 
     def peak(self) -> Peak:
         """Replay the account and return its peak; what came before the first phase but ``loading`` does not count."""

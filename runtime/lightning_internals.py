@@ -110,3 +110,13 @@ def collective_timeout(trainer: Trainer) -> timedelta | None:
     """
     found: timedelta | None = getattr(trainer.strategy, "_timeout", None)
     return found
+
+
+def dump_checkpoint(trainer: Trainer, weights_only: bool) -> dict[str, Any]:
+    """Return what a checkpoint consists of; ``trainer.save_checkpoint`` writes it at once.
+
+    Args:
+        trainer: The trainer.
+        weights_only: Leave out what only a resumed run needs.
+    """
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only)

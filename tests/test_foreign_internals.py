@@ -31,8 +31,19 @@ ELSEWHERE = {
         "_save_last_checkpoint",
         "torch.utils._pytree",
     },
-    "callbacks/checkpoints/whole_checkpoint.py": {"_save_checkpoint"},
+    "callbacks/checkpoints/folder_writer.py": {"_spec", "torch.cuda._pin_memory_utils"},
+    "callbacks/checkpoints/sharded_strategy.py": {
+        "_data_parallel_size",
+        "_optimizer",
+        "_process_group_backend",
+        "_save_distributed_checkpoint",
+        "_tensor_parallel_size",
+        "torch.distributed.tensor._utils",
+    },
+    "callbacks/checkpoints/whole_checkpoint.py": {"_remove_checkpoint", "_save_checkpoint"},
     "callbacks/hung_ranks.py": {"_get_default_store"},
+    "inference/server_process/gloo_plugin.py": {"_registry"},
+    "inference/weight_transfer/gloo_group.py": {"_Options", "_devices"},
     "cli/lightning_cli.py": {"_parse_ckpt_path"},
     "cli/plan.py": {"_run_subcommand"},
     "cli/ranks.py": {"_call_children_scripts"},
@@ -48,6 +59,7 @@ PUBLIC = {"_replace", "_current_frames"}
 USES = {
     "runtime/lightning_internals.py": (
         "lightning/pytorch/trainer/trainer.py: Trainer._signal_connector",
+        "lightning/pytorch/trainer/trainer.py: Trainer._checkpoint_connector",
         "lightning/pytorch/trainer/trainer.py: Trainer._accelerator_connector",
         "lightning/pytorch/trainer/connectors/signal_connector.py: _SignalConnector.received_sigterm",
         "lightning/pytorch/trainer/connectors/signal_connector.py: "
@@ -134,6 +146,19 @@ USES = {
         "torch/utils/_pytree.py: tree_iter(tree is_leaf)",
         "lightning/fabric/strategies/model_parallel.py: "
         "_setup_device_mesh(data_parallel_size tensor_parallel_size world_size device)",
+    ),
+    "callbacks/checkpoints/folder_writer.py": ("torch/cuda/_pin_memory_utils.py: pin_memory(data_ptr size)",),
+    "callbacks/checkpoints/sharded_strategy.py": (
+        "lightning/pytorch/strategies/model_parallel.py: ModelParallelStrategy._data_parallel_size",
+        "lightning/pytorch/strategies/model_parallel.py: ModelParallelStrategy._tensor_parallel_size",
+        "lightning/pytorch/strategies/model_parallel.py: ModelParallelStrategy._save_distributed_checkpoint",
+        "lightning/pytorch/strategies/model_parallel.py: ModelParallelStrategy._process_group_backend",
+        "lightning/pytorch/core/optimizer.py: LightningOptimizer._optimizer",
+        "torch/distributed/tensor/_utils.py: "
+        "compute_local_shape_and_global_offset(global_shape mesh placements skip_offset)",
+    ),
+    "inference/server_process/gloo_plugin.py": (
+        "vllm/distributed/weight_transfer/factory.py: WeightTransferEngineFactory._registry",
     ),
     "callbacks/hung_ranks.py": ("torch/distributed/distributed_c10d.py: _get_default_store()",),
     "inference/vllm/client.py": (

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from runtime.errors import UserError
-from runtime.lightning_internals import checkpoints_are_folders
+from runtime.lightning_internals import checkpoints_are_folders, dump_checkpoint
 from runtime.whole_folder import partial_of, recover_folder, remove_path
 
 SECONDS_TO_END = 45.0
@@ -90,7 +90,7 @@ class WholeCheckpoint(ModelCheckpoint):
             super()._save_checkpoint(trainer, filepath)
             return
         background = strategy.root_device.type == "cuda" if self.asynchronous is None else self.asynchronous
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint(self.save_weights_only)
+        checkpoint = dump_checkpoint(trainer, self.save_weights_only)
         strategy.save(checkpoint, Path(filepath), background and self.goes_on(trainer))
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
