@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from runtime.all_ranks import is_rank_zero
 from runtime.ending_signals import ENDING, status_after
 
 SECONDS_TO_HEAR = 5.0
@@ -86,6 +85,8 @@ def _watch(reading: int) -> None:
 
 
 def _say(sentence: str) -> None:
+    from runtime.all_ranks import is_rank_zero  # with Lightning, which whoever has ranks has imported
+
     if is_rank_zero():
         with contextlib.suppress(OSError):
             os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, sentence.encode())

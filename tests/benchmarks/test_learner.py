@@ -77,6 +77,7 @@ def test_where_memory_does_not_suffice_there_are_no_figures(monkeypatch: pytest.
 
 
 @pytest.mark.server
+@pytest.mark.slow
 def test_the_whole_step_has_rollout_learner_and_weight_push(measure: Callable[..., dict[str, Any]]):
     whole = measure("--tasks", "step")["whole_step"]
     assert whole["ours"]["parts"].keys() == {"rollout", "learner", "weight push"}

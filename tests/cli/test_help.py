@@ -1,5 +1,6 @@
 """Every argument of every class that a configuration can name has help text."""
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -58,6 +59,11 @@ def test_help_shows_what_a_module_passes_on(found: type[AudioQAModule]) -> None:
     parser = ArgumentParser()
     parser.add_class_arguments(found, "x")
     shown = {action.dest.removeprefix("x."): action.default for action in parser._actions}
+    shown |= {
+        name: type(p.default)(**{field.name: shown[f"{name}.{field.name}"] for field in dataclasses.fields(p.default)})
+        for name, p in inspect.signature(AudioQAModule.__init__).parameters.items()
+        if dataclasses.is_dataclass(p.default)
+    }
     chain = [one for one in found.__mro__ if one in (found, StudentTraining, AudioQAModule)] + [Student]
     options = {name: p for one in reversed(chain) for name, p in inspect.signature(one.__init__).parameters.items()}
     own = [p for p in options.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in ("self", "weights")]

@@ -1,35 +1,35 @@
 """What is decided once for tensors that are alike is what torch decides of each."""
 
-from unittest import mock
-
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
 from planning.alike import decided_once
-from planning.rehearsal import SHARDINGS, first_of_ranks
+from planning.rehearsal import first_of_ranks
+from planning.torch_internals import shardings_decided_by
 
 
 def test_lists_are_decided_as_torch_does() -> None:
     asked: dict[str, tuple[int, int]] = {}
-    original = getattr(ShardingPropagator, SHARDINGS)
     sizes: list[int] = []
 
-    def counted(propagator, schema):
-        sizes.append(max((len(arg) for arg in schema.args_schema if isinstance(arg, list | tuple)), default=0))
-        return original(propagator, schema)
+    def both(original):
+        def counted(propagator, schema):
+            sizes.append(max((len(arg) for arg in schema.args_schema if isinstance(arg, list | tuple)), default=0))
+            return original(propagator, schema)
 
-    def compare(propagator, schema):
-        whole = original(propagator, schema)
-        sizes.clear()
-        found = decided_once(counted)(propagator, schema)
-        assert (found.output_spec, found.needs_redistribute) == (whole.output_spec, whole.needs_redistribute)
-        asked[schema.op.name()] = (len(schema.args_schema[0]), sizes[0])
-        return found
+        def compare(propagator, schema):
+            whole = original(propagator, schema)
+            sizes.clear()
+            found = decided_once(counted)(propagator, schema)
+            assert (found.output_spec, found.needs_redistribute) == (whole.output_spec, whole.needs_redistribute)
+            asked[schema.op.name()] = (len(schema.args_schema[0]), sizes[0])
+            return found
 
-    with first_of_ranks(2), mock.patch.object(ShardingPropagator, SHARDINGS, compare):
+        return compare
+
+    with first_of_ranks(2), shardings_decided_by(both):
         mesh = init_device_mesh("cpu", (2,))
         lists = [
             [DTensor.from_local(torch.ones(shape), mesh, [Shard(0)]) for shape in ((7, 3), (11,), (7, 3), (7, 3))]

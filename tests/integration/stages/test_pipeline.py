@@ -135,7 +135,7 @@ PROBED = ("can it hear?", "benchmark/grpo/avqa-*/predictions.jsonl", 1)
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 CHAINS = [
     [
-        *((CORPUS, KILL), (TEACHER, INT), (VERIFY, TERM), (SFT, KILL), (GRPO, SERVER), (GRPO, TERM)),
+        *((CORPUS, KILL), (TEACHER, INT), (VERIFY, TERM), (SFT, KILL), (GRPO, SERVER)),
         *((BENCH, KILL), (PROBED, SERVER)),
     ],
     [
