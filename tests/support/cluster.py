@@ -11,10 +11,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-secret-of-some-length"
-RECORD = """#!{python} -S
+START = """#!/bin/sh
+exec "{python}" -S "{file}" "$@"
+"""  # a first line cannot name a path with a space
+RECORD = """
 import json, os, sys
 names = ("CUDA_VISIBLE_DEVICES", "SIGHTSOUND_SERVERS", "SIGHTSOUND_SERVER_TOKEN", "MASTER_ADDR", "SLURM_LOCALID")
-record = dict(program=os.path.basename(sys.argv[0]), args=sys.argv[1:], env={{n: os.environ.get(n) for n in names}})
+program = os.path.basename(sys.argv[0]).removesuffix(".py")
+record = dict(program=program, args=sys.argv[1:], env={{n: os.environ.get(n) for n in names}})
 with open("{calls}", "a") as file:
     print(json.dumps(record), file=file, flush=True)
 """
@@ -50,7 +54,9 @@ class Machine:
 
     def program(self, name: str, text: str = "") -> None:
         path = self.folder / name
-        path.write_text(RECORD.format(python=sys.executable, calls=self.calls) + text)
+        file = path.with_name(f"{name}.py")
+        file.write_text(RECORD.format(calls=self.calls) + text)
+        path.write_text(START.format(python=sys.executable, file=file))
         path.chmod(0o755)
 
     def start(self, script: str, *args: str, **variables: str) -> subprocess.Popen[str]:
