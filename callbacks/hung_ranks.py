@@ -108,6 +108,9 @@ class HungRanks(Callback):
                 verdict = json.loads(store.get(f"{key}/verdict"))
                 turn += 1
                 if verdict is not None and not done.is_set():
+                    # the first rank speaks for all, and whoever ends closes the connections of the others
+                    if rank and done.wait(max(1.0, 2 * pause)):
+                        return
                     self._end(verdict[0], 1, verdict[1])
                     return
 
