@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -18,7 +17,7 @@ from callbacks.fellow_ranks import exit_status
 from cli.ranks import is_launched
 from cli.swallowed_ending import raised_again
 from runtime.all_ranks import is_rank_zero, largest_of_ranks
-from runtime.ending_signals import ENDING, status_after
+from runtime.ending_signals import ENDING, say_at_once, status_after
 from runtime.lightning_internals import leave_sigterm_alone, set_received_sigterm
 from runtime.second_signal import ended_by_second_signal, heard
 
@@ -112,7 +111,7 @@ class EndBySignal(Callback):
         before, self._agreed = self._agreed, largest_of_ranks(trainer, self._wanted)  # writing takes all ranks
         if self._agreed and not self._wanted and not before and trainer.is_global_zero:
             name = signal.Signals(self._agreed).name
-            _say(f"train.py: {name} has come to another rank: training ends after this batch\n")
+            say_at_once(f"train.py: {name} has come to another rank: training ends after this batch\n")
         set_received_sigterm(trainer, bool(self._agreed))
 
     @override
@@ -163,7 +162,7 @@ class EndBySignal(Callback):
         self._wanted = number  # a scheduler sends SIGUSR1 and SIGTERM one after the other, and means the same by both
         # the other ranks learn it after the batch; a signal to the process group has reached them already
         name = signal.Signals(number).name
-        _say(f"train.py: {name}: training ends after this batch (a second SIGTERM ends it at once)\n")
+        say_at_once(f"train.py: {name}: training ends after this batch (a second SIGTERM ends it at once)\n")
 
     def _pass_on(self, number: int) -> None:
         """Tell the ranks that this one has started."""
@@ -186,14 +185,9 @@ def _end(number: int, frame: FrameType | None) -> None:
     # a second one does not wait for anything, but a launched rank may get the same one twice: from the first rank too
     signal.signal(signal.SIGTERM, signal.SIG_IGN if is_launched() else signal.SIG_DFL)
     if is_rank_zero():  # which hears of it where another rank alone has got it
-        _say(f"train.py: ended by {signal.Signals(number).name}; what was written is kept\n")
+        say_at_once(f"train.py: ended by {signal.Signals(number).name}; what was written is kept\n")
     _ended = Ended(status_after(number))
     raise _ended
-
-
-def _say(sentence: str) -> None:
-    with contextlib.suppress(OSError):  # not print: the signal may have come in the middle of one
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, sentence.encode())
 
 
 def _in_main_thread() -> bool:

@@ -1,6 +1,9 @@
 """Signals that end a stage, and the exit status that says which it was."""
 
+import contextlib
+import os
 import signal
+import sys
 
 COME_AGAIN = 75
 """Status after SIGUSR1 (``EX_TEMPFAIL`` of sysexits.h): the same command goes on from here."""
@@ -19,3 +22,13 @@ def status_after(number: int) -> int:
 
 NAMES = {status_after(number): number.name for number in ENDING}
 """The signal's name by the status."""
+
+
+def say_at_once(sentence: str) -> None:
+    """Write to the standard error output without print, in the middle of which a signal may have come.
+
+    Args:
+        sentence: What is written, its line's end included.
+    """
+    with contextlib.suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, sentence.encode())

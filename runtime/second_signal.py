@@ -8,12 +8,11 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
-from runtime.ending_signals import ENDING, status_after
+from runtime.ending_signals import ENDING, say_at_once, status_after
 
 SECONDS_TO_HEAR = 5.0
 """Seconds after which a main thread that has not reacted is said to be deaf."""
@@ -88,8 +87,7 @@ def _say(sentence: str) -> None:
     from runtime.all_ranks import is_rank_zero  # with Lightning, which whoever has ranks has imported
 
     if is_rank_zero():
-        with contextlib.suppress(OSError):
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, sentence.encode())
+        say_at_once(sentence)
 
 
 def _forget() -> None:
