@@ -42,6 +42,8 @@ PARTS = {
     "profile": Part(
         "step_profile", "measure", 75, "a GRPO step in the Trainer: kernels, idle time, waits for the device"
     ),
+    "plan": Part("planned_peak", "measure", 90, "memory of whole steps, as planned and as taken"),
+    "ipc": Part("ipc_push", "measure", 60, "a push of all weights to a process on the same GPU"),
     "push": Part("push", "measure", 60, "staging of the weights for a push"),
     "full": Part("learner", "measure_full", 45, "memory of GRPO on all weights with few layers"),
     "flex": Part("attention", "measure_flex", 90, "compiled flexible attention"),

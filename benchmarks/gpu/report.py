@@ -28,6 +28,8 @@ def markdown(report: Figures) -> str:
         "sft": lambda found: _steps(found, "sft", peak) + _phases(found.get("phases", []), ("traces", "checkpointing")),
         "profile": _profile,
         "push": _push,
+        "plan": _plan,
+        "ipc": _ipc,
         "full": lambda found: _phases(found.get("full", []), ("layers", "trained_parameters")),
         "flex": _flex,
     }
@@ -157,6 +159,33 @@ def _push(found: Figures) -> list[str]:
         rows.append([row["way"], *cells, row.get("allocating_s", "-")])
     head = ["way", "s", "GB/s", "peak GB", "allocating s"]
     return [f"{found['gb']} GB in all; {found.get('equal')}.", "", *table(head, rows)]
+
+
+def _plan(found: Figures) -> list[str]:
+    head = ["stage", "questions", "micro-batch", "checkpointing", "planned GB", "taken GB", "planned over taken"]
+    rows = []
+    for row in found.get("peaks", []):
+        cells = [
+            row["stage"],
+            row["questions"],
+            row["micro_batch_size"] or "all",
+            "yes" if row["checkpointing"] else "no",
+        ]
+        if "error" in row:
+            rows.append([*cells, row.get("predicted_gb", "-"), row["error"], "-"])
+            continue
+        ratio = f"{row['predicted_gb'] / row['measured_gb']:.3f}"
+        rows.append([*cells, row["predicted_gb"], row["measured_gb"], ratio])
+    return table(head, rows)
+
+
+def _ipc(found: Figures) -> list[str]:
+    rows = []
+    for row in found.get("pushes", []):
+        cells = [row.get("error", row.get("seconds")), *(row.get(k, "-") for k in ("gb_per_s", "more_gb", "left_gb"))]
+        rows.append([row["bucket_mib"], *cells])
+    lines = [f"{found['gb']} GB in all; compared: {found.get('compared')}.", ""]
+    return lines + table(["bucket MiB", "s", "GB/s", "more GB of the trainer", "left GB"], rows)
 
 
 def _spread(value: Figures) -> str:
