@@ -22,7 +22,7 @@ SECONDS = 60.0
 def measure(work: Work, record: Record) -> None:
     """Push three times with each size of bucket; what has arrived is compared weight by weight."""
     if work.device != "cuda":
-        record.add(error="memory is handed over on a GPU alone")
+        record.add(left_out="memory is handed over on a GPU alone")
         return
     device = Device(work.device)
     student = new_student(work)

@@ -180,6 +180,8 @@ def _plan(found: Figures) -> list[str]:
 
 
 def _ipc(found: Figures) -> list[str]:
+    if "left_out" in found:
+        return [f"Left out: {found['left_out']}."]
     rows = []
     for row in found.get("pushes", []):
         cells = [row.get("error", row.get("seconds")), *(row.get(k, "-") for k in ("gb_per_s", "more_gb", "left_gb"))]

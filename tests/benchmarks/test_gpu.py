@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import learner, split_student
+from benchmarks.gpu import ipc_receiver, learner, split_student
 from benchmarks.gpu.device import Device, attempt, out_of_memory
 from benchmarks.gpu.part import PARTS, SIZES
 from benchmarks.gpu.report import best
@@ -58,6 +58,22 @@ def test_who_sees_whom_by_hand():
     """One prompt of two tokens, completions of one and of two."""
     seen = Segments.of(np.array([2]), np.array([[1, 2]])).dense().int().tolist()
     assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]]
+
+
+def test_the_receiver_of_a_push_answers_as_a_server_does():
+    """All but the memory of a GPU: what vLLM's own engine is told, and that changed and exchanged bytes show."""
+    engine = ipc_receiver.Engine(ipc_receiver.Kept())
+    state = ipc_receiver.State(engine)
+    ipc_receiver.answer(state, "/init_weight_transfer_engine", {"init_info": {"packed": True}})
+    assert engine.packed
+    with pytest.raises(ValueError, match="invented"):
+        ipc_receiver.answer(state, "/init_weight_transfer_engine", {"init_info": {"invented": 1}})
+    engine.kept["weight"] = torch.tensor([3, 5], dtype=torch.uint8)
+    assert ipc_receiver.answer(state, "/fingerprints", {}) == {"fingerprints": {"weight": [8, 5]}}
+    engine.model.load_weights([("weight", torch.tensor([5, 3], dtype=torch.uint8))])
+    assert ipc_receiver.answer(state, "/fingerprints", {}) == {"fingerprints": {"weight": [8, 3]}}
+    ipc_receiver.answer(state, "/finish_weight_update", {"weight_version": "run:1"})
+    assert ipc_receiver.answer(state, "/weight_info", {}) == {"weight_version": "run:1"}
 
 
 @pytest.mark.integration
