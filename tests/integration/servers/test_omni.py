@@ -56,8 +56,20 @@ class ShortAnswers:
 
 
 @pytest.fixture(scope="module")
-def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("weights") / "omni")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Student:
+    """A student whose adapters say something."""
+    student = Student(str(build(tmp_path_factory.mktemp("weights") / "base")), LoRASettings()).eval()
+    for name, p in student.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(len(name)))
+    return student
+
+
+@pytest.fixture(scope="module")
+def omni(adapted: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its export: all that follows begins with one, adapters folded in."""
+    adapted.save_pretrained(directory := tmp_path_factory.mktemp("weights") / "omni")
+    return directory
 
 
 def fit(root: Path, module: lightning.LightningModule, data: Any, *callbacks: lightning.Callback) -> Logged:
@@ -158,6 +170,15 @@ def test_server_and_trainer_are_the_same_policy(server: VLLMServer, omni: Path) 
 
 
 @pytest.mark.server
+def test_the_server_serves_an_export(server: VLLMServer, adapted: Student) -> None:
+    """The adapters are in it."""
+    batch = Collator(adapted.processor, THINK_SHORT)([example(number) for number in range(4)])
+    judge_parity(
+        measure_parity(VLLMClient(server.url, request_seconds=60), adapted, batch, 1.0), server.url, 1e-3, 1e-3
+    )
+
+
+@pytest.mark.server
 @pytest.mark.parametrize("lora", [None, LoRASettings(rank=4)], ids=["full", "lora"])
 def test_grpo_on_the_server(server: VLLMServer, omni: Path, tmp_path: Path, lora: LoRASettings | None) -> None:
     """The gate passes, weights are pushed after each step, and the server samples with those that are trained."""
@@ -171,17 +192,3 @@ def test_grpo_on_the_server(server: VLLMServer, omni: Path, tmp_path: Path, lora
         first = Student(str(omni)).completion_logprobs(logged.batches[2]).logprobs
     assert (first - logged.batches[2].completions.logprobs).abs().max() > 0.01
     assert VLLMClient(server.url).weight_version() == "run:3"
-
-
-@pytest.mark.server
-def test_the_server_serves_an_export(omni: Path, tmp_path: Path) -> None:
-    """The adapters are in it."""
-    student = Student(str(omni), LoRASettings()).eval()
-    for name, p in student.named_parameters():
-        if "lora_B" in name:
-            p.data.normal_(0, 0.05, generator=torch.Generator().manual_seed(len(name)))
-    student.save_pretrained(tmp_path / "best")
-    batch = Collator(student.processor, THINK_SHORT)([example(number) for number in range(4)])
-    with VLLMServer(tmp_path / "best", max_num_seqs=8, max_model_len=768, log_file=tmp_path / "log") as server:
-        found = measure_parity(VLLMClient(server.url, request_seconds=60), student, batch, 1.0)
-        judge_parity(found, server.url, 1e-3, 1e-3)

@@ -134,10 +134,7 @@ BENCH = ("benchmarks", "benchmark/*/*/predictions.jsonl", 4)
 PROBED = ("can it hear?", "benchmark/grpo/avqa-*/predictions.jsonl", 1)
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 CHAINS = [
-    [
-        *((CORPUS, KILL), (TEACHER, INT), (VERIFY, TERM), (SFT, KILL), (GRPO, SERVER)),
-        *((BENCH, KILL), (PROBED, SERVER)),
-    ],
+    [(CORPUS, KILL), (TEACHER, INT), (VERIFY, TERM), (SFT, KILL), (GRPO, SERVER), (BENCH, KILL)],
     [
         *((CORPUS, INT), (TEACHER, TERM), (VERIFY, KILL), (SFT, INT), (AGFV, TERM), (TTS, KILL), (GRPO, INT)),
         *((GRPO, KILL), (BENCH, TERM), (BENCH, SERVER), (PROBED, INT)),
@@ -146,7 +143,7 @@ CHAINS = [
         *((CORPUS, TERM), (TEACHER, KILL), (VERIFY, INT), (SFT, TERM), (AGFV, KILL), (TTS, INT), (GRPO, TERM)),
         *((BENCH, INT), (PROBED, TERM), (PROBED, KILL)),
     ],
-    [(AGFV, INT), (TTS, TERM)],
+    [(AGFV, INT), (TTS, TERM), (PROBED, SERVER)],
 ]
 """Together each stage with each way in which it can be interrupted."""
 
