@@ -151,14 +151,15 @@ class VLLMServer:
 
         Raises:
             ServerStartError: It ended or did not become ready in time.
+            UserError: This environment or this machine lacks what a server needs.
         """
+        check_machine()
         if self._reserved is None:
             self._reserve(self.port)
         try:
             output = self.log.begin()
         except OSError as error:
             raise ServerStartError(f"the server's log cannot be written: {error}") from None
-        check_machine()
         self.folder = make_private_folder()
         guarded = [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), str(self.folder), *self.command()]
         with output:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from inference.server_process import gloo_plugin, short_audio
@@ -58,14 +59,28 @@ def make_private_folder() -> Path:
 
 
 def check_machine() -> None:
-    """Make sure that this machine has what a server needs and no Python package brings.
+    """Make sure that this environment and this machine have what a server needs.
 
     Raises:
         UserError: Something is missing.
     """
+    check_vllm()
     check_semaphores()
     if computes_on_cpu():
         check_numa()
+
+
+def check_vllm() -> None:
+    """Make sure that the environment whose Python this is has a vLLM.
+
+    Raises:
+        UserError: It has none.
+    """
+    if find_spec("vllm") is None:
+        raise UserError(
+            f"a server cannot be started by {sys.executable}, whose environment has no vLLM: `make env` installs one "
+            "into .venv, for NVIDIA GPUs `make env EXTRA=vllm`; where a server runs already, its address is enough"
+        )
 
 
 def check_numa() -> None:

@@ -228,3 +228,11 @@ def test_a_missing_library_is_named_before_anything_starts(tmp_path: Path, monke
 
 def absent(name: str) -> None:
     raise metadata.PackageNotFoundError(name)
+
+
+def test_an_environment_without_vllm_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Before anything is started or written."""
+    monkeypatch.setattr(vllm_environment, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"by {sys.executable}, whose environment has no vLLM: `make env`"):
+        VLLMServer("none", log_file=tmp_path / "log").start()
+    assert not list(tmp_path.iterdir())
