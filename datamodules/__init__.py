@@ -12,6 +12,7 @@ __getattr__, __dir__ = short_names(
         "AVQAVideoDataModule": "avqa_video",
         "AlignmentDataModule": "alignment",
         "MMAUDataModule": "mmau",
+        "MultipleChoiceDataModule": "multiple_choice",
         "MusicAVQADataModule": "music_avqa",
         "TraceClipsDataModule": "trace_clips",
         "TracesDataModule": "traces",
