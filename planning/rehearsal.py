@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from lightning_modules import optimizers
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models import frozen_weights, sharding, student, token_logprobs
+from lightning_modules.models.architectures import fused_elementwise
 from lightning_modules.models.checkpoints.shapes_only import shapes_only
 from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import frozen_in_bfloat16
@@ -213,6 +214,7 @@ def without_values(on_gpu: bool, account: Account) -> Iterator[None]:
     chunk = {"cpu": token_logprobs.LOGITS_AT_ONCE["cuda" if on_gpu else "cpu"]}
     with (
         mock.patch.dict(token_logprobs.LOGITS_AT_ONCE, chunk),
+        mock.patch.object(fused_elementwise, "on_gpu", lambda x: on_gpu),
         mock.patch.object(frozen_weights, "fingerprint", lambda module: "planned"),
         mock.patch.object(nn.Module, "_apply", apply_in_place),
         mesh_made_by(with_values),

@@ -129,10 +129,8 @@ def rehearse_stage(stage: Stage, machine: Machine, folder: Path | None = None) -
     audio = getattr(config, "thinker_config", config).audio_config
     low = machine.is_gpu and str(stage.trainer.get("precision")).startswith("bf16")
     parser = LightningArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningModule, "model")
     parser.add_argument("--strategy", type=ModelParallelStrategy | None)
-    strategy = stage.trainer.get("strategy") if stage.sharded else None
-    parsed = parser.parse_object({"model": stage.model, "strategy": strategy})
+    parsed = parser.parse_object({"strategy": stage.trainer.get("strategy") if stage.sharded else None})
 
     def trainer_for(callbacks: list[Any], plugins: list[Any]) -> Trainer:
         kept = {name: stage.trainer[name] for name in _KEPT if stage.trainer.get(name) is not None}

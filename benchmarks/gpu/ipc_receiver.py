@@ -53,7 +53,7 @@ class Engine(IPCWeightTransferEngine):
 
     def finish_weight_update(self) -> None:
         """Let go of the trainer's bucket."""
-        self._packed_importer.close()
+        self.shutdown()
 
 
 @dataclass

@@ -34,11 +34,11 @@ class Part(NamedTuple):
 
 PARTS = {
     "facts": Part("facts", "measure", 90, "the card: matrix products, copies"),
-    "grpo": Part("learner", "measure_grpo", 100, "GRPO learner with adapters, larger and larger micro-batches"),
+    "grpo": Part("learner", "measure_grpo", 130, "GRPO learner with adapters, larger and larger micro-batches"),
     "conventional": Part("learner", "measure_conventional", 100, "the conventional learner beside it"),
     "attention": Part("attention", "measure", 45, "kernels for the shared-prompt attention"),
     "split": Part("split_student", "measure", 60, "GRPO learner with the split attention"),
-    "sft": Part("learner", "measure_sft", 45, "SFT learner with adapters, memory by phase"),
+    "sft": Part("learner", "measure_sft", 75, "SFT learner with adapters, memory by phase"),
     "profile": Part(
         "step_profile", "measure", 75, "a GRPO step in the Trainer: kernels, idle time, waits for the device"
     ),

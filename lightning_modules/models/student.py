@@ -19,7 +19,7 @@ from lightning_modules.models.activation_offload import kept_in_main_memory
 from lightning_modules.models.adapters import LoRASettings, with_adapters
 from lightning_modules.models.architectures.architecture import Architecture, architecture_of
 from lightning_modules.models.architectures.audio_encoding import ATTENTIONS, audio_places, check_attention
-from lightning_modules.models.architectures.transformers_internals import attention_of, set_attention
+from lightning_modules.models.architectures.transformers_internals import attention_of, fuse, set_attention
 from lightning_modules.models.checkpoints.checkpoint_folder import (
     WeightsError,
     load_architecture,
@@ -161,6 +161,7 @@ class Student(nn.Module):
         self.processor = processor
         self.architecture: Architecture = architecture_of(model.config)
         set_attention(self.architecture.language_model(model), ATTENTION)
+        fuse(self.architecture.language_model(model))
         if freeze_audio_tower or lora is not None:
             for part in self.architecture.audio_modules(model).values():
                 part.requires_grad_(False)
