@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from answers.answer_text import extract_answer
 from answers.closest_option import closest_option
+from answers.corrections import corrected, once
 from answers.named_option import SENTENCE_ENDS, named_option
 from answers.number_words import Word
 from answers.option_labels import BEFORE_TEXT, certain_label, first_label, unless_a_note, whole_answer
@@ -42,6 +43,9 @@ _CUE = re.compile(
             # "therefore, it is"
             r"\b(?:therefore|thus|hence|in\s+conclusion|in\s+summary|overall)\b\s*[,:]?\s*"
             r"(?:(?:it|this|that)\s*(?:is|'s|must\s+be|would\s+be)\b\s*)?",
+            # "that leaves", ", leaving"
+            r"(?:\b(?:that|this|which|only)\s+leaves\b(?:\s+(?:us\s+with|only|just)\b)?"
+            r"|,\s*leaving\b(?:\s+(?:us\s+with|only|just)\b|(?=\s+(?:option\b|[(\[]?(?-i:[A-Z])\b))))\s*",
             r"\b(?:respuesta|réponse|antwort|resposta|risposta|ответ|odpowiedź)\b[^.:;\n]{0,20}?"
             r"(?:\b(?:es|est|ist|é|è|to)\b|[:—-])\s*",
             r"(?:答案|选项|選項|应该选|應該選|应选|選択肢|选择|選擇|选|選|答え|正解|解答|정답|답)"
@@ -56,6 +60,7 @@ _WRONG_CUE = re.compile(
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
+    r"(?<!\bor )(?<!\band )(?<!\bnor )"
     r"(?<![\w'°#&.+/-])([A-Z])[\"')\]]?\s+(?:is|must\s+be|would\s+be)\s+(?:(?:the|most|likely|only|best|clearly)\s+)*"
     r"(?:answer|correct|right|choice|option)\b"
 )
@@ -75,18 +80,10 @@ def match_option(completion: str, options: Sequence[str], finished: bool = True)
     said, known = _bounded(plain(extract_answer(completion, finished))), options_of(tuple(options))
     if not said or not known:
         return None
-    readings: tuple[Callable[[str, Options], int | None], ...] = (
-        whole_answer,
-        _claimed,
-        first_label,
-        named_option,
-        closest_option,
-    )
-    for reading in readings:
-        found = reading(said, known)
-        if found is not None:
-            return None if found == UNDECIDED else found
-    return None
+    found = whole_answer(said, known)
+    if found is None:
+        found = _read(once(said), known)
+    return None if found == UNDECIDED else found
 
 
 def answer_in_words(completion: str, options: Sequence[str], finished: bool = True) -> str:
@@ -111,6 +108,27 @@ def answer_in_words(completion: str, options: Sequence[str], finished: bool = Tr
         if BEFORE_TEXT.match(said) or (chosen in lettered and chosen not in named):
             stated = chosen
     return answer if stated is None or stated == UNDECIDED else options[stated]
+
+
+def _read(said: str, options: Options) -> int | None:
+    """The option that an answer chooses, or else that it chose before it took back nothing for it."""
+    if (last := corrected(said)) and (found := _read_as_it_is(last, options)) is not None:
+        return found
+    return _read_as_it_is(said, options)
+
+
+def _read_as_it_is(said: str, options: Options) -> int | None:
+    readings: tuple[Callable[[str, Options], int | None], ...] = (
+        whole_answer,
+        _claimed,
+        first_label,
+        named_option,
+        closest_option,
+    )
+    for reading in readings:
+        if (found := reading(said, options)) is not None:
+            return found
+    return None
 
 
 def _bounded(said: str) -> str:

@@ -1,4 +1,4 @@
-"""``python -m evaluation``: tables, comparisons, MMAU's official file, the contamination audit, the report, the matcher.
+"""``python -m evaluation``: tables, comparisons, the report, MMAU's official file, the audit, the matcher.
 
 Reads what ``callbacks.PredictionWriter`` writes; needs no model and no GPU.
 """

@@ -81,12 +81,12 @@ class Agreement:
 
     @property
     def precision(self) -> float | None:
-        """Of the answers in which an option was found, the share in which it is the label; None where there are none."""
+        """Share of those in which the label was found of those in which any option was; None where none was."""
         return self.right / self.chosen if self.chosen else None
 
     @property
     def recall(self) -> float | None:
-        """Of the answers with a label, the share in which it was found; None where there are none."""
+        """Share of those in which the label was found of those that have one; None where none has."""
         return self.right / self.labelled if self.labelled else None
 
 
