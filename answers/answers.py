@@ -139,13 +139,18 @@ def _bounded(said: str) -> str:
 def _claimed(said: str, options: Options) -> int | None:
     """The answer says which it is: "the answer is ...", "I choose ...", "答案是...". The last such claim counts."""
     for cue in list(_CUE.finditer(said))[: -_CLAIMS - 1 : -1]:
-        if _WRONG_CUE.search(said, max(0, cue.start() - 20), cue.start()):
+        if _not_said(said, cue.start()):
             continue
         found = _claim(said[cue.end() : cue.end() + _LONGEST // 4], options)
         if found is not None:
             return found
-    confirmed = list(_CONFIRMED.finditer(said))
-    return unless_a_note(confirmed[-1][1], options) if confirmed else None
+    confirmed = [letter[1] for letter in _CONFIRMED.finditer(said) if not _not_said(said, letter.start())]
+    return unless_a_note(confirmed[-1], options) if confirmed else None
+
+
+def _not_said(said: str, place: int) -> bool:
+    """Whether what begins here is denied or only wondered about."""
+    return _WRONG_CUE.search(said, max(0, place - 20), place) is not None
 
 
 def _claim(said: str, options: Options) -> int | None:

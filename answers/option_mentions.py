@@ -31,7 +31,7 @@ _NOT = frozenset(
     listed(
         "not never neither nor without non no cannot cant dont doesnt didnt isnt arent wasnt werent wont wouldnt "
         "couldnt shouldnt hasnt havent except excluding exclude excludes eliminate eliminates eliminating rejecting "
-        "reject unlike 不是 不选 不選 并非 並非 而不是 没有 沒有 没 不可能 不会 不會 不像 ではなく"
+        "reject unlike 不是 不选 不選 并非 並非 而不是 没有 沒有 没 不可能 不会 不會 不像"
     )
 )
 _NOT_PAIRS = {
@@ -49,7 +49,7 @@ _WRONG = frozenset(
 _DENIED = frozenset(
     listed(
         "not isnt arent wasnt werent doesnt dont didnt cant cannot couldnt wont wouldnt never "
-        "不是 不对 不會 不会 ではない ではありません 아니라 아닙니다"
+        "不是 不对 不會 不会 ではなく ではない ではありません 아니라 아닙니다"
     )
 )
 _AFTER_REPLY = frozenset(
