@@ -59,6 +59,8 @@ _WRONG_CUE = re.compile(
     r"(?:\b(?:wrong|incorrect|false|other|another|not|no|never|n't|bad|whether|if)(?:\s+(?:the|an?|my))?|不)\s*$",
     re.IGNORECASE,
 )
+_WONDERS = re.compile(r"(?:whether|if|which|what|who|where|how)\b", re.IGNORECASE)
+"""What follows "I can say" where nothing is said."""
 _CONFIRMED = re.compile(
     r"(?<!\bor )(?<!\band )(?<!\bnor )"
     r"(?<![\w'°#&.+/-])([A-Z])[\"')\]]?\s+(?:is|must\s+be|would\s+be)\s+(?:(?:the|most|likely|only|best|clearly)\s+)*"
@@ -139,7 +141,7 @@ def _bounded(said: str) -> str:
 def _claimed(said: str, options: Options) -> int | None:
     """The answer says which it is: "the answer is ...", "I choose ...", "答案是...". The last such claim counts."""
     for cue in list(_CUE.finditer(said))[: -_CLAIMS - 1 : -1]:
-        if _not_said(said, cue.start()):
+        if _not_said(said, cue.start()) or _WONDERS.match(said, cue.end()):
             continue
         found = _claim(said[cue.end() : cue.end() + _LONGEST // 4], options)
         if found is not None:

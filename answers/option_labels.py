@@ -75,7 +75,8 @@ def certain_label(said: str, options: Options) -> int | None:
         said: The answer.
         options: The options.
     """
-    return None if _repeats_all(said, options) else _beginning(said, options, _CERTAIN, index_of)
+    found = _beginning(said, options, _CERTAIN, index_of)
+    return None if found is None or _repeats_all(said, options) else found
 
 
 def first_label(said: str, options: Options) -> int | None:
@@ -85,12 +86,10 @@ def first_label(said: str, options: Options) -> int | None:
         said: The answer.
         options: The options.
     """
-    if _repeats_all(said, options):
-        return None
     found = _beginning(said, options, _CERTAIN, index_of)
     if found is None and not _begins_with_note(said, options):
         found = _beginning(said, options, _LIKELY, unless_a_note)
-    return found
+    return None if found is None or _repeats_all(said, options) else found
 
 
 def _beginning(
