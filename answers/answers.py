@@ -1,9 +1,11 @@
 """Which option did a completion choose? The one reader that rewards, validation and benchmark tables share.
 
-As the paper's evaluation says: the option letter where there is one, else the closest option text. A completion is read
-in steps, each in a file of its own: what it states as its answer (``answer_text.py``), which words that are
-(``option_words.py``, ``number_words.py``), whether it is or begins with a label (``option_labels.py``), which options
-it names or denies (``option_mentions.py``, ``named_option.py``), and which one is nearest (``closest_option.py``).
+As the paper's evaluation says: the option letter where there is one, else the closest option text. A completion is
+read in steps, each in a file of its own: what it states as its answer (``answer_text.py``), which words that are
+(``option_words.py``, ``word_forms.py``, ``number_words.py``, ``east_asian_numbers.py``), what it takes back or
+repeats (``corrections.py``, ``restated_options.py``), whether it is or begins with a label (``option_labels.py``),
+which options it names or denies (``option_mentions.py``, ``scattered_words.py``, ``named_option.py``), and which one
+is nearest (``closest_option.py``).
 Where a careful reader could not say, there is no choice.
 """
 
@@ -113,7 +115,7 @@ def answer_in_words(completion: str, options: Sequence[str], finished: bool = Tr
 
 
 def _read(said: str, options: Options) -> int | None:
-    """The option that an answer chooses, or else that it chose before it took back nothing for it."""
+    """The option that an answer names after it took something back, or else the one that all of it names."""
     if (last := corrected(said)) and (found := _read_as_it_is(last, options)) is not None:
         return found
     return _read_as_it_is(said, options)

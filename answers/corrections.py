@@ -36,6 +36,8 @@ def once(said: str) -> str:
         said: The text.
     """
     words = said.split()
+    if words and len(words[0]) == 1 and words[0].islower():  # "a a a" is no label said three times
+        return said
     bare = [word.strip(_ENDS).casefold() for word in words]
     for length in range(1, min(len(words) // 2, _LONGEST_UNIT) + 1):
         if all(word == bare[place % length] for place, word in enumerate(bare)):

@@ -69,7 +69,8 @@ def stated(completion: str, finished: bool = True) -> str:
 
     Args:
         completion: The completion.
-        finished: False when it was cut at the token limit: then only a closed ``<answer>`` counts.
+        finished: False when it was cut at the token limit: then only a closed ``<answer>`` counts, and none that is
+            followed by more in thoughts that never end.
     """
     text = _ANSWER_TAG.sub(r"<\1answer>", completion)
     if not finished and _goes_on_thinking(text):
