@@ -26,8 +26,9 @@ _SIGNS = {r"^\sharp": "#", r"^\flat": "b", r"\sharp": "#", r"\flat": "b", r"\tim
 _EMPHASIS = re.compile(r"\*+|`+|(?<!\w)_+|_+(?!\w)")
 _STRUCK = re.compile(r"~~.*?~~")
 _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|>[ \t]*(?![ \t]*\d)|[-•‣·][ \t]+)", re.MULTILINE)
-_CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_SCRIPTS = re.compile(rf"(?<=[{_CJK}])(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?=[{_CJK}])")
+EAST_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Characters of scripts that put no space between words, or endings at them, as part of a regular expression."""
+_SCRIPTS = re.compile(rf"(?<=[{EAST_ASIAN}])(?=[A-Za-z0-9])|(?<=[A-Za-z0-9])(?=[{EAST_ASIAN}])")
 _OTHER_SIGNS = str.maketrans(
     {
         "【": "[", "】": "]", "「": "[", "」": "]", "『": "[", "』": "]", "〔": "[", "〕": "]", "〈": "<", "〉": ">",

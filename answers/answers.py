@@ -1,9 +1,11 @@
 """Which option did a completion choose? The one reader that rewards, validation and benchmark tables share.
 
-As the paper's evaluation says: the option letter where there is one, else the closest option text. A completion is read
-in steps, each in a file of its own: what it states as its answer (``answer_text.py``), which words that are
-(``option_words.py``, ``number_words.py``), whether it is or begins with a label (``option_labels.py``), which options
-it names or denies (``option_mentions.py``, ``named_option.py``), and which one is nearest (``closest_option.py``).
+As the paper's evaluation says: the option letter where there is one, else the closest option text. A completion is
+read in steps, each in a file of its own: what it states as its answer (``answer_text.py``), which words that are
+(``option_words.py``, ``word_forms.py``, ``number_words.py``, ``east_asian_numbers.py``), what it takes back or
+repeats (``corrections.py``, ``restated_options.py``), whether it is or begins with a label (``option_labels.py``),
+which options it names or denies (``option_mentions.py``, ``scattered_words.py``, ``named_option.py``), and which one
+is nearest (``closest_option.py``).
 Where a careful reader could not say, there is no choice.
 """
 
@@ -12,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from answers.answer_text import extract_answer
 from answers.closest_option import closest_option
+from answers.corrections import corrected, once
 from answers.named_option import SENTENCE_ENDS, named_option
 from answers.number_words import Word
 from answers.option_labels import BEFORE_TEXT, certain_label, first_label, unless_a_note, whole_answer
@@ -42,6 +45,9 @@ _CUE = re.compile(
             # "therefore, it is"
             r"\b(?:therefore|thus|hence|in\s+conclusion|in\s+summary|overall)\b\s*[,:]?\s*"
             r"(?:(?:it|this|that)\s*(?:is|'s|must\s+be|would\s+be)\b\s*)?",
+            # "that leaves", ", leaving"
+            r"(?:\b(?:that|this|which|only)\s+leaves\b(?:\s+(?:us\s+with|only|just)\b)?"
+            r"|,\s*leaving\b(?:\s+(?:us\s+with|only|just)\b|(?=\s+(?:option\b|[(\[]?(?-i:[A-Z])\b))))\s*",
             r"\b(?:respuesta|réponse|antwort|resposta|risposta|ответ|odpowiedź)\b[^.:;\n]{0,20}?"
             r"(?:\b(?:es|est|ist|é|è|to)\b|[:—-])\s*",
             r"(?:答案|选项|選項|应该选|應該選|应选|選択肢|选择|選擇|选|選|答え|正解|解答|정답|답)"
@@ -55,7 +61,10 @@ _WRONG_CUE = re.compile(
     r"(?:\b(?:wrong|incorrect|false|other|another|not|no|never|n't|bad|whether|if)(?:\s+(?:the|an?|my))?|不)\s*$",
     re.IGNORECASE,
 )
+_WONDERS = re.compile(r"(?:whether|if|which|what|who|where|how)\b", re.IGNORECASE)
+"""What follows "I can say" where nothing is said."""
 _CONFIRMED = re.compile(
+    r"(?<!\bor )(?<!\band )(?<!\bnor )"
     r"(?<![\w'°#&.+/-])([A-Z])[\"')\]]?\s+(?:is|must\s+be|would\s+be)\s+(?:(?:the|most|likely|only|best|clearly)\s+)*"
     r"(?:answer|correct|right|choice|option)\b"
 )
@@ -75,18 +84,10 @@ def match_option(completion: str, options: Sequence[str], finished: bool = True)
     said, known = _bounded(plain(extract_answer(completion, finished))), options_of(tuple(options))
     if not said or not known:
         return None
-    readings: tuple[Callable[[str, Options], int | None], ...] = (
-        whole_answer,
-        _claimed,
-        first_label,
-        named_option,
-        closest_option,
-    )
-    for reading in readings:
-        found = reading(said, known)
-        if found is not None:
-            return None if found == UNDECIDED else found
-    return None
+    found = whole_answer(said, known)
+    if found is None:
+        found = _read(once(said), known)
+    return None if found == UNDECIDED else found
 
 
 def answer_in_words(completion: str, options: Sequence[str], finished: bool = True) -> str:
@@ -113,6 +114,27 @@ def answer_in_words(completion: str, options: Sequence[str], finished: bool = Tr
     return answer if stated is None or stated == UNDECIDED else options[stated]
 
 
+def _read(said: str, options: Options) -> int | None:
+    """The option that an answer names after it took something back, or else the one that all of it names."""
+    if (last := corrected(said)) and (found := _read_as_it_is(last, options)) is not None:
+        return found
+    return _read_as_it_is(said, options)
+
+
+def _read_as_it_is(said: str, options: Options) -> int | None:
+    readings: tuple[Callable[[str, Options], int | None], ...] = (
+        whole_answer,
+        _claimed,
+        first_label,
+        named_option,
+        closest_option,
+    )
+    for reading in readings:
+        if (found := reading(said, options)) is not None:
+            return found
+    return None
+
+
 def _bounded(said: str) -> str:
     """Beginning and end of what is far too long for an answer, so that reading takes no time."""
     return said if len(said) <= _LONGEST else f"{said[: _LONGEST // 4]}\n{said[-3 * _LONGEST // 4 :]}"
@@ -121,13 +143,18 @@ def _bounded(said: str) -> str:
 def _claimed(said: str, options: Options) -> int | None:
     """The answer says which it is: "the answer is ...", "I choose ...", "答案是...". The last such claim counts."""
     for cue in list(_CUE.finditer(said))[: -_CLAIMS - 1 : -1]:
-        if _WRONG_CUE.search(said, max(0, cue.start() - 20), cue.start()):
+        if _not_said(said, cue.start()) or _WONDERS.match(said, cue.end()):
             continue
         found = _claim(said[cue.end() : cue.end() + _LONGEST // 4], options)
         if found is not None:
             return found
-    confirmed = list(_CONFIRMED.finditer(said))
-    return unless_a_note(confirmed[-1][1], options) if confirmed else None
+    confirmed = [letter[1] for letter in _CONFIRMED.finditer(said) if not _not_said(said, letter.start())]
+    return unless_a_note(confirmed[-1], options) if confirmed else None
+
+
+def _not_said(said: str, place: int) -> bool:
+    """Whether what begins here is denied or only wondered about."""
+    return _WRONG_CUE.search(said, max(0, place - 20), place) is not None
 
 
 def _claim(said: str, options: Options) -> int | None:

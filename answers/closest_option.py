@@ -1,13 +1,16 @@
 """The option that an answer means without having its words: with some of them only, or misspelt."""
 
+import re
 from collections.abc import Iterable, Sequence
 
+from answers.answer_text import EAST_ASIAN
 from answers.option_mentions import denied
 from answers.option_words import FUNCTION_WORDS, Options, is_pronoun, words_of
+from answers.word_forms import singular, without_accents
 
 _LONGEST = 12
 """Words of the longest answer that is compared."""
-_PLURALS = {"men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "geese": "goose"}
+_EAST_ASIAN = re.compile(f"[{EAST_ASIAN}]")
 
 
 def closest_option(said: str, options: Options) -> int | None:
@@ -31,9 +34,11 @@ def closest_option(said: str, options: Options) -> int | None:
     if len(alike) == 1:
         return alike[0]
     if content:
-        for same in (str, _singular):
+        for same in (str, singular):
             meant = {same(text) for text in content}
             found = [i for i, option in enumerate(options) if meant <= {same(text) for text in option.words}]
+            if _EAST_ASIAN.search(joined := "".join(text for text in texts if text in content)):
+                found = [i for i in found if joined in "".join(options[i].words)]
             if len(found) == 1:
                 return found[0]
             if found:
@@ -46,16 +51,8 @@ def _unique(indices: Iterable[int]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def _singular(word: str) -> str:
-    if word in _PLURALS:
-        return _PLURALS[word]
-    if len(word) > 4 and word.endswith("es") and word[-3] in "sxz":
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] not in "sui" else word
-
-
 def _plural(said: Sequence[str], option: Sequence[str]) -> bool:
-    return len(said) == len(option) and all(_singular(a) == _singular(b) for a, b in zip(said, option, strict=True))
+    return len(said) == len(option) and all(singular(a) == singular(b) for a, b in zip(said, option, strict=True))
 
 
 def _nearly(said: Sequence[str], option: Sequence[str]) -> bool:
@@ -64,7 +61,13 @@ def _nearly(said: Sequence[str], option: Sequence[str]) -> bool:
         return bool(option)
     if len(said) != len(option):
         return False
-    return all(_singular(one) == _singular(other) or _slip(one, other) for one, other in zip(said, option, strict=True))
+    return all(
+        singular(one) == singular(other)
+        or one in (other, without_accents(other))
+        or without_accents(one) == other
+        or _slip(one, other)
+        for one, other in zip(said, option, strict=True)
+    )
 
 
 def _slip(one: str, other: str) -> bool:

@@ -6,10 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from answers.number_words import Word
 from answers.option_mentions import UNDECIDED, Mention, labels, letters, texts
 from answers.option_words import Options, words_of
+from answers.restated_options import outside, restated
+from answers.scattered_words import scattered
 
 SENTENCE_ENDS = re.compile(r"(?<!\d)\.(?=\s|$)|\.(?=\s+[A-Z]|\s*$)|[!?\n;]")
 """Where a sentence ends, but not in a number."""
-_TURN = re.compile(r"[.!?\n;]|,?\s+(?:but|so)\b|\bhowever\b")
+_TURN = re.compile(r"[.!?\n;]|,?\s+(?:but|so)\b|\bhowever\b|但|不过|不過|所以")
+_CONCEDES = re.compile(
+    r"\b(?:while|although|though|even\s+(?:though|if)|despite)\b[^,.!?\n]{0,200},|(?:虽然|雖然|尽管)[^,.!?\n]{0,100},",
+    re.IGNORECASE,
+)
 _NEGATIONS = frozenset({"not", "no", "without", "nor", "never"})
 _CANNOT = r"(?:can(?:no|')?t|cannot|could not|couldn't"
 _CLIP = r"(?:audios?|sounds?|videos?|clips?|files?|recordings?|music|it|anything|them)"
@@ -19,7 +25,9 @@ _REFUSES = re.compile(
     r"(?:provided|attached|given|available|uploaded|included|shared|missing|received)"
     r"|(?:unable|not able|inability|possible for me|no way|impossible) to\b"
     rf"|{_CANNOT}|do(?: not|n't)) (?:\w+ ){{0,3}}?(?:listen|access|process|play|perceive|assist|help|analy[sz]e"
-    rf"|hear (?:the |this |that |your |any )?{_CLIP})\b)",
+    rf"|hear (?:the |this |that |your |any )?{_CLIP})"
+    r"|please (?:provide|upload|attach|share|send|describe))\b"
+    r"|抱歉|对不起|對不起|[听聽]不[到出清]|(?:无法|無法|不能|没有|沒有|未)(?:直接)?(?:听|聽|收听|播放|处理|回答|提供|收到|访问)",
     re.IGNORECASE,
 )
 """What says that there is no answer at all."""
@@ -29,10 +37,15 @@ _DOUBTS = re.compile(
     r"(?:hear|tell|determine|identify|answer|know|say|decide|confirm|distinguish|be determined))"
     r"|(?:not enough|insufficient) information|(?:do(?:n't| not)|doesn't|did not|didn't) know|no idea"
     r"|not (?:entirely |quite |really )?(?:sure|clear|certain)"
-    r"|uncertain|unclear|could be (?:either|any)|whether|if (?:it|there|the|you))\b",
+    r"|uncertain|unclear|could be (?:either|any)|whether|if (?:it|there|the|you|option))\b"
+    r"|(?:无法|無法|不能|难以|難以|很难)(?:\w{0,2})(?:判断|判斷|确定|確定|分辨|辨别|区分|得知|知道)"
+    r"|不知道|不清楚|不确定|不確定|是否|是不是|如果",
     re.IGNORECASE,
 )
 """What says that the sentence, up to a "but", is no answer."""
+
+_SUPPOSES = re.compile(r"\b(?:might|may|could|seems?|appears?|looks?|sounds? like)\b|可能", re.IGNORECASE)
+"""What makes a concession say what is not so."""
 
 
 def named_option(said: str, options: Options, claimed: bool = False) -> int | None:
@@ -44,20 +57,49 @@ def named_option(said: str, options: Options, claimed: bool = False) -> int | No
         claimed: The text is what somebody claims, so that doubts around it do not count.
     """
     words = words_of(said)
-    found = _only(labels(said, words, options))
-    if found is not None:
+    labelled, named, lettered = labels(said, words, options), texts(words, options), letters(said, words, options)
+    if (shown := restated(named, words, options)) is not None:
+        after = [outside(mentions, shown) for mentions in (labelled, named, lettered)]
+        if any(after):
+            labelled, named, lettered = after
+    doubted = [] if claimed else _doubted(said, words, named)
+    labelled = _without(labelled, words, doubted)
+    if (found := _only(labelled)) is not None:
         return found
-    named = texts(words, options)
-    if not claimed:
-        inside = [(words[m.first].start, words[m.last].end) for m in named]
-        if any(_own_words(_REFUSES, said, inside)):
-            return UNDECIDED
-        doubted = [(doubt.start(), _until(said, doubt.end())) for doubt in _own_words(_DOUBTS, said, inside)]
-        named = [m for m in named if not any(begin <= words[m.first].start < end for begin, end in doubted)]
+    if not claimed and any(_own_words(_REFUSES, said, _places(named, words) + _concessions(said))):
+        return UNDECIDED
+    named = _without(named or scattered(words, options), words, doubted)
     found = _only(named)
-    if found == UNDECIDED and not claimed and named:
+    if found is None or all(mention.denied for mention in named):
+        by_letter = _only(m for m in lettered if m.option not in {mention.option for mention in named})
+        return found if by_letter is None else by_letter
+    if found == UNDECIDED and not claimed:
         return _headline(named, words)
-    return _only(letters(said, words, options)) if found is None else _more_exact(found, words, options)
+    return _more_exact(found, words, options)
+
+
+def _doubted(said: str, words: Sequence[Word], named: Sequence[Mention]) -> list[tuple[int, int]]:
+    """Where a text only wonders."""
+    concessions = _concessions(said)
+    found = []
+    for doubt in _own_words(_DOUBTS, said, _places(named, words)):
+        conceded = next((end for begin, end in concessions if begin <= doubt.start() < end), None)
+        found.append((doubt.start(), _until(said, doubt.end()) if conceded is None else conceded))
+    supposed = [place for place in concessions if _SUPPOSES.search(said, *place)]
+    return found + supposed
+
+
+def _concessions(said: str) -> list[tuple[int, int]]:
+    """Where a text concedes something before it says what it says: "while it is impossible to know, ..."."""
+    return [match.span() for match in _CONCEDES.finditer(said)]
+
+
+def _places(mentions: Iterable[Mention], words: Sequence[Word]) -> list[tuple[int, int]]:
+    return [(words[mention.first].start, words[mention.last].end) for mention in mentions]
+
+
+def _without(mentions: Iterable[Mention], words: Sequence[Word], places: Sequence[tuple[int, int]]) -> list[Mention]:
+    return [m for m in mentions if not any(begin <= words[m.first].start < end for begin, end in places)]
 
 
 def _own_words(pattern: re.Pattern[str], said: str, options: Sequence[tuple[int, int]]) -> Iterator[re.Match[str]]:

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable, Iterable
 
+from answers.answer_text import EAST_ASIAN
 from answers.option_mentions import UNDECIDED, denied, labels, texts
 from answers.option_words import Options, words_of
+from answers.restated_options import restated
 
 _OPENING = r"^[\s\"'*]*"
 _CALLED = r"(?:[Oo]ption|OPTION|[Cc]hoice|[Ll]etter)"
 _IN_BRACKETS = r"[(\[{<]\s*([A-Za-z])\s*[)\]}>]"
-_EAST_ASIAN = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 
 _ALONE = re.compile(r"^[\s\"'(\[{<.,:;*-]*([A-Za-z])[\s\"')\]}>.,:;!?*-]*$")
 BEFORE_TEXT = re.compile(
@@ -23,7 +24,7 @@ _CERTAIN = (
 """What can be nothing but a label: "(B)", "option B"."""
 _LIKELY = (
     re.compile(
-        rf"{_OPENING}([A-Z])[\"']?(?=$|\n|[).:,;!?](?!\d)|\s+[-–—]+\s|\s+\(|\s*{_EAST_ASIAN}"
+        rf"{_OPENING}([A-Z])[\"']?(?=$|\n|[).:,;!?](?!\d)|\s+[-–—]+\s|\s+\(|\s*[{EAST_ASIAN}]"
         r"|\s+(?:because|since|as|is|due|which|would|seems|was|based|given)\b)"
     ),
     re.compile(rf"{_OPENING}([a-z])(?:[).:]|[\"']?\s*$)"),
@@ -74,7 +75,8 @@ def certain_label(said: str, options: Options) -> int | None:
         said: The answer.
         options: The options.
     """
-    return None if _repeats_all(said, options) else _beginning(said, options, _CERTAIN, index_of)
+    found = _beginning(said, options, _CERTAIN, index_of)
+    return None if found is None or _repeats_all(said, options) else found
 
 
 def first_label(said: str, options: Options) -> int | None:
@@ -84,12 +86,10 @@ def first_label(said: str, options: Options) -> int | None:
         said: The answer.
         options: The options.
     """
-    if _repeats_all(said, options):
-        return None
     found = _beginning(said, options, _CERTAIN, index_of)
     if found is None and not _begins_with_note(said, options):
         found = _beginning(said, options, _LIKELY, unless_a_note)
-    return found
+    return None if found is None or _repeats_all(said, options) else found
 
 
 def _beginning(
@@ -111,8 +111,11 @@ def _beginning(
 
 def _repeats_all(said: str, options: Options) -> bool:
     """Whether the answer repeats all options with their labels."""
+    words = words_of(said)
     listed = {(match[1] or match[2]).upper() for match in _LISTED.finditer(said)}
-    return len(listed) >= len(options) > 1 and not any(m.denied for m in labels(said, words_of(said), options))
+    if len(listed) >= len(options) > 1 and not any(m.denied for m in labels(said, words, options)):
+        return True
+    return restated(texts(words, options), words, options) is not None
 
 
 def _begins_with_note(said: str, options: Options) -> bool:

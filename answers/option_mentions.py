@@ -17,6 +17,12 @@ _CALLED = re.compile(
     r"|describes|mentions|says|suggests|are|which|due|has|best)\b))"
 )
 _LETTER = re.compile(r"(?<![\w'°#&.+/-])([A-Z])(?![\w'#+/-]|\.\w)")
+_NAME = re.compile(
+    r"\b(?:plan|vitamin|hepatitis|gate|seat|platform|group|type|grade|class|section|room|exit|hall|note|chord|string"
+    r"|team|channel|terminal|building|block|flat|level)\s$",
+    re.IGNORECASE,
+)
+"""What a letter after it is a name of, and no label."""
 _CAPITAL_A_BEFORE = re.compile(r"\s*(?:$|[^\w\s]|(?:or|and|nor|but|is|because|since|as)\b)")
 
 _BREAK = re.compile(r"[.;:!?\n,]|\s--?\s|[–—]")
@@ -25,7 +31,7 @@ _NOT = frozenset(
     listed(
         "not never neither nor without non no cannot cant dont doesnt didnt isnt arent wasnt werent wont wouldnt "
         "couldnt shouldnt hasnt havent except excluding exclude excludes eliminate eliminates eliminating rejecting "
-        "reject unlike 不是 不选 不選 并非 而不是 ではなく"
+        "reject unlike 不是 不选 不選 并非 並非 而不是 没有 沒有 没 不可能 不会 不會 不像"
     )
 )
 _NOT_PAIRS = {
@@ -37,11 +43,14 @@ _NO_DOUBT = {"doubt", "question", "wonder", "mistake", "mistaking", "problem"}
 _WRONG = frozenset(
     listed(
         "wrong incorrect false unlikely ruled eliminated excluded absent missing inaudible irrelevant implausible "
-        "inconsistent impossible inaccurate inappropriate improbable unsupported 错 错误 不对"
+        "inconsistent impossible inaccurate inappropriate improbable unsupported 错 错误 錯誤 不对 不對"
     )
 )
 _DENIED = frozenset(
-    listed("not isnt arent wasnt werent doesnt dont didnt cant cannot couldnt wont wouldnt never 不是 不对")
+    listed(
+        "not isnt arent wasnt werent doesnt dont didnt cant cannot couldnt wont wouldnt never "
+        "不是 不对 不會 不会 ではなく ではない ではありません 아니라 아닙니다"
+    )
 )
 _AFTER_REPLY = frozenset(
     listed("there it its i they the this that he she we you because since as not im ive theres thats this these those")
@@ -78,7 +87,7 @@ def labels(text: str, words: Sequence[Word], options: Options) -> list[Mention]:
         options: The options.
     """
     found = [*_BRACKETED.finditer(text), *_CALLED.finditer(text)]
-    return _at_words(((m[1].upper(), m.start(1)) for m in found), words, options)
+    return _denied_together(_at_words(((m[1].upper(), m.start(1)) for m in found), words, options), words)
 
 
 def letters(text: str, words: Sequence[Word], options: Options) -> list[Mention]:
@@ -94,9 +103,11 @@ def letters(text: str, words: Sequence[Word], options: Options) -> list[Mention]
     found = (
         (m[1], m.start(1))
         for m in _LETTER.finditer(text)
-        if m[1] != "I" and (m[1] != "A" or _CAPITAL_A_BEFORE.match(text, m.end()))
+        if m[1] != "I"
+        and (m[1] != "A" or _CAPITAL_A_BEFORE.match(text, m.end()))
+        and not _NAME.search(text, 0, m.start())
     )
-    return _at_words(found, words, options)
+    return _denied_together(_at_words(found, words, options), words)
 
 
 def _at_words(found: Iterable[tuple[str, int]], words: Sequence[Word], options: Options) -> list[Mention]:
@@ -106,6 +117,22 @@ def _at_words(found: Iterable[tuple[str, int]], words: Sequence[Word], options: 
         for letter, start in found
         if (index := ord(letter) - ord("A")) < len(options) and start in places
     ]
+
+
+def _denied_together(mentions: Iterable[Mention], words: Sequence[Word]) -> list[Mention]:
+    """Deny all that is listed with what is denied: "A, C and D are ruled out"."""
+    found = sorted(mentions, key=lambda mention: mention.first)
+    for place in range(len(found) - 2, -1, -1):
+        after = found[place + 1]
+        between = [word.text for word in words[found[place].last + 1 : after.first]]
+        gap = words[after.first].gap.strip(" ([{")
+        if (
+            after.denied
+            and gap in ("", ",", "/", "&")
+            and all(text in ("and", "or", "nor", "option") for text in between)
+        ):
+            found[place] = found[place]._replace(denied=True)
+    return found
 
 
 def texts(words: Sequence[Word], options: Options) -> list[Mention]:
@@ -173,6 +200,8 @@ def denied(words: Sequence[Word], first: int, last: int, before_only: bool = Fal
     for place in range(last + 1, last + 1 if before_only else min(last + 7, len(words))):
         if _BREAK.search(words[place].gap) or "(" in words[place].gap or words[place].text in _BUT:
             break
+        if words[place].text == "and" and place + 1 < len(words) and words[place + 1].text == "not":
+            break  # what comes now is what is denied
         if words[place].text in _WRONG:
             return True
         if words[place].text in _DENIED and place <= last + 3:

@@ -5,12 +5,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from answers.answer_text import plain_signs
+from answers.answer_text import EAST_ASIAN, plain_signs
+from answers.east_asian_numbers import numerals_in_digits
 from answers.number_words import Word, holds, listed, numbers_in_digits, whole_number
 from answers.synonyms import COUNTS, SYNONYMS
 
+_DENIALS = (
+    "而不是|不是|并非|並非|没有|沒有|不可能|不会|不會|不像|不对|不對|错误|錯誤|不选|不選"
+    "|ではなく|ではない|ではありません|아니라|아닙니다"
+)
+"""What is one word for a negation, where each other Chinese character is one."""
 _WORD = re.compile(
-    r"\d+(?:st|nd|rd|th)\b|(?<![\w.])\.\d+"
+    rf"{_DENIALS}|[{EAST_ASIAN}]"
+    r"|\d+(?:st|nd|rd|th)\b|(?<![\w.])\.\d+"
     r"|(?:(?<![^\s(\[=:><])[-])?(?:\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|\d+(?:[.:/]\d+)*)\+?"
     r"|(?:(?<![\w-])[A-G]-(?![\w\s])|[^\W\d_](?:[^\W_]|'(?=[^\W\d_]))*(?:#[^\W_]*)?(?:\+(?!\w))?)|[%&]"
 )
@@ -48,7 +55,8 @@ FUNCTION_WORDS = frozenset(
         "a an the of in on at to for from by with and or as is are was were be been being am i me my it its this that "
         "these those there here he she they them his her their we us our you your do does did has have had can could "
         "will would should may might must so if then than into onto over under out up down off about not no yes "
-        "sound sounds audio clip recording option answer choice s t"
+        "sound sounds audio clip recording option answer choice s t "
+        "的 是 我 在 了 有 声 聲 音 频 頻 这 這 那 它 他 她 个 個 一 认 認 为 為 听 聽 到 像 能 会 會 の は が で す"
     )
 )
 """Words that alone do not say which option is meant."""
@@ -65,7 +73,7 @@ def words_of(text: str) -> tuple[Word, ...]:
     for match in _WORD.finditer(text):
         words.append(Word(_compared(match[0]), match[0], text[end : match.start()], match.start(), match.end()))
         end = match.end()
-    return tuple(numbers_in_digits(_without_articles(words)))
+    return tuple(numbers_in_digits(numerals_in_digits(_without_articles(words))))
 
 
 def plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""``python -m evaluation``: tables, comparisons, MMAU's official file, the contamination audit and the report.
+"""``python -m evaluation``: tables, comparisons, the report, MMAU's official file, the audit, the matcher.
 
 Reads what ``callbacks.PredictionWriter`` writes; needs no model and no GPU.
 """
@@ -91,6 +91,14 @@ def parser() -> argparse.ArgumentParser:
     leaks.add_argument("--output", type=Path, help="also write the shared clips as JSON lines")
     leaks.add_argument("--threads", type=int, default=2, help="clips that are decoded at once (%(default)s)")
     with_data(command("defects", "list_defects", "List the rows of MMAU that its official rule judges wrongly."))
+    readings = command("matcher", "matcher", "Print precision and recall of the reader of answers on labelled ones.")
+    readings.add_argument(
+        "answers",
+        type=Path,
+        nargs="?",
+        help="answers that you have labelled, a JSON object a line (those of tests/answers/labelled_answers.jsonl)",
+    )
+    readings.add_argument("--misread", action="store_true", help="also print each answer that is read otherwise")
     return top
 
 

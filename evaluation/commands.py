@@ -11,6 +11,7 @@ from datamodules.reading.annotations import read_rows
 from evaluation import contamination
 from evaluation.accuracy import check_file, compare_answers, score_run
 from evaluation.benchmarks import BENCHMARKS, data_module, read_questions
+from evaluation.matcher import LABELLED, matcher_table, misread, read_answers
 from evaluation.official_mmau import defects, usable_row, write_official
 from evaluation.plots import all_plots
 from evaluation.report import pick_examples, write_report
@@ -194,3 +195,11 @@ def list_defects(options: argparse.Namespace) -> None:
     print(f"a wrong choice is accepted in {also} rows, a right one with its letter refused in {refused}")
     if passed := sum(usable_row(row) is None for row in rows):
         print(f"{passed} of {len(rows)} rows were passed over: they have no id, no choices or no answer among them")
+
+
+def matcher(options: argparse.Namespace) -> None:
+    """Print how well completions are read."""
+    readings = read_answers(options.answers or LABELLED)
+    print(matcher_table(readings).markdown())
+    if options.misread:
+        print("\n".join(misread(readings)))

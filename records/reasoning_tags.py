@@ -69,9 +69,12 @@ def stated(completion: str, finished: bool = True) -> str:
 
     Args:
         completion: The completion.
-        finished: False when it was cut at the token limit: then only a closed ``<answer>`` counts.
+        finished: False when it was cut at the token limit: then only a closed ``<answer>`` counts, and none that is
+            followed by more in thoughts that never end.
     """
     text = _ANSWER_TAG.sub(r"<\1answer>", completion)
+    if not finished and _goes_on_thinking(text):
+        return ""
     ended = _THOUGHT_ENDS.search(text)
     after = _THOUGHT_ENDS.split(_THOUGHT.sub(" ", text))[-1] if ended else text  # the prompt may have opened it
     for part in (after, text):  # an answer inside of the reasoning counts where nothing comes after that
@@ -83,6 +86,18 @@ def stated(completion: str, finished: bool = True) -> str:
         if finished and (rest := _THOUGHT_BEGINS.split(part)[0]).strip():
             return rest
     return ""
+
+
+def _goes_on_thinking(text: str) -> bool:
+    """Whether a text that was cut ends in thoughts: an answer in them is one that they only try, unless it is the end.
+
+    Args:
+        text: The completion.
+    """
+    begun = list(_THOUGHT_BEGINS.finditer(text))
+    if not begun or _THOUGHT_ENDS.search(text, begun[-1].end()):
+        return False
+    return bool(text.rpartition("</answer>")[2].strip())
 
 
 class Parts(NamedTuple):

@@ -141,6 +141,9 @@ def test_extract_answer() -> None:
     assert extract_answer("<think>x so: rain") == ""
     assert extract_answer("<answer>rain", finished=False) == ""
     assert extract_answer("<answer>rain</answer> and", finished=False) == "rain"
+    assert extract_answer("<think>Is it <answer>rain</answer>, or", finished=False) == ""
+    assert extract_answer("<think>x</think><answer>rain</answer> and", finished=False) == "rain"
+    assert extract_answer("<think>x<answer>rain</answer>", finished=False) == "rain"
     assert extract_answer(r"\[\boxed{\text{B}}\]") == "B"
     assert extract_answer('{"reasoning": "a dog?", "answer": "B"}') == "B"
 
