@@ -65,7 +65,7 @@ def without_a_saving(stage: Stage) -> Stage:
 def written_of(overlay: str, stage: str) -> list[float]:
     """The row of the table in docs/devices.md: planned peak and room, GiB."""
     lines = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8").splitlines()
-    (row,) = [line for line in lines if line.startswith(f"| `{overlay}.yaml` | `{stage}.yaml` |")]
+    (row,) = [line for line in lines if line.startswith(f"| `hardware/{overlay}.yaml` | `{stage}.yaml` |")]
     return [float(cell) for cell in row.split("|")[3:5]]
 
 
