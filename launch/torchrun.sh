@@ -6,7 +6,7 @@
 # Settings, from the environment:
 #   ROOT, MODEL                    folder of the results, and checkpoint that the servers start with; needed
 #   GPUS=8 SERVERS=2 RANKS=6       devices of a machine: a server on each of the first, a rank on each of the last
-#   SERVER_ARGS="--dtype bfloat16" further arguments of each server
+#   SERVER_ARGS                    further arguments of each server ("--dtype bfloat16 --weight-transfer nccl")
 #   SIGHTSOUND_SERVER_TOKEN        the servers' secret; needed on several machines, the same on all
 #
 # SIGTERM: a checkpoint after the batch under way, then the end, with status 143; the same command goes on from there.
@@ -25,7 +25,7 @@ done
 [ "$SERVERS" = 0 ] || export SIGHTSOUND_SERVERS="[$(IFS=,; echo "${urls[*]}")]"
 for ((number = 0; number < SERVERS; number++)); do
     # shellcheck disable=SC2086
-    launch/server.sh "$number" "$MODEL" ${SERVER_ARGS---dtype bfloat16} &
+    launch/server.sh "$number" "$MODEL" ${SERVER_ARGS---dtype bfloat16 --weight-transfer nccl} &
     children+=($!)
 done
 trap '[ -z "${children[*]}" ] || kill "${children[@]}" 2>/dev/null; wait' EXIT

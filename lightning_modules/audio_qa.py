@@ -14,6 +14,7 @@ from lightning_modules.models.weight_types import gathered_type
 from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Prediction
 from runtime.errors import UserError
+from runtime.lightning_internals import collective_timeout
 
 _SHARDING = ShardingSettings()
 
@@ -53,7 +54,8 @@ class AudioQAModule(QAEvaluation, RolloutModule):
     def _shard(self, mesh: DeviceMesh) -> None:
         if mesh["tensor_parallel"].size() > 1:
             raise UserError("set trainer.strategy.init_args.tensor_parallel_size to 1: weights are sharded, not split")
-        copies = copies_of(mesh["data_parallel"], self.sharding.replicas)
+        replicas = self.sharding.replicas
+        copies = copies_of(mesh["data_parallel"], replicas, collective_timeout(self.trainer) if replicas > 1 else None)
         for student in self.modules():
             if isinstance(student, Student):
                 student.shard(copies, self._gathered_type)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from lightning_modules.eight_bit_moments import KeepsEightBits
 from runtime.errors import UserError
 
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -23,8 +24,7 @@ def eight_bit() -> type[Optimizer]:
             f"model.optimizer adamw8bit needs torchao, which cannot be imported ({error}): install it with "
             "`pip install torchao`, or set model.optimizer to adamw"
         ) from error
-    found: type[Optimizer] = AdamW8bit
-    return found
+    return type(AdamW8bit.__name__, (KeepsEightBits, AdamW8bit), {})
 
 
 def check_optimizer(name: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_modules import optimizers
 from lightning_modules.grpo import GRPOModule
@@ -219,7 +219,7 @@ def without_values(on_gpu: bool, account: Account) -> Iterator[None]:
         mock.patch.object(nn.Module, "_apply", apply_in_place),
         mesh_made_by(with_values),
         mock.patch.object(DeviceMesh, "__getitem__", with_values(DeviceMesh.__getitem__)),
-        mock.patch.object(sharding, "init_device_mesh", with_values(init_device_mesh)),
+        mock.patch.object(sharding, "mesh_of_copies", with_values(sharding.mesh_of_copies)),
         mock.patch.object(student, "kept_in_main_memory", kept_elsewhere),
         mock.patch.object(optimizers, "eight_bit", lambda: PlannedAdamW8bit),
         mock.patch.object(LightningModule, "log", lambda *_, **__: None),

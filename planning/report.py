@@ -26,10 +26,16 @@ def host_memory(stage: Stage, machine: Machine, found: Rehearsed, assumed: Assum
     """
     nodes = int(stage.trainer.get("num_nodes") or 1)
     of_node = stage.ranks // nodes
-    copies = (found.trained + found.state) / nodes if stage.sharded and machine.is_gpu else 0
+    copies = stage.copies * checkpoint(stage, found) / nodes if stage.sharded and machine.is_gpu else 0
     servers = machine.servers + bool(machine.server_share)
     processes = of_node * (assumed.process_gib + workers * assumed.worker_gib) + servers * 2 * assumed.process_gib
     return processes + (found.weights + of_node * found.peak.elsewhere + copies) / GIB
+
+
+def checkpoint(stage: Stage, found: Rehearsed) -> int:
+    """Return bytes of weights and moments in a checkpoint; those of sharded weights have all moments in float32."""
+    low = stage.sharded and stage.options.get("optimizer") == "adamw8bit"
+    return found.trained + (2 * found.trained if low else found.state)
 
 
 def report(
@@ -94,7 +100,7 @@ def _lines(
     yield f"  values waited for {found.reads}"
     if stage.is_grpo:
         yield f"  weights pushed    {found.weights / GIB:.2f} GiB"
-    own = found.trained + found.state
+    own = checkpoint(stage, found)
     yield (
         f"on disk             {kept} checkpoints of {own / GIB:.2f} GiB, one more while it is written; exported "
         f"weights {found.exported / GIB:.2f} GiB, twice while they are written"

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "cli/lightning_cli.py": {"_parse_ckpt_path"},
     "cli/plan.py": {"_run_subcommand"},
     "cli/ranks.py": {"_call_children_scripts"},
+    "lightning_modules/eight_bit_moments.py": {"_new_buffer", "torch.utils._python_dispatch"},
     "lightning_modules/models/adapters.py": {"_register_custom_module"},
     "lightning_modules/models/checkpoints/deferred_weights.py": {"_apply"},
 }

@@ -15,14 +15,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, distributed
 from torch.cuda._pin_memory_utils import pin_memory
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
+from lightning_modules.eight_bit_moments import plain_values
 from lightning_modules.models.checkpoints.sharded_checkpoint import PLAIN_VALUES, CheckpointError
 from runtime.whole_folder import partial_of, recover_folder, remove_path, replace_folder
 
@@ -135,6 +137,7 @@ class FolderWriter:
             save(
                 dict(tensors),
                 storage_writer=_WholeFolder(target, values, copy_ahead),
+                planner=_PlainValues(),
                 process_group=self._group,
             )
         except CheckpointException as error:  # on all ranks alike, whichever has failed
@@ -161,11 +164,20 @@ class FolderWriter:
                 if pinned and kept.nbytes >= PINNED_FROM:
                     with contextlib.suppress(RuntimeError):  # slower to copy to, if the system allows no more of it
                         pin_memory(kept.data_ptr(), kept.nbytes)
-            kept.copy_(local, non_blocking=pinned)
+            kept.copy_(plain_values(local), non_blocking=pinned)
             copies[name] = DTensor(kept, value._spec, requires_grad=False) if isinstance(value, DTensor) else kept
         if pinned:
             torch.cuda.current_stream(self._device).synchronize()
         return copies
+
+
+class _PlainValues(DefaultSavePlanner):
+    """Writes moments of 8 bits in float32, one at a time: any number of ranks can read them then."""
+
+    @override
+    def transform_object(self, write_item: WriteItem, object: Any) -> Any:
+        found = super().transform_object(write_item, object)
+        return plain_values(found) if isinstance(found, Tensor) else found
 
 
 class _WholeFolder(FileSystemWriter):

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from callbacks.checkpoints.folder_writer import FolderWriter
+from lightning_modules.eight_bit_moments import KeepsEightBits, plain_values
 from lightning_modules.models.checkpoints.sharded_checkpoint import (
     WEIGHT,
     CheckpointError,
@@ -161,12 +162,15 @@ class ShardedStrategy(ModelParallelStrategy):
                     for key, kept in saved["state"].items()
                     for kind, value in kept.items()
                 }
-            own = {moment: _room_for(value, weights[moment.weight]) for moment, value in moments.items()}
-            if self._opened is not None:
-                self._opened.read({moment_name(number, moment): value for moment, value in own.items()})
-            else:
-                for moment, value in own.items():
-                    _copy_own_part(value, moments[moment], f"{moment.kind} of {moment.weight}")
+            own: dict[Moment, Tensor] = {}
+            for part in [[moment] for moment in moments] if isinstance(optimizer, KeepsEightBits) else [list(moments)]:
+                own |= {moment: _room_for(moments[moment], weights[moment.weight]) for moment in part}
+                if self._opened is not None:
+                    self._opened.read({moment_name(number, moment): own[moment] for moment in part})
+                for moment in part if self._opened is None else ():
+                    _copy_own_part(own[moment], moments[moment], f"{moment.kind} of {moment.weight}")
+                if isinstance(optimizer, KeepsEightBits):  # never all of them in float32
+                    own |= {moment: optimizer.kept(weights[moment.weight], moment.kind, own[moment]) for moment in part}
             place = {name: index for index, name in enumerate(weights)}
             state: dict[int, dict[str, Tensor]] = {}
             for moment, value in own.items():
@@ -201,6 +205,7 @@ def _copy_own_part(own: Tensor, whole: Tensor, name: str) -> None:
         raise CheckpointError(
             f"the checkpoint does not fit this model: {name} has shape {list(whole.shape)}, not {list(own.shape)}"
         )
+    whole = plain_values(whole)
     if not isinstance(own, DTensor):
         own.copy_(whole)
         return

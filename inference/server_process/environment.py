@@ -187,8 +187,12 @@ def _on_cpu(inherited: Mapping[str, str]) -> dict[str, str]:
     A worker of its own spins for a second after each rollout and takes a core from the learner (a GRPO step of mini:
     2.4 s, 1.2 s without); GPUs do without by themselves. All that vLLM compiles on the CPU when it is eager is how the
     ranks of tokens are counted; it takes 15 s or more of the first request, and not every machine has a compiler.
+
+    Weights are loaded into memory that is new each time: in large pages that takes a fourth of the time (0.14 s in
+    place of 0.57 for 1.1 GB, measured).
     """
     return {
+        "THP_MEM_ALLOC_ENABLE": inherited.get("THP_MEM_ALLOC_ENABLE", "1"),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "TORCH_COMPILE_DISABLE": inherited.get("TORCH_COMPILE_DISABLE", "1"),
     }

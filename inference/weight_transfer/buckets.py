@@ -1,8 +1,8 @@
 """Weights in buckets: small ones are packed and travel together, a large one travels by itself and is not copied.
 
-Both sides cut the same list by the same rule, so that nothing but names, types and shapes must be agreed upon. Weights
-of one block (attention, feed-forward) stay together where they fit: vLLM fuses some of them, and keeps what it has of
-a fused weight, with the bucket, until it has all.
+Both sides cut the same list by the same rule, so that nothing but names, types and shapes must be agreed upon. Small
+weights of one block (attention, feed-forward) stay together where they fit: vLLM fuses some of them, and keeps what it
+has of a fused weight, with the bucket, until it has all.
 """
 
 import itertools
@@ -15,13 +15,16 @@ from records.hub_files import HubTensor
 
 MIB = 1024**2
 
+ALONE = MIB
+"""Bytes from which a weight travels by itself: to copy it into a bucket takes longer than to send one more message."""
+
 
 def cut(shapes: Mapping[str, HubTensor], bucket_bytes: int) -> list[dict[str, HubTensor]]:
     """Cut weights into runs that fit into a bucket.
 
     Args:
         shapes: Name, shape and type of each weight, in order.
-        bucket_bytes: Size of a bucket; a weight that is larger is a run by itself.
+        bucket_bytes: Size of a bucket; a weight that is larger, or than :data:`ALONE`, is a run by itself.
 
     Returns:
         The weights of each run.
@@ -31,14 +34,14 @@ def cut(shapes: Mapping[str, HubTensor], bucket_bytes: int) -> list[dict[str, Hu
     for _, members in itertools.groupby(shapes.items(), lambda item: item[0].rsplit(".", 2)[0]):
         inside = list(members)
         rest = sum(part.nbytes for _, part in inside)
-        together = rest <= bucket_bytes
         for place, (name, part) in enumerate(inside):
-            needed = rest if together and place == 0 else part.nbytes
-            if not found or (filled and filled + needed > bucket_bytes):
+            alone = part.nbytes >= ALONE
+            needed = rest if place == 0 and rest <= bucket_bytes else part.nbytes
+            if not found or alone or (filled and filled + needed > bucket_bytes):
                 found.append({})
                 filled = 0
             found[-1][name] = part
-            filled += part.nbytes
+            filled = max(bucket_bytes, 1) if alone else filled + part.nbytes
     return found
 
 

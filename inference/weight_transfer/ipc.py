@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from inference.vllm.client import ServerRefused, VLLMClient
+from inference.weight_transfer.buckets import largest
 from inference.weight_transfer.nccl import build_engine, missing_vllm
 from inference.weight_transfer.receivers import Receivers, TransferBroken
 from inference.weight_transfer.transfer import Sender, TransferError, WeightStream, WeightTransfer, is_local
@@ -21,7 +22,8 @@ class IPCTransfer(WeightTransfer):
         """Set sizes and limits.
 
         Args:
-            bucket_mib: Size of the bucket in which weights are handed over, in MiB of the GPU's memory.
+            bucket_mib: Size of the bucket in which weights are handed over, in MiB of the GPU's memory; as large as the
+                largest weight at least.
             seconds: How long the server may take for one bucket, and to begin and to finish.
         """
         super().__init__(bucket_mib, seconds)
@@ -67,7 +69,8 @@ class IPCTransfer(WeightTransfer):
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
         except ImportError as error:
             raise missing_vllm(self.name, error) from None
-        return IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=self.bucket_for(weights.shapes))
+        size = max(self.bucket_bytes, largest(weights.shapes))  # each weight must fit
+        return IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=size)
 
 
 class IPCReceivers(Receivers):

@@ -2,6 +2,7 @@
 
 import socket
 import time
+import warnings
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class NCCLTransfer(WeightTransfer):
         Args:
             address: This machine's address in the network of the servers, which come to a free port of it; whoever
                 reaches it there could read the weights.
-            bucket_mib: Size of the buckets in which weights travel, in MiB of each GPU's memory; two are under way.
+            bucket_mib: Size of the buckets in which weights travel, in MiB of each GPU's memory; two are under way, and
+                a larger weight makes its bucket as much larger.
             seconds: How long the servers may take to come, and to receive all weights.
         """
         super().__init__(bucket_mib, seconds)
@@ -46,12 +48,11 @@ class NCCLTransfer(WeightTransfer):
         """Meet the servers."""
         return NCCLSender(self, receivers, weights)
 
-    def init_info(self, receivers: Receivers, weights: WeightStream, port: int) -> Any:
+    def init_info(self, receivers: Receivers, port: int) -> Any:
         """Return what vLLM's factory wants to know of the trainer's side.
 
         Args:
             receivers: The servers.
-            weights: What will be sent.
             port: Where the servers come to.
 
         Raises:
@@ -67,7 +68,7 @@ class NCCLTransfer(WeightTransfer):
             master_port=port,
             world_size=receivers.world_size,
             packed=True,
-            packed_buffer_size_bytes=self.bucket_for(weights.shapes),
+            packed_buffer_size_bytes=self.bucket_bytes,
         )
 
 
@@ -88,7 +89,8 @@ class NCCLSender:
         self.receivers = receivers
         self.seconds = way.seconds
         self.device = torch.cuda.current_device()
-        init_info = way.init_info(receivers, weights, free_port(way.address))
+        warnings.filterwarnings("ignore", r"Tensor '.*' has size \d+ bytes, which exceeds buffer_size_bytes")
+        init_info = way.init_info(receivers, free_port(way.address))
         self._engine = self._limited(lambda: build_engine(init_info, receivers, weights), "did not come")
 
     def send_weights(self) -> None:
@@ -97,6 +99,8 @@ class NCCLSender:
         Raises:
             TransferError: A server went away or took too long.
         """
+        # vLLM packs on streams of its own, which wait for nothing: neither for the step that computes the weights
+        torch.cuda.synchronize(self.device)
         self._limited(self._engine.send_weights, "did not receive the weights")
 
     def shutdown(self) -> None:

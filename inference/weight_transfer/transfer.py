@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from inference.vllm.client import VLLMClient
-from inference.weight_transfer.buckets import MIB, largest
+from inference.weight_transfer.buckets import MIB
 from inference.weight_transfer.receivers import Receivers
 from records.hub_files import HubTensor
 from runtime.errors import UserError
@@ -117,10 +117,6 @@ class WeightTransfer(ABC):
         Raises:
             TransferError: It cannot; the message says which way can.
         """
-
-    def bucket_for(self, shapes: Mapping[str, HubTensor]) -> int:
-        """Return the size of a bucket into which each weight fits."""
-        return max(self.bucket_bytes, largest(shapes))
 
     def device_for(self, device: torch.device) -> torch.device:
         """Return where weights must be when they are sent.

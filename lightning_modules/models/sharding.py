@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed import new_subgroups_by_enumeration
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from lightning_modules.models.token_logprobs import head_logprobs
@@ -56,12 +58,14 @@ class ShardingSettings:
         return self.reduce_gradients == "last" or (self.reduce_gradients == AUTO and adapters)
 
 
-def copies_of(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
+def copies_of(mesh: DeviceMesh, replicas: int, timeout: timedelta | None = None) -> DeviceMesh:
     """Return the mesh over which weights are spread.
 
     Args:
         mesh: All ranks, in one dimension.
         replicas: Copies of the weights.
+        timeout: How long ranks wait for each other, torch's own limit unless given. One copy's ranks are all ranks,
+            which wait as long as the strategy has said.
 
     Returns:
         The same mesh for one copy, else ``(copies, ranks of each)``.
@@ -71,9 +75,20 @@ def copies_of(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
     """
     if replicas < 1 or mesh.size() % replicas:
         raise UserError(f"model.sharding.replicas is {replicas}: it must divide the number of ranks, {mesh.size()}")
-    if replicas == 1:
-        return mesh
-    return init_device_mesh(mesh.device_type, (replicas, mesh.size() // replicas), mesh_dim_names=("copies", "shards"))
+    return mesh if replicas == 1 else mesh_of_copies(mesh, replicas, timeout)
+
+
+def mesh_of_copies(mesh: DeviceMesh, replicas: int, timeout: timedelta | None) -> DeviceMesh:
+    """Return ``(copies, ranks of each)``; ``init_device_mesh`` would take torch's limits for their groups.
+
+    Args:
+        mesh: All ranks, in one dimension.
+        replicas: Copies of the weights.
+        timeout: How long ranks wait for each other.
+    """
+    ranks = mesh.mesh.view(replicas, -1)
+    groups = [new_subgroups_by_enumeration(lines.tolist(), timeout)[0] for lines in (ranks.T, ranks)]
+    return DeviceMesh.from_group(groups, mesh.device_type, ranks, mesh_dim_names=("copies", "shards"))
 
 
 def spread_weights(

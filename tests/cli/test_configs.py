@@ -83,6 +83,27 @@ def test_omni_goes_over_both_stages(capsys: pytest.CaptureFixture[str]) -> None:
     assert grpo["data"]["init_args"]["processor"] == best
 
 
+@pytest.mark.parametrize(
+    "overlay", sorted(path.name for path in (CONFIG_FOLDER / "hardware").glob("*.yaml")), ids=lambda name: name[:-5]
+)
+def test_servers_of_an_overlay_are_started_for_the_way_that_weights_take(
+    overlay: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node1")  # where ranks of other nodes and servers find the first one
+    values = printed(["fit", "--config", "grpo.yaml", "--config", f"hardware/{overlay}"], capsys)
+    settings = values["trainer"]["callbacks"][0]["init_args"]
+    way = settings.get("weight_transfer") or {"class_path": None}
+    text = "\n".join(header(Path("hardware") / overlay))
+    name, address = {
+        "callbacks.NCCLTransfer": (" --weight-transfer nccl", "node1"),
+        "callbacks.IPCTransfer": (" --weight-transfer ipc", None),
+        None: ("as files", None),
+    }[way["class_path"]]
+    assert name in text and (name == "as files") == ("--weight-transfer" not in text)
+    assert (way.get("init_args") or {}).get("address") == address
+    assert settings["max_new_tokens"] == 512  # the rest of the callback stays
+
+
 def test_sweep_command_is_accepted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Build the command as wandb's agent does, once with each parameter's first and once with its last value."""
     sweep = yaml.safe_load((CONFIG_FOLDER / SWEEP).read_text(encoding="utf-8"))

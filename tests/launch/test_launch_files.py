@@ -61,7 +61,7 @@ def test_slurm(machine: Machine, number: int, state: str, status: int, queued: b
     assert {" ".join(rank["args"]) for rank in ranks} == {expected}
     (server,) = machine.called("python", "inference.vllm_server")
     assert " ".join(server["args"]) == (
-        "-m inference.vllm_server --model m --host 0.0.0.0 --port 8000 --dtype bfloat16"
+        "-m inference.vllm_server --model m --host 0.0.0.0 --port 8000 --dtype bfloat16 --weight-transfer nccl"
     )
     assert (server["env"]["CUDA_VISIBLE_DEVICES"], server["env"]["SIGHTSOUND_SERVER_TOKEN"]) == ("0", TOKEN)
     words = [word for call in map(json.loads, machine.calls.read_text().splitlines()) for word in call["args"]]

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from planning.estimate import Assumptions
 from planning.machine import Machine
 from planning.rehearsal import Rehearsed
+from planning.report import GIB, host_memory
 from planning.stage import Lengths, Stage, rehearse_stage
 
 RANKS, LAYERS, QUESTIONS, GROUP, WIDTH = 4, 2, 2, 4, 256
@@ -25,7 +27,10 @@ def shallow(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rehearsed(folder: Path, **options: Any) -> Rehearsed:
+MACHINE = Machine("gpu", 8, RANKS, 1, 0, 0.0, 0.1, 10, 1, 1, 24)
+
+
+def stage_of(folder: Path, **options: Any) -> Stage:
     options |= {"weights": str(folder), "gradient_checkpointing": True}
     strategy = {
         "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
@@ -33,8 +38,17 @@ def rehearsed(folder: Path, **options: Any) -> Rehearsed:
     }
     trainer = {"devices": RANKS, "strategy": strategy, "precision": "bf16-mixed"}
     model = {"class_path": "lightning_modules.SFTModule", "init_args": options}
-    stage = Stage(model, trainer, QUESTIONS, GROUP, Lengths(4.0, PROMPT, COMPLETION))
-    return rehearse_stage(stage, Machine("gpu", 8, RANKS, 1, 0, 0.0, 0.1, 10, 1, 1, 24))
+    return Stage(model, trainer, QUESTIONS, GROUP, Lengths(4.0, PROMPT, COMPLETION))
+
+
+def rehearsed(folder: Path, **options: Any) -> Rehearsed:
+    return rehearse_stage(stage_of(folder, **options), MACHINE)
+
+
+def host_bytes(found: Rehearsed, folder: Path, **options: Any) -> float:
+    """Of a node's main memory, without processes."""
+    assumed = Assumptions(process_gib=0, worker_gib=0)
+    return host_memory(stage_of(folder, **options), MACHINE, found, assumed, 0) * GIB
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +81,10 @@ def test_moments_of_8_bits_take_a_fourth(shallow: Path, plain: Rehearsed) -> Non
     assert before == pytest.approx(2 * plain.trained / RANKS, rel=0.05)
     assert after < 0.3 * before
     assert low.peak.bytes == pytest.approx(plain.peak.bytes - before + after, rel=0.02)
+    # but not in checkpoints, of which each rank has a copy of its part while it is written
+    wanted = plain.weights + 3 * plain.trained
+    assert host_bytes(low, shallow, optimizer="adamw8bit") == pytest.approx(wanted, rel=0.01)
+    assert host_bytes(plain, shallow) == pytest.approx(wanted, rel=0.01)
 
 
 def test_copies_take_more_memory_and_gather_among_fewer(shallow: Path, plain: Rehearsed) -> None:
@@ -75,3 +93,5 @@ def test_copies_take_more_memory_and_gather_among_fewer(shallow: Path, plain: Re
     assert copies.collectives.bytes["all-gather"] == pytest.approx(plain.collectives.bytes["all-gather"], rel=0.01)
     # a half of the gradients, which a rank has when they are spread over two, is summed over the two copies
     assert copies.collectives.bytes["all-reduce"] == pytest.approx(copies.trained / 2, rel=0.05)
+    both = plain.weights + 2 * 3 * plain.trained  # on the only node
+    assert host_bytes(copies, shallow, sharding={"replicas": 2}) == pytest.approx(both, rel=0.01)

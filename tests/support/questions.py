@@ -57,6 +57,7 @@ class Learner(RolloutModule):
     """Keeps the batches that it is given; a training step moves the weights a little."""
 
     rollouts_in_training = True
+    reference_urls: tuple[str, ...] = ()
 
     student: Student
 
@@ -71,7 +72,8 @@ class Learner(RolloutModule):
     @property
     def training_rollouts(self) -> TrainingRollouts | None:
         """Groups of completions, unless the test wants none."""
-        return TrainingRollouts(self.num_completions, self.temperature) if self.rollouts_in_training else None
+        wanted = TrainingRollouts(self.num_completions, self.temperature, reference_urls=self.reference_urls)
+        return wanted if self.rollouts_in_training else None
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> torch.Tensor:
         """Make the sampled completions less likely."""

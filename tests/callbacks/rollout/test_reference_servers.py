@@ -9,25 +9,14 @@ import torch
 from benchmarks.fake_server import FakeServer
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from inference.vllm.client import ServerError
-from lightning_modules.doors import TrainingRollouts
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.support.questions import Learner, Questions
 
 
-class Scored(Learner):
-    """Wants its completions scored by servers."""
-
-    urls: tuple[str, ...] = ()
-
-    @property
-    def training_rollouts(self) -> TrainingRollouts:
-        return TrainingRollouts(self.num_completions, 1.0, reference_urls=self.urls)
-
-
-def learner(weights: Path, *servers: FakeServer) -> Scored:
-    module = Scored(str(weights))
-    module.urls = tuple(server.url for server in servers)
+def learner(weights: Path, *servers: FakeServer) -> Learner:
+    module = Learner(str(weights))
+    module.reference_urls = tuple(server.url for server in servers)
     return module
 
 
@@ -37,7 +26,7 @@ def servers(server_weights: Path):
         yield drawing, scoring
 
 
-def fit(tmp_path: Path, module: Scored, callback: VLLMRollout, count: int = 2, **settings):
+def fit(tmp_path: Path, module: Learner, callback: VLLMRollout, count: int = 2, **settings):
     run = trainer(tmp_path, callback, num_sanity_val_steps=0, **settings)
     run.fit(module, Questions(module.student.processor, count, 2))
     return run

@@ -17,7 +17,7 @@ from datamodules.batching.sampler import ResumableLoader
 from inference.server_pool import ServerPool
 from inference.vllm.client import ServerRefused
 from inference.vllm.pooled_server import ServersLost
-from inference.weight_transfer import transfer_session
+from inference.weight_transfer import nccl, transfer_session
 from inference.weight_transfer.gloo import GlooTransfer
 from inference.weight_transfer.ipc import IPCTransfer
 from inference.weight_transfer.nccl import NCCLTransfer
@@ -252,11 +252,27 @@ def test_sizes_and_limits_are_positive(settings):
 def test_ways_of_vllm_are_told_what_they_want_to_know():
     """No GPU here: what vLLM's factories are given is checked, not what they do with it."""
     weights = WeightStream({"large": HubTensor((3 * MIB,), torch.float32)}, lambda: iter(()))
-    info = NCCLTransfer("10.0.0.1", bucket_mib=16).init_info(SimpleNamespace(world_size=3), weights, 4321)
+    info = NCCLTransfer("10.0.0.1", bucket_mib=16).init_info(SimpleNamespace(world_size=3), 4321)
     assert (info.backend, info.rank, info.master_address, info.master_port) == ("nccl", 0, "10.0.0.1", 4321)
     assert (info.world_size, info.packed, info.packed_buffer_size_bytes) == (3, True, 16 * MIB)
     info = IPCTransfer(bucket_mib=4).init_info(weights)  # the largest weight must fit into the only bucket
     assert (info.backend, info.rank, info.packed, info.packed_buffer_size_bytes) == ("ipc", 0, True, 12 * MIB)
+
+
+def test_nccl_sends_what_the_step_has_left(monkeypatch: pytest.MonkeyPatch, weights: Weights):
+    """vLLM reads the weights on streams that do not wait for the optimizer's."""
+    told: list[str] = []
+    engine = SimpleNamespace(send_weights=lambda: told.append("sent"))
+    for name, stand_in in {
+        "current_device": lambda: 0,
+        "synchronize": lambda device: told.append(f"device {device} is done"),
+        "device": lambda device: contextlib.nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(nccl, "build_engine", lambda *_: engine)
+    receivers: Any = SimpleNamespace(world_size=2, problem=None)
+    NCCLTransfer().meet(receivers, WeightStream(weights.hub_shapes(), weights.hub_tensors)).send_weights()
+    assert told == ["device 0 is done", "sent"]
 
 
 def test_vllms_own_sender_takes_our_weights(weights: Weights):

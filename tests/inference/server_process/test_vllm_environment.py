@@ -184,14 +184,15 @@ def test_the_build_decides_where_it_computes(folder: Path, monkeypatch, installe
         return installed[name]
 
     monkeypatch.setattr(vllm_environment, "version", version)
-    for name in ("VLLM_TARGET_DEVICE", "TORCH_COMPILE_DISABLE", "VLLM_ENABLE_V1_MULTIPROCESSING"):
+    kept = ("VLLM_ENABLE_V1_MULTIPROCESSING", "THP_MEM_ALLOC_ENABLE")
+    for name in ("VLLM_TARGET_DEVICE", "TORCH_COMPILE_DISABLE", *kept):
         monkeypatch.delenv(name, raising=False)
     if target:
         monkeypatch.setenv("VLLM_TARGET_DEVICE", target)
     assert computes_on_cpu() is cpu
     assert ("--enforce-eager" in VLLMServer("none", log_file=folder / "log").command()) is cpu
     found = environment("none", folder, 1, 1)
-    assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found) is cpu
+    assert all((name in found) is cpu for name in kept)
     assert (found.get("TORCH_COMPILE_DISABLE") == "1") is cpu  # no compiler is needed
 
 

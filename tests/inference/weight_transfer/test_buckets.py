@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from inference.weight_transfer.buckets import announce, announced, cut, largest, pack, unpack
+from inference.weight_transfer.buckets import ALONE, announce, announced, cut, largest, pack, unpack
 from records.hub_files import HubTensor
 
 WEIGHTS = {
@@ -26,6 +26,7 @@ def test_cut():
     assert cut_bytes(6, a=6, b=1) == ["a", "b"]
     assert cut_bytes(6) == []
     assert cut_bytes(6, a=0, b=0) == ["ab"]
+    assert cut_bytes(4 * ALONE, a=1, b=ALONE, c=1, d=1) == ["a", "b", "cd"]
 
 
 def test_what_the_server_fuses_stays_together_where_it_fits():

@@ -1,4 +1,4 @@
-"""What one of two ranks holds in main memory beside the run while it writes and reads checkpoints of 0.4 GB."""
+"""What one of two ranks holds in main memory beside the run while it writes and reads checkpoints of 0.4 GB or more."""
 
 import ctypes
 import json
@@ -17,12 +17,12 @@ from torch.nn.utils import skip_init
 from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from tests.integration.ranks.sharded_memory_rank import Peak, anonymous
 
-LAYERS, WIDTH = 8, 2048
+LAYERS, WIDTH = int(os.environ.get("LAYERS", 8)), 2048
 M_MMAP_THRESHOLD = -3
 
 
 class Wide(lightning.LightningModule):
-    """Eight matrices of 16 MiB, a layer each."""
+    """Matrices of 16 MiB, a layer each; 64 of them are a model of 1 GB (``LAYERS=64``)."""
 
     def __init__(self) -> None:
         super().__init__()

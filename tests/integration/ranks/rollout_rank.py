@@ -48,10 +48,18 @@ def strategy(devices: int, sharded: int) -> Strategy | str:
 
 
 def main(
-    weights: str, url: str, devices: int, output: str, staleness: int = 0, sharded: int = 0, sent: bool = False
+    weights: str,
+    url: str,
+    devices: int,
+    output: str,
+    staleness: int = 0,
+    sharded: int = 0,
+    sent: bool = False,
+    reference_urls: tuple[str, ...] = (),
 ) -> None:
     """Train for three steps."""
     module = ShardedLearner(weights) if sharded else Learner(weights)
+    module.reference_urls = reference_urls
     rollouts = VLLMRollout(
         [url],
         max_new_tokens=6,
@@ -81,6 +89,9 @@ def main(
             "questions": [question.id for question in batch.questions],
             "ids": batch.completions.ids.tolist(),  # type: ignore[union-attr]
             "version": batch.completions.weight_version,  # type: ignore[union-attr]
+            "prompts": [ids[:size] for ids, size in zip(batch.prompt_ids.tolist(), batch.prompt_lengths, strict=True)],
+            "lengths": batch.completions.lengths.tolist(),  # type: ignore[union-attr]
+            "reference": batch.completions.reference_logprobs.tolist() if reference_urls else None,  # type: ignore[union-attr]
         }
         for batch in module.train_batches
     ]

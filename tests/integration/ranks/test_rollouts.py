@@ -1,5 +1,6 @@
 """Two ranks on the CPU: nobody samples before the weights have arrived, and both see what one rank would see."""
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -15,10 +16,17 @@ from tests.support.receiving_server import ReceivingServer
 
 
 def run(
-    server: FakeServer, devices: int, output: Path, staleness: int = 0, sharded: int = 0, sent: bool = False
+    server: FakeServer,
+    devices: int,
+    output: Path,
+    staleness: int = 0,
+    sharded: int = 0,
+    sent: bool = False,
+    references: tuple[str, ...] = (),
 ) -> list[list[dict]]:
     logs = output.with_suffix(".logs")
-    run_ranks(main, str(server.checkpoint), server.url, devices, str(output), staleness, sharded, sent, folder=logs)
+    more = (staleness, sharded, sent, references)
+    run_ranks(main, str(server.checkpoint), server.url, devices, str(output), *more, folder=logs)
     return read(output, devices)
 
 
@@ -76,10 +84,12 @@ def test_a_failed_push_ends_all_ranks(tmp_path: Path, server_weights: Path):
             run(server, 2, tmp_path / "out")
 
 
-def test_sharded_weights_reach_the_server(tmp_path: Path, server_weights: Path):
+def test_sharded_weights_reach_the_server_and_each_rank_has_its_own_completions_scored(
+    tmp_path: Path, server_weights: Path
+):
     """The first push is of what the server has: gathered from two ranks, every number is the same."""
     found = []
-    with FakeServer(server_weights) as server:
+    with FakeServer(server_weights) as server, FakeServer(server_weights) as scoring:
 
         def behave(route, body) -> None:
             folder = Path(body["kwargs"]["weights_path"]) if route == "/collective_rpc" else Path("probe")
@@ -88,7 +98,15 @@ def test_sharded_weights_reach_the_server(tmp_path: Path, server_weights: Path):
                 found.append({name: value for file in files for name, value in load_file(file).items()})
 
         server.behave = behave
-        run(server, 2, tmp_path / "two", sharded=1)
+        ranks = run(server, 2, tmp_path / "two", sharded=1, references=(scoring.url,))
+        assert scoring.pushes() == [] and len(scoring.generated) == 12 * 2  # each completion of each rank once
+        for batch in itertools.chain(*ranks):
+            groups = zip(batch["prompts"], batch["ids"], batch["lengths"], batch["reference"], strict=True)
+            for prompt, rows, lengths, scores in groups:
+                for ids, length, score in zip(rows, lengths, scores, strict=True):
+                    told = scoring._scores(prompt + ids[:length])[len(prompt) :]
+                    wanted = [row[str(token)]["logprob"] for row, token in zip(told, ids, strict=False)]
+                    assert score[:length] == pytest.approx(wanted) and wanted
     assert server.pushes() == ["run:0", "run:1", "run:2", "run:3"]
     expected = load_file(server_weights / "model.safetensors")
     assert found[0].keys() == expected.keys()

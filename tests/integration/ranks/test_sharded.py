@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from lightning_modules.models.checkpoints.sharded_checkpoint import ShardedCheckpoint
 from tests.integration.interruptions.test_sigkill import config
 from tests.support.ranks import run_ranks, stage, start_ranks
 from train import main
@@ -21,9 +22,12 @@ LORA = {
 }  # three rows on two ranks: two and one, on four: one has none
 
 
-def sharded(world: Path, root: Path, ranks: int, lora: bool = False, one_file: bool = False) -> dict[str, Any]:
+def sharded(
+    world: Path, root: Path, ranks: int, lora: bool = False, one_file: bool = False, copies: int = 1
+) -> dict[str, Any]:
     values = config("sft", world, root)
     values["model"]["init_args"].pop("lora")
+    values["model"]["init_args"]["sharding"] = {"replicas": copies}
     if lora:
         values["model"]["init_args"]["lora"] = LORA
     values["data"]["init_args"]["batch_size"] = GLOBAL_BATCH // ranks
@@ -111,11 +115,11 @@ def uninterrupted(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-def go_on(world: Path, killed_run: Path, expected: Path, ranks: int, lora: bool = False) -> None:
-    """Go on in a copy of what the killed run has left."""
+def go_on(world: Path, killed_run: Path, expected: Path, ranks: int, lora: bool = False, copies: int = 1) -> None:
+    """Go on in a copy of what the killed run has left, with so many copies of the weights."""
     root = killed_run.with_name(f"{killed_run.name}-{ranks}")
     shutil.copytree(killed_run, root)
-    fit(sharded(world, root, ranks, lora), root, "--ckpt_path", "last")
+    fit(sharded(world, root, ranks, lora, copies=copies), root, "--ckpt_path", "last")
     assert_same(root, expected, world)
     last = root / "checkpoints" / "last.ckpt"
     assert last.is_dir() == (ranks > 1) and [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
@@ -129,8 +133,15 @@ def test_killed_while_it_writes_and_resumed_on_two_ranks_and_on_one(
     left = sorted(path.name for path in (root / "checkpoints").iterdir())
     assert left == [".last.ckpt.partial", "last.ckpt"], "that of step 4 is not there, that of step 2 is"
     assert (root / "checkpoints" / ".last.ckpt.partial" / "__1_0.distcp").is_file()
-    for ranks in (2, 1):
-        go_on(world, root, uninterrupted, ranks)
+    go_on(world, root, uninterrupted, 2, copies=2)
+    go_on(world, root, uninterrupted, 1)
+    of_two_copies, expected = (
+        ShardedCheckpoint(run / "checkpoints" / "last.ckpt").whole()
+        for run in (root.with_name("killed-2"), uninterrupted)
+    )
+    torch.testing.assert_close(of_two_copies["state_dict"], expected["state_dict"], atol=1e-4, rtol=0)
+    states = [found["optimizer_states"][0]["state"] for found in (of_two_copies, expected)]
+    torch.testing.assert_close(*states, atol=1e-4, rtol=0)
 
 
 def test_it_is_exported_and_validated_on_one_device(uninterrupted: Path, world: Path, tmp_path: Path) -> None:
@@ -158,8 +169,15 @@ def test_it_is_exported_and_validated_on_one_device(uninterrupted: Path, world: 
 def test_killed_anywhere(uninterrupted: Path, world: Path, tmp_path: Path, kill: dict[str, Any]) -> None:
     root = tmp_path / "killed"
     killed(sharded(world, root, 2), root, kill)
-    for ranks in (2, 1):
-        go_on(world, root, uninterrupted, ranks)
+    go_on(world, root, uninterrupted, 2, copies=2)
+    go_on(world, root, uninterrupted, 1)
+    of_two_copies, expected = (
+        ShardedCheckpoint(run / "checkpoints" / "last.ckpt").whole()
+        for run in (root.with_name("killed-2"), uninterrupted)
+    )
+    torch.testing.assert_close(of_two_copies["state_dict"], expected["state_dict"], atol=1e-4, rtol=0)
+    states = [found["optimizer_states"][0]["state"] for found in (of_two_copies, expected)]
+    torch.testing.assert_close(*states, atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -79,10 +81,19 @@ def test_a_rank_holds_its_rows(weights: str, mesh, rank: int) -> None:
         assert torch.equal(value.to_local(), expected), name
 
 
-def test_a_rank_holds_its_rows_of_its_copy(weights: str, mesh) -> None:
+def test_a_rank_holds_its_rows_of_its_copy(weights: str, mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six ranks, two copies: the fifth is the second of the three that share the second copy."""
+    limits: list[timedelta | None] = []
+    new_group = distributed_c10d.new_group
+
+    def limited(*args, timeout: timedelta | None = None, **kwargs):
+        limits.append(timeout)
+        return new_group(*args, timeout=timeout, **kwargs)
+
+    monkeypatch.setattr(distributed_c10d, "new_group", limited)
     student = deferred(weights)
-    student.shard(copies_of(mesh(4, 6), 2))
+    student.shard(copies_of(mesh(4, 6), 2, timedelta(minutes=7)))
+    assert limits == [timedelta(minutes=7)] * 5  # two groups that share a copy, three that share the same rows
     whole = dict(Student(weights).named_parameters())
     for name, value in student.named_parameters():
         parts = list(whole[name].chunk(3))
