@@ -133,7 +133,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         urls = chosen.reference_urls
         self.reference_urls = tuple([urls] if isinstance(urls, str) else urls or ())
         self.reference: Student | None = None
-        if chosen.beta > 0 and chosen.lora is None and not self.reference_urls:
+        if chosen.beta > 0 and self.student.lora is None and not self.reference_urls:
             dtype = reference_type(chosen.reference_dtype, chosen.dtype, present_loading())
             attention = chosen.attn_implementation
             self.reference = Student(chosen.weights, dtype=dtype, attn_implementation=attention).eval()
