@@ -8,7 +8,9 @@ from typing import Any, Literal
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.prompts.questions import LETTERS
 from datamodules.reading.annotations import AnnotatedQuestion, RowError, stripped, take, take_label
+from datamodules.settings import DataSettings
 from runtime.errors import UserError
+from runtime.settings import takes
 
 _PLACE = re.compile(r"\{([^{}]+?)(\.stem)?\}")
 _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
@@ -41,6 +43,30 @@ class Columns:
     metadata: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoiceSettings(DataSettings):
+    """A benchmark, beside what is said in :class:`.settings.DataSettings`.
+
+    Attributes:
+        name: What the benchmark is called in the ids of questions.
+        annotations: The annotation file under ``root``.
+        columns: Which keys of a row hold what; by default ``id``, ``audio_path``, ``question``, ``choices``, ``answer``
+            and ``category``.
+        split: What the file's split is called in the ids of questions.
+    """
+
+    name: str
+    annotations: str
+    columns: Columns = Columns()
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for what, value in (("name", self.name), ("split", self.split)):
+            if not value or "/" in value:
+                raise UserError(f"data.{what} stands in the ids of questions: it must have no slash, found {value!r}")
+
+
 class MultipleChoiceDataModule(AudioQADataModule):
     """Questions of one annotation file, JSON or JSONL; validation, test and prediction go through the same file.
 
@@ -52,45 +78,22 @@ class MultipleChoiceDataModule(AudioQADataModule):
     number_repeated_ids = True
     left_aside = "open or about several clips"
 
-    def __init__(
-        self,
-        root: str,
-        name: str,
-        annotations: str,
-        columns: Columns | None = None,
-        split: str = "test",
-        **settings: Any,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: MultipleChoiceSettings
 
-        Args:
-            root: Folder with the benchmark as downloaded.
-            name: What the benchmark is called in the ids of questions.
-            annotations: The annotation file under ``root``.
-            columns: Which keys of a row hold what; null is ``id``, ``audio_path``, ``question``, ``choices``,
-                ``answer`` and ``category``.
-            split: What the file's split is called in the ids of questions.
-            **settings: What all datasets have in common: see AudioQADataModule.
-
-        Raises:
-            UserError: The name or the split is empty or has a slash.
-        """
-        super().__init__(root=root, **settings)
-        for what, value in (("name", name), ("split", split)):
-            if not value or "/" in value:
-                raise UserError(f"data.{what} stands in the ids of questions: it must have no slash, found {value!r}")
-        self.dataset = name
-        self.annotations = annotations
-        self.columns = columns or Columns()
-        self.split = split
+    @takes(MultipleChoiceSettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`MultipleChoiceSettings` does; nothing is read before ``setup``."""
+        chosen = MultipleChoiceSettings(*root, **settings)
+        self.dataset = chosen.name
+        self.describe(chosen)
 
     def split_of(self, role: Role) -> str | None:
         """Return the one split; nothing is for training."""
-        return None if role == "train" else self.split
+        return None if role == "train" else self.settings.split
 
     def annotation_file(self, split: str) -> Path:
         """Return the annotation file."""
-        return self.root / self.annotations
+        return self.root / self.settings.annotations
 
     def parse_row(self, row: dict[str, Any], split: str) -> AnnotatedQuestion | None:
         """Return a row in the terms of all datasets, or None for an open question and one about several clips.
@@ -98,7 +101,7 @@ class MultipleChoiceDataModule(AudioQADataModule):
         Raises:
             RowError: The row lacks something or has something of a wrong type.
         """
-        columns = self.columns
+        columns = self.settings.columns
         options = choices_of(row, columns.choices)
         media = [media_of(row, pattern) for pattern in _listed(columns.media)]
         if not options or None in media:

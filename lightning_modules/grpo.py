@@ -16,14 +16,16 @@ from typing_extensions import override
 from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.batching.host_arrays import to_device
 from lightning_modules.doors import GradedRollouts, TrainingRollouts
+from lightning_modules.models.checkpoints.loading import present_loading
 from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import AUTO, reference_type
 from lightning_modules.objectives.advantages import frac_reward_zero_std, group_relative_advantages
 from lightning_modules.objectives.losses import grpo_loss, importance_weights
 from lightning_modules.objectives.reward_checks import Reward, usable
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
-from lightning_modules.student_training import StudentTraining, bound_gradients, refuse_lost_gradients
+from lightning_modules.student_training import StudentTraining, TrainingSettings, bound_gradients, refuse_lost_gradients
 from runtime.errors import UserError, refuse_below
+from runtime.settings import takes
 
 
 @dataclass
@@ -49,6 +51,69 @@ class RolloutWork:
     old: list[Tensor] = field(default_factory=list)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GRPOSettings(TrainingSettings):
+    """Group-relative policy optimisation, beside what is said in :class:`.student_training.TrainingSettings`.
+
+    Attributes:
+        weights: The SFT policy: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint. It is both the
+            starting point and the reference of the KL term (with LoRA the model without its adapters, which is the
+            same).
+        lr: Peak learning rate of AdamW.
+        num_completions: G, completions sampled of each question.
+        temperature: Sampling temperature; log-probabilities are taken at the same temperature.
+        beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
+        epsilon: Clip range of the probability ratio.
+        num_iterations: Optimizer steps on each rollout batch.
+        micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
+            unless given.
+        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
+        reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given. Classes with
+            ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
+        reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters: float32,
+            bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of ``train.py``
+            on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
+        importance_sampling_cap: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
+            callback), each token's part of the objective is weighted by its probability under the present policy over
+            that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
+        reference_urls: Servers that hold ``weights`` and score each completion, in place of a reference here: that
+            frees its memory and its forward pass. Needs callbacks.VLLMRollout and temperature 1, which servers score
+            at. Start one with ``python -m inference.vllm_server --model`` and ``weights``; none of them may be among
+            the rollout servers.
+    """
+
+    lr: float = 1e-6
+    num_completions: int = 8
+    temperature: float = 1.0
+    beta: float = 0.04
+    epsilon: float = 0.2
+    num_iterations: int = 1
+    micro_batch_size: int | None = None
+    max_grad_norm: float = 1.0
+    reward_functions: list[Reward] | None = None
+    reference_dtype: str | None = AUTO
+    importance_sampling_cap: float = 2.0
+    reference_urls: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_below(2, "model.", num_completions=self.num_completions)
+        refuse_below(1, "model.", num_iterations=self.num_iterations, micro_batch_size=self.micro_batch_size)
+        if self.importance_sampling_cap < 1:
+            raise UserError(
+                f"model.importance_sampling_cap is {self.importance_sampling_cap}: below 1 it would cut on-policy "
+                "tokens too"
+            )
+        if self.temperature <= 0:
+            raise UserError(f"model.temperature is {self.temperature}: GRPO samples, so it must be above 0")
+        if self.reference_urls and self.temperature != 1:
+            raise UserError(
+                f"model.temperature is {self.temperature} and model.reference_urls names servers: they score given "
+                "tokens at temperature 1 only, so that the KL term would compare two temperatures; set "
+                "model.temperature to 1, or leave model.reference_urls out, and the reference is computed here"
+            )
+
+
 class GRPOModule(StudentTraining, GradedRollouts):
     """Learns from rewards of its own completions, held near the SFT policy by a KL term.
 
@@ -56,85 +121,22 @@ class GRPOModule(StudentTraining, GradedRollouts):
     It is used for ``num_iterations`` optimizer steps; within a step gradients are accumulated over micro-batches.
     """
 
-    def __init__(
-        self,
-        weights: str,
-        lr: float = 1e-6,
-        num_completions: int = 8,
-        temperature: float = 1.0,
-        beta: float = 0.04,
-        epsilon: float = 0.2,
-        num_iterations: int = 1,
-        micro_batch_size: int | None = None,
-        max_grad_norm: float = 1.0,
-        reward_functions: list[Reward] | None = None,
-        reference_dtype: str | None = AUTO,
-        importance_sampling_cap: float = 2.0,
-        reference_urls: list[str] | None = None,
-        **training: Any,
-    ) -> None:
-        """Load policy and reference.
+    settings: GRPOSettings
 
-        Args:
-            weights: The SFT policy: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint. It is both the
-                starting point and the reference of the KL term (with LoRA the model without its adapters, which is the
-                same).
-            lr: Peak learning rate of AdamW.
-            num_completions: G, completions sampled of each question.
-            temperature: Sampling temperature; log-probabilities are taken at the same temperature.
-            beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
-            epsilon: Clip range of the probability ratio.
-            num_iterations: Optimizer steps on each rollout batch.
-            micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
-                unless given.
-            max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
-            reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given. Classes with
-                ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
-            reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters:
-                float32, bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of
-                ``train.py`` on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
-            importance_sampling_cap: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
-                callback), each token's part of the objective is weighted by its probability under the present policy
-                over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
-            reference_urls: Servers that hold ``weights`` and score each completion, in place of a reference here: that
-                frees its memory and its forward pass. Needs callbacks.VLLMRollout and temperature 1, which servers
-                score at. Start one with ``python -m inference.vllm_server --model`` and ``weights``; none of them may
-                be among the rollout servers.
-            **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
-                ``allow_low_precision_weights``, ``optimizer``: see StudentTraining), how it is loaded (``lora``,
-                ``dtype``, ``attn_implementation``, ``gradient_checkpointing``, ``activation_offload``,
-                ``freeze_audio_tower``: see Student) and spread over ranks (``sharding``: see AudioQAModule).
-        """
-        super().__init__(weights, lr, **training)
-        refuse_below(2, "model.", num_completions=num_completions)
-        refuse_below(1, "model.", num_iterations=num_iterations, micro_batch_size=micro_batch_size)
-        if importance_sampling_cap < 1:
-            raise UserError(
-                f"model.importance_sampling_cap is {importance_sampling_cap}: below 1 it would cut on-policy tokens too"
-            )
-        if temperature <= 0:
-            raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
-        if reference_urls and temperature != 1:
-            raise UserError(
-                f"model.temperature is {temperature} and model.reference_urls names servers: they score given tokens "
-                "at temperature 1 only, so that the KL term would compare two temperatures; set model.temperature to "
-                "1, or leave model.reference_urls out, and the reference is computed here"
-            )
+    @takes(GRPOSettings)
+    def __init__(self, *weights: Any, **settings: Any) -> None:
+        """Load policy and reference, as :class:`GRPOSettings` describes."""
+        chosen = GRPOSettings(*weights, **settings)
+        super().__init__(chosen)
         self.automatic_optimization = False
-        self.num_completions = num_completions
-        self.temperature = temperature
-        self.beta = beta
-        self.epsilon = epsilon
-        self.num_iterations = num_iterations
-        self.micro_batch_size = micro_batch_size
-        self.max_grad_norm = max_grad_norm
-        self.importance_sampling_cap = importance_sampling_cap
-        self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
+        self.reward_functions = usable(chosen.reward_functions or [AccuracyReward(), FormatReward()])
+        urls = chosen.reference_urls
+        self.reference_urls = tuple([urls] if isinstance(urls, str) else urls or ())
         self.reference: Student | None = None
-        self.reference_urls = tuple([reference_urls] if isinstance(reference_urls, str) else reference_urls or ())
-        if beta > 0 and self.student.lora is None and not self.reference_urls:
-            dtype = reference_type(reference_dtype, self.student.dtype)
-            self.reference = Student(weights, dtype=dtype, attn_implementation=self.student.attn_implementation).eval()
+        if chosen.beta > 0 and self.student.lora is None and not self.reference_urls:
+            dtype = reference_type(chosen.reference_dtype, chosen.dtype, present_loading())
+            attention = chosen.attn_implementation
+            self.reference = Student(chosen.weights, dtype=dtype, attn_implementation=attention).eval()
             self.reference.requires_grad_(False)
         self.last_rewards: dict[str, Tensor] = {}
         self.last_advantages: Tensor | None = None
@@ -150,8 +152,10 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @property
     @override
     def training_rollouts(self) -> TrainingRollouts:
-        wanted = self.reference_urls if self.beta > 0 else ()
-        return TrainingRollouts(self.num_completions, self.temperature, self.num_iterations, wanted)
+        wanted = self.reference_urls if self.settings.beta > 0 else ()
+        return TrainingRollouts(
+            self.settings.num_completions, self.settings.temperature, self.settings.num_iterations, wanted
+        )
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Grade the rollouts, then take ``num_iterations`` optimizer steps on Eq. 2."""
@@ -168,8 +172,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
         lr = scheduler.get_last_lr()[0]
         first_step = self.global_step
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        norms = [self._update(work, sums) for _ in range(self.num_iterations)]
-        metrics = {name: value / self.num_iterations for name, value in sums.items()}
+        norms = [self._update(work, sums) for _ in range(self.settings.num_iterations)]
+        metrics = {name: value / self.settings.num_iterations for name, value in sums.items()}
         real = to_device(rollouts.places(), self.device)
         metrics["train/sampling_logp_difference"] = (
             (rollouts.logprobs - torch.cat(work.old)).abs().flatten()[real].mean()
@@ -192,7 +196,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
         assert self.last_advantages is not None
         advantages = to_device(self.last_advantages, self.device)
-        rows = self.micro_batch_size or len(batch)
+        rows = self.settings.micro_batch_size or len(batch)
         slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         micro_batches = [batch[s] for s in slices]
         frozen_audio = self.student.audio_tower_frozen
@@ -232,7 +236,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
     def _backward(self, work: RolloutWork, index: int) -> dict[str, Tensor]:
         """Add a micro-batch's gradients to those of the coming optimizer step; returns its part of the metrics."""
         micro, frozen, share = work.micro_batches[index], work.reference[index], work.shares[index]
-        scores = self.student.completion_logprobs(micro, self.temperature, audio=work.audio[index])
+        scores = self.student.completion_logprobs(micro, self.settings.temperature, audio=work.audio[index])
         if index == len(work.old):
             work.old.append(scores.logprobs.detach())
         mask = micro.completions.mask  # type: ignore[union-attr]
@@ -243,8 +247,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
             scores.logprobs.detach() if frozen is None else frozen,
             work.advantages[index],
             mask,
-            self.epsilon,
-            self.beta,
+            self.settings.epsilon,
+            self.settings.beta,
             responses=work.completions,
             importance=importance,
         )
@@ -264,7 +268,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @torch.no_grad()
     def _reference_logprobs(self, batch: AudioQABatch, audio: Tensor | None) -> Tensor | None:
         """Log-probabilities under the SFT policy, or None when the KL term is off."""
-        if self.beta == 0:
+        if self.settings.beta == 0:
             return None
         if self.reference_urls:
             scored = batch.completions.reference_logprobs if batch.completions is not None else None
@@ -276,7 +280,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             return scored
         inside = self.reference is None
         policy = self.reference or self.student
-        return policy.completion_logprobs(batch, self.temperature, inside, audio, entropy=False).logprobs
+        return policy.completion_logprobs(batch, self.settings.temperature, inside, audio, entropy=False).logprobs
 
     def _importance(self, batch: AudioQABatch, old: Tensor) -> tuple[Tensor | None, Tensor]:
         """Weights of rollouts that an earlier policy sampled, and the share that was truncated."""
@@ -284,12 +288,14 @@ class GRPOModule(StudentTraining, GradedRollouts):
         assert done is not None and done.logprobs is not None
         if not done.stale:
             return None, old.new_zeros(())
-        return importance_weights(old, done.logprobs, done.mask, self.importance_sampling_cap)
+        return importance_weights(old, done.logprobs, done.mask, self.settings.importance_sampling_cap)
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Scale the gradients down to ``max_grad_norm``; by now float16's scaler has undone its scaling."""
-        self._grad_norm = bound_gradients([p for _, p in self.student.trainable_parameters()], self.max_grad_norm)
+        self._grad_norm = bound_gradients(
+            [p for _, p in self.student.trainable_parameters()], self.settings.max_grad_norm
+        )
 
     def _rollout_metrics(self, rollouts: Completions, rewards: Tensor) -> dict[str, float]:
         """What is known of the rollouts in main memory."""

@@ -14,8 +14,7 @@ from benchmarks.gpu.work import Record, Work
 from benchmarks.measuring.trainer_fit import fit
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.adapters import LoRASettings
-from lightning_modules.models.checkpoints.shapes_only import shapes_only
-from lightning_modules.models.weight_types import frozen_in_bfloat16
+from lightning_modules.models.checkpoints.loading import loading
 from lightning_modules.sft import SFTModule
 from planning.fake_batch import fake_batch
 from planning.machine import Machine
@@ -79,7 +78,7 @@ def peak_of(work: Work, device: Device, stage: Stage, folder: str) -> dict[str, 
     options = {k: v for k, v in stage.options.items() if k not in ("weights", "lora")}
     kind = GRPOModule if stage.is_grpo else SFTModule
     low = work.dtype == "bfloat16"
-    with shapes_only(lambda _: Path(folder)), frozen_in_bfloat16(low), torch.device(work.device):
+    with loading(shapes_of=lambda _: Path(folder), frozen_in_bfloat16=low), torch.device(work.device):
         module = kind(folder, lora=LoRASettings(rank=8, alpha=16), **options)
     fill(module)
     sizes = dataclasses.asdict(stage.lengths)

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.audio_qa import StudentModule
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.checkpoints.deferred_weights import TensorPlace
 from lightning_modules.models.checkpoints.sharded_checkpoint import (
@@ -25,8 +25,8 @@ def export_checkpoint(make: Callable[[bool], Any], in_bfloat16: bool, path: Path
     """Write the directory that a run would have exported at a checkpoint; no more than one weight is in memory.
 
     Args:
-        make: Makes the run's module without weights (``weights_deferred``), the types of frozen ones as they are with
-            ``frozen_in_bfloat16`` of its argument.
+        make: Makes the run's module without weights (``loading(deferred=True)``), the types of frozen ones as they are
+            with ``frozen_in_bfloat16`` set to its argument.
         in_bfloat16: The argument that the run is likely to have had; where the frozen weights are not those of the
             checkpoint then, it was the other one.
         path: The checkpoint, of one file or of many.
@@ -47,7 +47,7 @@ def export_checkpoint(make: Callable[[bool], Any], in_bfloat16: bool, path: Path
 
     for low in (in_bfloat16, not in_bfloat16):
         module = make(low)
-        if not isinstance(module, AudioQAModule):
+        if not isinstance(module, StudentModule):
             raise CheckpointError(f"{type(module).__name__} has no student that could be exported")
         places |= _places(module)
         module._frozen = frozen_weights.fingerprint(module, read)
@@ -79,7 +79,7 @@ def _open(path: Path) -> tuple[Mapping[str, Any], Callable[[str], Tensor], set[s
     return values, weights.__getitem__, set(weights)
 
 
-def _places(module: AudioQAModule) -> dict[str, TensorPlace]:
+def _places(module: StudentModule) -> dict[str, TensorPlace]:
     """Return where each weight that has not been read is, by its name in the module."""
     places = {}
     for prefix, part in module.named_modules():

@@ -113,7 +113,7 @@ def test_published_formats(
         (question,) = data.questions("test")
     assert question.id == f"{name}/test/{row[key]}" and question.media == clip
     assert (question.category, question.options, question.answer_text) == wanted
-    assert set(question.metadata) == set(data.columns.metadata)
+    assert set(question.metadata) == set(data.settings.columns.metadata)
     assert len(data.load(question)) == 16_000
     (found,) = map(json.loads, (tmp_path / f"{name}-report" / f"{name}-test.bad.jsonl").read_text().splitlines())
     assert found["row"] == 2 and found["file"].endswith(annotations) and "'question' is missing" in found["reason"]
@@ -129,7 +129,7 @@ def test_open_questions_and_several_clips_are_counted(tmp_path: Path, caplog: py
         MMAU_PRO | {"question": "Which one enters first?"},
     ]
     written(tmp_path, "rows.jsonl", rows, "data/a1.wav")
-    data = MultipleChoiceDataModule(str(tmp_path), "pro", "rows.jsonl", split="v2", num_workers=1)
+    data = MultipleChoiceDataModule(str(tmp_path), name="pro", annotations="rows.jsonl", split="v2", num_workers=1)
     with caplog.at_level("INFO"):
         found = data.questions("test")
     assert [question.id for question in found] == ["pro/v2/a1", "pro/v2/unlabelled", "pro/v2/a1/2"]
@@ -186,10 +186,10 @@ def test_a_path_cannot_leave_the_folder(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     written(tmp_path / "root", "rows.json", [MMAR | {"audio_path": "../secret/a.wav"}])
     with pytest.raises(UserError, match=r"no usable question remains: .*unsafe path"):
-        MultipleChoiceDataModule(str(tmp_path / "root"), "x", "rows.json").questions("test")
+        MultipleChoiceDataModule(str(tmp_path / "root"), name="x", annotations="rows.json").questions("test")
 
 
 @pytest.mark.parametrize(("name", "split"), [("a/b", "test"), ("", "test"), ("a", "b/c")])
 def test_names_stand_in_ids(tmp_path: Path, name: str, split: str) -> None:
     with pytest.raises(UserError, match="must have no slash"):
-        MultipleChoiceDataModule(str(tmp_path), name, "rows.json", split=split)
+        MultipleChoiceDataModule(str(tmp_path), name=name, annotations="rows.json", split=split)
