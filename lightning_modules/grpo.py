@@ -1,6 +1,7 @@
 """Group-relative policy optimisation against the teacher's answers (paper, section 3.3, Eq. 2)."""
 
 import contextlib
+import logging
 import math
 import time
 from collections import defaultdict
@@ -18,12 +19,18 @@ from datamodules.batching.host_arrays import to_device
 from lightning_modules.doors import GradedRollouts, TrainingRollouts
 from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import AUTO, reference_type
-from lightning_modules.objectives.advantages import frac_reward_zero_std, group_relative_advantages
-from lightning_modules.objectives.losses import grpo_loss, importance_weights
-from lightning_modules.objectives.reward_checks import Reward, usable
+from lightning_modules.objectives.advantages import GDPO, frac_reward_zero_std, weighted_sum
+from lightning_modules.objectives.averages import Counts
+from lightning_modules.objectives.kl import K1
+from lightning_modules.objectives.objective import Objective, Policies
+from lightning_modules.objectives.reward_checks import Reward, usable, weights_of
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
+from lightning_modules.reference_refresh import ReferenceRefresh
 from lightning_modules.student_training import StudentTraining, bound_gradients, refuse_lost_gradients
 from runtime.errors import UserError, refuse_below
+
+log = logging.getLogger("lightning.pytorch.grpo")  # below Lightning's logger, so that it is seen
+_OBJECTIVE = Objective()
 
 
 @dataclass
@@ -33,10 +40,10 @@ class RolloutWork:
     Attributes:
         micro_batches: Questions with their rollouts.
         shares: Part of the batch's questions that each has.
-        advantages: Advantages of its completions ``[b, G]``.
+        advantages: Advantages of its completions ``[b, G]``, or of their tokens ``[b, G, C]``.
         audio: Its audio where the tower is frozen, encoded once.
         reference: Log-probabilities under the SFT policy ``[b, G, C]``; None where the KL term is off.
-        completions: B * G, completions of the whole batch.
+        counts: What the whole batch holds.
         old: Log-probabilities under the policy before the first step ``[b, G, C]``, which the first step adds.
     """
 
@@ -45,12 +52,12 @@ class RolloutWork:
     advantages: list[Tensor]
     audio: list[Tensor | None]
     reference: list[Tensor | None]
-    completions: int
+    counts: Counts
     old: list[Tensor] = field(default_factory=list)
 
 
 class GRPOModule(StudentTraining, GradedRollouts):
-    """Learns from rewards of its own completions, held near the SFT policy by a KL term.
+    """Learns from rewards of its own completions, held near the SFT policy by a KL term (Eq. 2, or another objective).
 
     One training batch is one rollout batch: B questions for which a rollout callback has sampled G completions each.
     It is used for ``num_iterations`` optimizer steps; within a step gradients are accumulated over micro-batches.
@@ -63,14 +70,14 @@ class GRPOModule(StudentTraining, GradedRollouts):
         num_completions: int = 8,
         temperature: float = 1.0,
         beta: float = 0.04,
-        epsilon: float = 0.2,
         num_iterations: int = 1,
         micro_batch_size: int | None = None,
         max_grad_norm: float = 1.0,
         reward_functions: list[Reward] | None = None,
         reference_dtype: str | None = AUTO,
-        importance_sampling_cap: float = 2.0,
         reference_urls: list[str] | None = None,
+        objective: Objective = _OBJECTIVE,
+        reference_refresh: ReferenceRefresh | None = None,
         **training: Any,
     ) -> None:
         """Load policy and reference.
@@ -83,7 +90,6 @@ class GRPOModule(StudentTraining, GradedRollouts):
             num_completions: G, completions sampled of each question.
             temperature: Sampling temperature; log-probabilities are taken at the same temperature.
             beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
-            epsilon: Clip range of the probability ratio.
             num_iterations: Optimizer steps on each rollout batch.
             micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
                 unless given.
@@ -93,13 +99,12 @@ class GRPOModule(StudentTraining, GradedRollouts):
             reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters:
                 float32, bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of
                 ``train.py`` on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
-            importance_sampling_cap: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
-                callback), each token's part of the objective is weighted by its probability under the present policy
-                over that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
             reference_urls: Servers that hold ``weights`` and score each completion, in place of a reference here: that
                 frees its memory and its forward pass. Needs callbacks.VLLMRollout and temperature 1, which servers
                 score at. Start one with ``python -m inference.vllm_server --model`` and ``weights``; none of them may
                 be among the rollout servers.
+            objective: What is maximised, Eq. 2 unless its parts are replaced; see Objective and docs/objectives.md.
+            reference_refresh: Have the reference follow the policy; by default it stays the SFT policy.
             **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
                 ``allow_low_precision_weights``, ``optimizer``: see StudentTraining), how it is loaded (``lora``,
                 ``dtype``, ``attn_implementation``, ``gradient_checkpointing``, ``activation_offload``,
@@ -108,10 +113,6 @@ class GRPOModule(StudentTraining, GradedRollouts):
         super().__init__(weights, lr, **training)
         refuse_below(2, "model.", num_completions=num_completions)
         refuse_below(1, "model.", num_iterations=num_iterations, micro_batch_size=micro_batch_size)
-        if importance_sampling_cap < 1:
-            raise UserError(
-                f"model.importance_sampling_cap is {importance_sampling_cap}: below 1 it would cut on-policy tokens too"
-            )
         if temperature <= 0:
             raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
         if reference_urls and temperature != 1:
@@ -124,19 +125,31 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.num_completions = num_completions
         self.temperature = temperature
         self.beta = beta
-        self.epsilon = epsilon
         self.num_iterations = num_iterations
         self.micro_batch_size = micro_batch_size
         self.max_grad_norm = max_grad_norm
-        self.importance_sampling_cap = importance_sampling_cap
         self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
+        self.objective = objective
+        self._reward_weights = weights_of(self.reward_functions, objective.reward_weights)
+        self._check_kl()
         self.reference: Student | None = None
         self.reference_urls = tuple([reference_urls] if isinstance(reference_urls, str) else reference_urls or ())
+        self.reference_refresh = reference_refresh
         if beta > 0 and self.student.lora is None and not self.reference_urls:
+            if reference_dtype == AUTO and reference_refresh is not None and reference_refresh.share < 1:
+                reference_dtype = None  # an average needs the policy's
             dtype = reference_type(reference_dtype, self.student.dtype)
             self.reference = Student(weights, dtype=dtype, attn_implementation=self.student.attn_implementation).eval()
             self.reference.requires_grad_(False)
+        if reference_refresh is not None:
+            if self.reference is None:
+                raise UserError(
+                    "model.reference_refresh changes a reference that is kept here: it needs model.beta above 0, no "
+                    "model.reference_urls, and no model.lora, with which the reference is the model without adapters"
+                )
+            reference_refresh.refuse_rounding(self.reference)
         self.last_rewards: dict[str, Tensor] = {}
+        self.last_totals: Tensor | None = None
         self.last_advantages: Tensor | None = None
         self._grad_norm = torch.zeros(())
 
@@ -162,7 +175,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             )
         self.refuse_lost_scale()
         begun = time.perf_counter()
-        rewards = self._reward(batch)
+        self._reward(batch)
         work = self._prepare(batch)
         scheduler: Any = self.lr_schedulers()
         lr = scheduler.get_last_lr()[0]
@@ -171,40 +184,71 @@ class GRPOModule(StudentTraining, GradedRollouts):
         norms = [self._update(work, sums) for _ in range(self.num_iterations)]
         metrics = {name: value / self.num_iterations for name, value in sums.items()}
         real = to_device(rollouts.places(), self.device)
+        if self.reference_refresh is not None and self.reference_refresh.due(first_step, self.global_step):
+            assert self.reference is not None
+            self.reference_refresh.refresh(self.reference, self.student)
         metrics["train/sampling_logp_difference"] = (
             (rollouts.logprobs - torch.cat(work.old)).abs().flatten()[real].mean()
         )
         logged = self._fetch(metrics, norms, first_step)
-        logged |= self._rollout_metrics(rollouts, rewards)
+        logged |= self._rollout_metrics(rollouts)
         logged |= {"lr": lr, "time/learner": time.perf_counter() - begun}
         self.log_dict(logged, sync_dist=True, batch_size=len(batch))
         self.log("reward", logged["train/reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return None
 
-    def _reward(self, batch: AudioQABatch) -> Tensor:
-        """Reward the rollouts ``[B, G]``, in main memory, where they are logged from, and compare them in groups."""
+    def _reward(self, batch: AudioQABatch) -> None:
+        """Reward the rollouts, in main memory, where they are logged from."""
         self.last_rewards = self.compute_rewards(batch)
-        rewards = torch.stack(list(self.last_rewards.values())).sum(0)
-        self.last_advantages = group_relative_advantages(rewards)
-        return rewards
+        self.last_totals = weighted_sum(torch.stack(list(self.last_rewards.values())), self._reward_weights)
 
     def _prepare(self, batch: AudioQABatch) -> RolloutWork:
         """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
-        assert self.last_advantages is not None
-        advantages = to_device(self.last_advantages, self.device)
         rows = self.micro_batch_size or len(batch)
         slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         micro_batches = [batch[s] for s in slices]
         frozen_audio = self.student.audio_tower_frozen
         audio = [self.student.encode_audio(micro) if frozen_audio else None for micro in micro_batches]
+        reference = [self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)]
+        self.last_advantages = self._compare(micro_batches, reference)
+        advantages = to_device(self.last_advantages, self.device)
         return RolloutWork(
             micro_batches=micro_batches,
             shares=[len(micro) / len(batch) for micro in micro_batches],
             advantages=[advantages[s] for s in slices],
             audio=audio,
-            reference=[self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)],
-            completions=advantages.numel(),
+            reference=reference,
+            counts=self._count(batch),
         )
+
+    def _compare(self, micro_batches: list[AudioQABatch], reference: list[Tensor | None]) -> Tensor:
+        """Make advantages ``[B, G]`` of the rewards, of which the KL term may be one; in main memory."""
+        rewards, weights = torch.stack(list(self.last_rewards.values())), self._reward_weights
+        if self.objective.kl.in_reward and self.beta > 0:
+            distance = torch.cat([self._distance(m, r) for m, r in zip(micro_batches, reference, strict=True)])
+            rewards = torch.cat([rewards, distance.cpu()[None]])
+            weights = torch.cat([weights, torch.tensor([-self.beta])])
+        return self.objective.advantages(rewards, weights, self._mean_over_ranks)
+
+    def _distance(self, batch: AudioQABatch, reference: Tensor | None) -> Tensor:
+        """Estimate how far the policy that sampled is from the reference, summed over tokens ``[b, G]``."""
+        done = batch.completions
+        assert done is not None and done.logprobs is not None and reference is not None
+        return self.objective.kl(done.logprobs, reference).masked_fill(~done.mask, 0.0).sum(-1)
+
+    def _count(self, batch: AudioQABatch) -> Counts:
+        """Count what the loss is averaged over before it is cut up; ranks count their tokens together."""
+        done = batch.completions
+        assert done is not None
+        if not self.objective.average.of_all_tokens:
+            return Counts(done.lengths.size)
+        counted = done.lengths[done.finished] if self.objective.mask_truncated else done.lengths
+        mean = self._mean_over_ranks(torch.tensor(float(counted.sum())))
+        return Counts(done.lengths.size, to_device(mean.clamp(min=1e-6), self.device))  # nothing at all gives 0
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        mean: Tensor = self.trainer.strategy.reduce(to_device(value, self.device), reduce_op="mean")
+        return mean.to(value.device)
 
     def _update(self, work: RolloutWork, sums: dict[str, Tensor]) -> Tensor:
         """Take one optimizer step on Eq. 2 over a batch.
@@ -232,29 +276,33 @@ class GRPOModule(StudentTraining, GradedRollouts):
     def _backward(self, work: RolloutWork, index: int) -> dict[str, Tensor]:
         """Add a micro-batch's gradients to those of the coming optimizer step; returns its part of the metrics."""
         micro, frozen, share = work.micro_batches[index], work.reference[index], work.shares[index]
-        scores = self.student.completion_logprobs(micro, self.temperature, audio=work.audio[index])
+        bonus = self.objective.entropy != 0
+        scores = self.student.completion_logprobs(
+            micro, self.temperature, audio=work.audio[index], entropy_gradient=bonus
+        )
         if index == len(work.old):
             work.old.append(scores.logprobs.detach())
-        mask = micro.completions.mask  # type: ignore[union-attr]
-        importance, truncated = self._importance(micro, work.old[index])
-        terms = grpo_loss(
-            scores.logprobs,
-            work.old[index],
-            scores.logprobs.detach() if frozen is None else frozen,
+        done = micro.completions
+        assert done is not None
+        mask = counted = done.mask
+        if self.objective.mask_truncated:
+            counted = mask & to_device(done.finished, mask.device)[..., None]
+        importance, held_back = self._importance(done, work.old[index])
+        terms = self.objective.terms(
+            Policies(scores.logprobs, work.old[index], frozen, scores.entropy if bonus else None),
             work.advantages[index],
-            mask,
-            self.epsilon,
+            counted,
             self.beta,
-            responses=work.completions,
-            importance=importance,
+            work.counts,
+            importance,
         )
         self.manual_backward(terms.loss)
         return {
             "train/loss": terms.loss.detach(),
             "train/kl": terms.kl * share,
             "train/clip_ratio": terms.clip_ratio * share,
-            "train/entropy": scores.entropy.sum() / mask.sum().clamp(min=1) * share,
-            "train/importance_truncated": truncated * share,
+            "train/entropy": scores.entropy.detach().sum() / mask.sum().clamp(min=1) * share,
+            f"train/{self.objective.importance.metric}": held_back * share,
         }
 
     def compute_rewards(self, batch: AudioQABatch) -> dict[str, Tensor]:
@@ -278,21 +326,41 @@ class GRPOModule(StudentTraining, GradedRollouts):
         policy = self.reference or self.student
         return policy.completion_logprobs(batch, self.temperature, inside, audio, entropy=False).logprobs
 
-    def _importance(self, batch: AudioQABatch, old: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Weights of rollouts that an earlier policy sampled, and the share that was truncated."""
-        done = batch.completions
-        assert done is not None and done.logprobs is not None
-        if not done.stale:
+    def _importance(self, done: Completions, old: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Weights of tokens that another policy sampled, and the share that was held back."""
+        assert done.logprobs is not None
+        if not (done.stale or self.objective.importance.always):
             return None, old.new_zeros(())
-        return importance_weights(old, done.logprobs, done.mask, self.importance_sampling_cap)
+        return self.objective.importance(old, done.logprobs, done.mask)
+
+    def _check_kl(self) -> None:
+        """Refuse a KL term that would be lost, and say where one does nothing."""
+        kl = self.objective.kl
+        if self.beta > 0 and kl.in_reward and isinstance(self.objective.advantages, GDPO):
+            raise UserError(
+                "model.objective: GDPO brings each reward to the same scale, the KL term too, so that model.beta would "
+                "have no effect: set kl's in_reward to false, or use other advantages"
+            )
+        if self.beta > 0 and isinstance(kl, K1) and not kl.in_reward:
+            log.warning("model.objective.kl: the gradient of k1 in the loss is zero on average; set its in_reward")
+
+    @override
+    def checkpoint_names(self) -> set[str]:
+        """Return the names of the weights that change: the trained ones, and the reference's where it is refreshed."""
+        if self.reference_refresh is None:
+            return super().checkpoint_names()
+        moved = {name for name, _ in self.named_parameters() if name.startswith("reference.")}
+        return super().checkpoint_names() | moved
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Scale the gradients down to ``max_grad_norm``; by now float16's scaler has undone its scaling."""
         self._grad_norm = bound_gradients([p for _, p in self.student.trainable_parameters()], self.max_grad_norm)
 
-    def _rollout_metrics(self, rollouts: Completions, rewards: Tensor) -> dict[str, float]:
+    def _rollout_metrics(self, rollouts: Completions) -> dict[str, float]:
         """What is known of the rollouts in main memory."""
+        rewards = self.last_totals
+        assert rewards is not None
         parts = {f"train/reward/{name}": value.mean() for name, value in self.last_rewards.items()}
         whole = {
             "train/reward": rewards.mean(),

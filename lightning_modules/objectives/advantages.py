@@ -53,7 +53,7 @@ class GroupCentred(Advantages):
 class GDPO(Advantages):
     """Each reward normalised in its group by itself, their weighted sum by its deviation over the batch of all ranks.
 
-    Liu et al., 2026, arXiv:2601.05242, Eq. 4 to 7. Summed before, rewards (2, 0) and (1, 1) would be the same. The mean
+    Liu et al., 2026, arXiv:2601.05242. Summed before, rewards (2, 0) and (1, 1) would be the same. The mean
     over the batch, which the paper subtracts too, is 0: that of each group is.
     """
 

@@ -33,7 +33,7 @@ class KL(ABC):
 
 @dataclass(frozen=True)
 class K1(KL):
-    """``log policy - log reference``: unbiased, of either sign; for the reward. In the loss it pulls nowhere on average."""
+    """``log policy - log reference``: unbiased, of either sign; for the reward, as in the loss it pulls nowhere."""
 
     in_reward: bool = False
 

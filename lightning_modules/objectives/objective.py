@@ -1,4 +1,4 @@
-"""What is maximised: a policy term, a KL term and an entropy bonus, averaged over tokens; Eq. 2 unless told otherwise."""
+"""What is maximised: a policy term, a KL term and an entropy bonus, averaged over tokens; by default Eq. 2."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,14 +65,14 @@ class Objective:
             TokenTruncation, TokenMask, SequenceTruncation or SequenceMask.
     """
 
-    policy: PolicyTerm = ClippedRatio()
-    average: Average = ResponseMean()
-    advantages: Advantages = GroupNormalised()
+    policy: PolicyTerm = field(default_factory=ClippedRatio)
+    average: Average = field(default_factory=ResponseMean)
+    advantages: Advantages = field(default_factory=GroupNormalised)
     reward_weights: Mapping[str, float] = field(default_factory=dict)
-    kl: KL = K3()
+    kl: KL = field(default_factory=K3)
     entropy: float = 0.0
     mask_truncated: bool = False
-    importance: Importance = TokenTruncation()
+    importance: Importance = field(default_factory=TokenTruncation)
 
     def terms(
         self,

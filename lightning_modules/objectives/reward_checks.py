@@ -3,8 +3,11 @@
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from records.records import Question
 from runtime.errors import UserError
@@ -67,6 +70,25 @@ def usable(functions: Sequence[Any]) -> list[Any]:
         _check_call(function, shown)
         found.append(function)
     return found
+
+
+def weights_of(functions: Sequence[Any], weights: Mapping[str, float]) -> Tensor:
+    """Return how much each reward function counts ``[R]``, 1 unless its name is given another weight.
+
+    Args:
+        functions: The reward functions.
+        weights: Weights by name.
+
+    Raises:
+        RewardError: There is no reward function of such a name.
+    """
+    names = [function.name for function in functions]
+    for name in weights:
+        if name not in names:
+            raise RewardError(
+                f"model.objective.reward_weights names {name!r}: the reward functions are {', '.join(names)}"
+            )
+    return torch.tensor([float(weights.get(name, 1.0)) for name in names])
 
 
 def graded(function: Any, completion: str, question: Question, label: str | None, **facts: Any) -> float:

@@ -116,6 +116,7 @@ def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> d
         raise ValueError(f"reward functions need names of their own, found {[f.name for f in functions]}")
     done = batch.completions
     facts = {"finished": done.finished.tolist(), "tokens": done.lengths.tolist()}
+    rows = list(zip(done.texts, batch.questions, batch.labels, strict=True))
     found = {}
     for function in functions:
         wanted = wanted_facts(function)
@@ -125,7 +126,7 @@ def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> d
                     graded(function, text, question, label, **{fact: facts[fact][b][g] for fact in wanted})
                     for g, text in enumerate(texts)
                 ]
-                for b, (texts, question, label) in enumerate(zip(done.texts, batch.questions, batch.labels, strict=True))
+                for b, (texts, question, label) in enumerate(rows)
             ],
             dtype=torch.float32,
         )

@@ -84,8 +84,9 @@ class ClippedRatio(PolicyTerm):
 class GSPO(PolicyTerm):
     """``min(s A, clip(s, 1 - left, 1 + right) A)`` with s the ratio of the whole response (Zheng et al., 2025).
 
-    arXiv:2507.18071, Eq. 5 to 7, in the form for tokens (Eq. 13 and 14): ``s_t = sg[s] pi_theta(o_t) / sg[pi_theta(o_t)]``
-    has the value of s, the same gradient where all tokens share an advantage, and takes advantages of tokens too.
+    arXiv:2507.18071, Eq. 5 to 7, in the form for tokens (Eq. 13 and 14): ``s_t = sg[s] pi_theta(o_t) /
+    sg[pi_theta(o_t)]`` has the value of s, the same gradient where all tokens share an advantage, and takes advantages
+    of tokens too.
 
     Attributes:
         left: How far below 1 the ratio is followed.
@@ -135,7 +136,7 @@ class CISPO(PolicyTerm):
 class SAPO(PolicyTerm):
     """``4/tau sigmoid(tau (rho_t - 1)) A``: a soft gate in place of a clip (Gao et al., 2025).
 
-    arXiv:2511.20347, Eq. 5 and 6. The gate's slope is 1 at the ratio 1 and falls on both sides, faster for tokens that
+    arXiv:2511.20347. The gate's slope is 1 at the ratio 1 and falls on both sides, faster for tokens that
     are to become less likely. Its authors average as Eq. 2 does.
 
     Attributes:

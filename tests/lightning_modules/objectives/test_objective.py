@@ -190,7 +190,7 @@ def test_gradients_are_those_of_the_equation_however_the_batch_is_split(term, av
 
     objective = Objective(policy=policy, average=averaged, kl=estimator, entropy=0.2)
     responses, tokens = SHAPE[0] * SHAPE[1], int(data.lengths.sum())
-    # one rank; one with micro-batches of 1 and 3; two with micro-batches of 1 and 1, and 2, whose gradients are averaged
+    # one rank; micro-batches of 1 and 3; two ranks, of 1 and 1 and of 2, whose gradients are averaged
     for ranks in ([[slice(0, 4)]], [[slice(0, 1), slice(1, 4)]], [[slice(0, 1), slice(1, 2)], [slice(2, 4)]]):
         counts = Counts(responses // len(ranks), tokens / len(ranks))
         found = sum(data.terms(objective, rows, counts) for rank in ranks for rows in rank) / len(ranks)
