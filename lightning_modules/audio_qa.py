@@ -1,5 +1,6 @@
 """Multiple-choice audio questions: the student answers."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -10,39 +11,52 @@ from lightning_modules.doors import RolloutModule
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.sharding import ShardingSettings, copies_of
 from lightning_modules.models.student import Student
+from lightning_modules.models.student_settings import StudentSettings
 from lightning_modules.models.weight_types import gathered_type
 from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Prediction
 from runtime.errors import UserError
+from runtime.settings import takes
 
-_SHARDING = ShardingSettings()
+
+@dataclass(frozen=True, kw_only=True)
+class AudioQASettings(StudentSettings):
+    """A student that answers questions; how it is loaded is said in :class:`.models.student_settings.StudentSettings`.
+
+    Attributes:
+        sharding: How weights are spread over the ranks under ModelParallelStrategy.
+    """
+
+    sharding: ShardingSettings = ShardingSettings()  # noqa: RUF009  (frozen)
 
 
-class AudioQAModule(QAEvaluation, RolloutModule):
-    """A student that answers audio questions; ``validate``, ``test`` and ``predict`` need nothing more.
+class StudentModule(QAEvaluation, RolloutModule):
+    """What all modules around a student share: how it is loaded, sharded and resumed, and that it answers questions.
 
     Completions come from a rollout callback (``callbacks.VLLMRollout`` or
     ``callbacks.LocalRollout``), which fills each batch before the step sees it.
+
+    Attributes:
+        settings: What it was told.
+        student: The student.
     """
 
+    settings: AudioQASettings
     student: Student
     _frozen: str | None = None
 
-    def __init__(self, weights: str, sharding: ShardingSettings = _SHARDING, **student: Any) -> None:
+    def __init__(self, settings: AudioQASettings) -> None:
         """Load the student.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
-            sharding: How weights are spread over the ranks under ModelParallelStrategy.
-            **student: How the student is loaded: ``lora``, ``dtype``, ``attn_implementation``,
-                ``gradient_checkpointing``, ``activation_offload``, ``freeze_audio_tower``; see Student.
+            settings: How.
         """
         super().__init__()
-        self.sharding = sharding
-        self._gathered_type = gathered_type(sharding.param_dtype)
-        self.student = Student(weights, **student)
+        self.settings = settings
+        self._gathered_type = gathered_type(settings.sharding.param_dtype)
+        self.student = Student(**settings.of_student())
         self.strict_loading = False  # frozen weights are not in checkpoints: they come from `weights`
-        self.model_name = str(weights)
+        self.model_name = str(settings.weights)
 
     def configure_model(self) -> None:
         """Under ``ModelParallelStrategy`` spread the weights over the ranks; remember which ones stay as they are."""
@@ -53,7 +67,7 @@ class AudioQAModule(QAEvaluation, RolloutModule):
     def _shard(self, mesh: DeviceMesh) -> None:
         if mesh["tensor_parallel"].size() > 1:
             raise UserError("set trainer.strategy.init_args.tensor_parallel_size to 1: weights are sharded, not split")
-        copies = copies_of(mesh["data_parallel"], self.sharding.replicas)
+        copies = copies_of(mesh["data_parallel"], self.settings.sharding.replicas)
         for student in self.modules():
             if isinstance(student, Student):
                 student.shard(copies, self._gathered_type)
@@ -125,3 +139,12 @@ class AudioQAModule(QAEvaluation, RolloutModule):
             read.append(self.read_answer(question, texts[0], bool(ended[0]), **prediction_metadata))
             self.keep(question, read[-1])
         return read
+
+
+class AudioQAModule(StudentModule):
+    """A student that answers audio questions; ``validate``, ``test`` and ``predict`` need nothing more."""
+
+    @takes(AudioQASettings)
+    def __init__(self, *weights: Any, **settings: Any) -> None:
+        """Load the student, as :class:`AudioQASettings` describes."""
+        super().__init__(AudioQASettings(*weights, **settings))

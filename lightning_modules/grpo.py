@@ -1,11 +1,9 @@
 """Group-relative policy optimisation against the teacher's answers (paper, section 3.3, Eq. 2)."""
 
 import contextlib
-import logging
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,43 +15,18 @@ from typing_extensions import override
 from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.batching.host_arrays import to_device
 from lightning_modules.doors import GradedRollouts, TrainingRollouts
+from lightning_modules.grpo_settings import GRPOSettings
 from lightning_modules.models.student import Student
-from lightning_modules.models.weight_types import AUTO, reference_type
-from lightning_modules.objectives.advantages import GDPO, frac_reward_zero_std, weighted_sum
+from lightning_modules.models.weight_types import reference_type
+from lightning_modules.objectives.advantages import frac_reward_zero_std, weighted_sum
 from lightning_modules.objectives.averages import Counts
-from lightning_modules.objectives.kl import K1
-from lightning_modules.objectives.objective import Objective, Policies
-from lightning_modules.objectives.reward_checks import Reward, usable, weights_of
+from lightning_modules.objectives.objective import Policies
+from lightning_modules.objectives.reward_checks import usable, weights_of
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
-from lightning_modules.reference_refresh import ReferenceRefresh
+from lightning_modules.rollout_work import RolloutWork
 from lightning_modules.student_training import StudentTraining, bound_gradients, refuse_lost_gradients
-from runtime.errors import UserError, refuse_below
-
-log = logging.getLogger("lightning.pytorch.grpo")  # below Lightning's logger, so that it is seen
-_OBJECTIVE = Objective()
-
-
-@dataclass
-class RolloutWork:
-    """What the optimizer steps on one rollout batch have in common; lists go by micro-batch.
-
-    Attributes:
-        micro_batches: Questions with their rollouts.
-        shares: Part of the batch's questions that each has.
-        advantages: Advantages of its completions ``[b, G]``, or of their tokens ``[b, G, C]``.
-        audio: Its audio where the tower is frozen, encoded once.
-        reference: Log-probabilities under the SFT policy ``[b, G, C]``; None where the KL term is off.
-        counts: What the whole batch holds.
-        old: Log-probabilities under the policy before the first step ``[b, G, C]``, which the first step adds.
-    """
-
-    micro_batches: list[AudioQABatch]
-    shares: list[float]
-    advantages: list[Tensor]
-    audio: list[Tensor | None]
-    reference: list[Tensor | None]
-    counts: Counts
-    old: list[Tensor] = field(default_factory=list)
+from runtime.errors import UserError
+from runtime.settings import takes
 
 
 class GRPOModule(StudentTraining, GradedRollouts):
@@ -63,91 +36,26 @@ class GRPOModule(StudentTraining, GradedRollouts):
     It is used for ``num_iterations`` optimizer steps; within a step gradients are accumulated over micro-batches.
     """
 
-    def __init__(
-        self,
-        weights: str,
-        lr: float = 1e-6,
-        num_completions: int = 8,
-        temperature: float = 1.0,
-        beta: float = 0.04,
-        num_iterations: int = 1,
-        micro_batch_size: int | None = None,
-        max_grad_norm: float = 1.0,
-        reward_functions: list[Reward] | None = None,
-        reference_dtype: str | None = AUTO,
-        reference_urls: list[str] | None = None,
-        objective: Objective = _OBJECTIVE,
-        reference_refresh: ReferenceRefresh | None = None,
-        **training: Any,
-    ) -> None:
-        """Load policy and reference.
+    settings: GRPOSettings
 
-        Args:
-            weights: The SFT policy: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint. It is both the
-                starting point and the reference of the KL term (with LoRA the model without its adapters, which is the
-                same).
-            lr: Peak learning rate of AdamW.
-            num_completions: G, completions sampled of each question.
-            temperature: Sampling temperature; log-probabilities are taken at the same temperature.
-            beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
-            num_iterations: Optimizer steps on each rollout batch.
-            micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
-                unless given.
-            max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
-            reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given. Classes with
-                ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
-            reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters:
-                float32, bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of
-                ``train.py`` on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
-            reference_urls: Servers that hold ``weights`` and score each completion, in place of a reference here: that
-                frees its memory and its forward pass. Needs callbacks.VLLMRollout and temperature 1, which servers
-                score at. Start one with ``python -m inference.vllm_server --model`` and ``weights``; none of them may
-                be among the rollout servers.
-            objective: What is maximised, Eq. 2 unless its parts are replaced; see Objective and docs/objectives.md.
-            reference_refresh: Have the reference follow the policy; by default it stays the SFT policy.
-            **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
-                ``allow_low_precision_weights``, ``optimizer``: see StudentTraining), how it is loaded (``lora``,
-                ``dtype``, ``attn_implementation``, ``gradient_checkpointing``, ``activation_offload``,
-                ``freeze_audio_tower``: see Student) and spread over ranks (``sharding``: see AudioQAModule).
-        """
-        super().__init__(weights, lr, **training)
-        refuse_below(2, "model.", num_completions=num_completions)
-        refuse_below(1, "model.", num_iterations=num_iterations, micro_batch_size=micro_batch_size)
-        if temperature <= 0:
-            raise UserError(f"model.temperature is {temperature}: GRPO samples, so it must be above 0")
-        if reference_urls and temperature != 1:
-            raise UserError(
-                f"model.temperature is {temperature} and model.reference_urls names servers: they score given tokens "
-                "at temperature 1 only, so that the KL term would compare two temperatures; set model.temperature to "
-                "1, or leave model.reference_urls out, and the reference is computed here"
-            )
+    @takes(GRPOSettings)
+    def __init__(self, *weights: Any, **settings: Any) -> None:
+        """Load policy and reference, as :class:`GRPOSettings` describes."""
+        chosen = GRPOSettings(*weights, **settings)
+        super().__init__(chosen)
         self.automatic_optimization = False
-        self.num_completions = num_completions
-        self.temperature = temperature
-        self.beta = beta
-        self.num_iterations = num_iterations
-        self.micro_batch_size = micro_batch_size
-        self.max_grad_norm = max_grad_norm
-        self.reward_functions = usable(reward_functions or [AccuracyReward(), FormatReward()])
-        self.objective = objective
-        self._reward_weights = weights_of(self.reward_functions, objective.reward_weights)
-        self._check_kl()
+        self.reward_functions = usable(chosen.reward_functions or [AccuracyReward(), FormatReward()])
+        self._reward_weights = weights_of(self.reward_functions, chosen.objective.reward_weights)
+        urls = chosen.reference_urls
+        self.reference_urls = tuple([urls] if isinstance(urls, str) else urls or ())
         self.reference: Student | None = None
-        self.reference_urls = tuple([reference_urls] if isinstance(reference_urls, str) else reference_urls or ())
-        self.reference_refresh = reference_refresh
-        if beta > 0 and self.student.lora is None and not self.reference_urls:
-            if reference_dtype == AUTO and reference_refresh is not None and reference_refresh.share < 1:
-                reference_dtype = None  # an average needs the policy's
-            dtype = reference_type(reference_dtype, self.student.dtype)
-            self.reference = Student(weights, dtype=dtype, attn_implementation=self.student.attn_implementation).eval()
+        if chosen.beta > 0 and chosen.lora is None and not self.reference_urls:
+            dtype = reference_type(chosen.type_of_reference, chosen.dtype)
+            attention = chosen.attn_implementation
+            self.reference = Student(chosen.weights, dtype=dtype, attn_implementation=attention).eval()
             self.reference.requires_grad_(False)
-        if reference_refresh is not None:
-            if self.reference is None:
-                raise UserError(
-                    "model.reference_refresh changes a reference that is kept here: it needs model.beta above 0, no "
-                    "model.reference_urls, and no model.lora, with which the reference is the model without adapters"
-                )
-            reference_refresh.refuse_rounding(self.reference)
+            if chosen.reference_refresh is not None:
+                chosen.reference_refresh.refuse_rounding(self.reference)
         self.last_rewards: dict[str, Tensor] = {}
         self.last_totals: Tensor | None = None
         self.last_advantages: Tensor | None = None
@@ -163,8 +71,10 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @property
     @override
     def training_rollouts(self) -> TrainingRollouts:
-        wanted = self.reference_urls if self.beta > 0 else ()
-        return TrainingRollouts(self.num_completions, self.temperature, self.num_iterations, wanted)
+        wanted = self.reference_urls if self.settings.beta > 0 else ()
+        return TrainingRollouts(
+            self.settings.num_completions, self.settings.temperature, self.settings.num_iterations, wanted
+        )
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Grade the rollouts, then take ``num_iterations`` optimizer steps on Eq. 2."""
@@ -181,12 +91,10 @@ class GRPOModule(StudentTraining, GradedRollouts):
         lr = scheduler.get_last_lr()[0]
         first_step = self.global_step
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
-        norms = [self._update(work, sums) for _ in range(self.num_iterations)]
-        metrics = {name: value / self.num_iterations for name, value in sums.items()}
+        norms = [self._update(work, sums) for _ in range(self.settings.num_iterations)]
+        metrics = {name: value / self.settings.num_iterations for name, value in sums.items()}
         real = to_device(rollouts.places(), self.device)
-        if self.reference_refresh is not None and self.reference_refresh.due(first_step, self.global_step):
-            assert self.reference is not None
-            self.reference_refresh.refresh(self.reference, self.student)
+        self._refresh_reference(first_step)
         metrics["train/sampling_logp_difference"] = (
             (rollouts.logprobs - torch.cat(work.old)).abs().flatten()[real].mean()
         )
@@ -197,6 +105,12 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.log("reward", logged["train/reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return None
 
+    def _refresh_reference(self, before: int) -> None:
+        """Have the reference follow the policy where steps since ``before`` make it due."""
+        refresh = self.settings.reference_refresh
+        if refresh is not None and self.reference is not None and refresh.due(before, self.global_step):
+            refresh.refresh(self.reference, self.student)
+
     def _reward(self, batch: AudioQABatch) -> None:
         """Reward the rollouts, in main memory, where they are logged from."""
         self.last_rewards = self.compute_rewards(batch)
@@ -204,7 +118,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
 
     def _prepare(self, batch: AudioQABatch) -> RolloutWork:
         """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
-        rows = self.micro_batch_size or len(batch)
+        rows = self.settings.micro_batch_size or len(batch)
         slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         micro_batches = [batch[s] for s in slices]
         frozen_audio = self.student.audio_tower_frozen
@@ -224,25 +138,25 @@ class GRPOModule(StudentTraining, GradedRollouts):
     def _compare(self, micro_batches: list[AudioQABatch], reference: list[Tensor | None]) -> Tensor:
         """Make advantages ``[B, G]`` of the rewards, of which the KL term may be one; in main memory."""
         rewards, weights = torch.stack(list(self.last_rewards.values())), self._reward_weights
-        if self.objective.kl.in_reward and self.beta > 0:
+        if self.settings.objective.kl.in_reward and self.settings.beta > 0:
             distance = torch.cat([self._distance(m, r) for m, r in zip(micro_batches, reference, strict=True)])
             rewards = torch.cat([rewards, distance.cpu()[None]])
-            weights = torch.cat([weights, torch.tensor([-self.beta])])
-        return self.objective.advantages(rewards, weights, self._mean_over_ranks)
+            weights = torch.cat([weights, torch.tensor([-self.settings.beta])])
+        return self.settings.objective.advantages(rewards, weights, self._mean_over_ranks)
 
     def _distance(self, batch: AudioQABatch, reference: Tensor | None) -> Tensor:
         """Estimate how far the policy that sampled is from the reference, summed over tokens ``[b, G]``."""
         done = batch.completions
         assert done is not None and done.logprobs is not None and reference is not None
-        return self.objective.kl(done.logprobs, reference).masked_fill(~done.mask, 0.0).sum(-1)
+        return self.settings.objective.kl(done.logprobs, reference).masked_fill(~done.mask, 0.0).sum(-1)
 
     def _count(self, batch: AudioQABatch) -> Counts:
         """Count what the loss is averaged over before it is cut up; ranks count their tokens together."""
         done = batch.completions
         assert done is not None
-        if not self.objective.average.of_all_tokens:
+        if not self.settings.objective.average.of_all_tokens:
             return Counts(done.lengths.size)
-        counted = done.lengths[done.finished] if self.objective.mask_truncated else done.lengths
+        counted = done.lengths[done.finished] if self.settings.objective.mask_truncated else done.lengths
         mean = self._mean_over_ranks(torch.tensor(float(counted.sum())))
         return Counts(done.lengths.size, to_device(mean.clamp(min=1e-6), self.device))  # nothing at all gives 0
 
@@ -276,23 +190,23 @@ class GRPOModule(StudentTraining, GradedRollouts):
     def _backward(self, work: RolloutWork, index: int) -> dict[str, Tensor]:
         """Add a micro-batch's gradients to those of the coming optimizer step; returns its part of the metrics."""
         micro, frozen, share = work.micro_batches[index], work.reference[index], work.shares[index]
-        bonus = self.objective.entropy != 0
+        bonus = self.settings.objective.entropy != 0
         scores = self.student.completion_logprobs(
-            micro, self.temperature, audio=work.audio[index], entropy_gradient=bonus
+            micro, self.settings.temperature, audio=work.audio[index], entropy_gradient=bonus
         )
         if index == len(work.old):
             work.old.append(scores.logprobs.detach())
         done = micro.completions
         assert done is not None
         mask = counted = done.mask
-        if self.objective.mask_truncated:
+        if self.settings.objective.mask_truncated:
             counted = mask & to_device(done.finished, mask.device)[..., None]
         importance, held_back = self._importance(done, work.old[index])
-        terms = self.objective.terms(
+        terms = self.settings.objective.terms(
             Policies(scores.logprobs, work.old[index], frozen, scores.entropy if bonus else None),
             work.advantages[index],
             counted,
-            self.beta,
+            self.settings.beta,
             work.counts,
             importance,
         )
@@ -302,7 +216,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             "train/kl": terms.kl * share,
             "train/clip_ratio": terms.clip_ratio * share,
             "train/entropy": scores.entropy.detach().sum() / mask.sum().clamp(min=1) * share,
-            f"train/{self.objective.importance.metric}": held_back * share,
+            f"train/{self.settings.objective.importance.metric}": held_back * share,
         }
 
     def compute_rewards(self, batch: AudioQABatch) -> dict[str, Tensor]:
@@ -312,7 +226,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @torch.no_grad()
     def _reference_logprobs(self, batch: AudioQABatch, audio: Tensor | None) -> Tensor | None:
         """Log-probabilities under the SFT policy, or None when the KL term is off."""
-        if self.beta == 0:
+        if self.settings.beta == 0:
             return None
         if self.reference_urls:
             scored = batch.completions.reference_logprobs if batch.completions is not None else None
@@ -324,30 +238,19 @@ class GRPOModule(StudentTraining, GradedRollouts):
             return scored
         inside = self.reference is None
         policy = self.reference or self.student
-        return policy.completion_logprobs(batch, self.temperature, inside, audio, entropy=False).logprobs
+        return policy.completion_logprobs(batch, self.settings.temperature, inside, audio, entropy=False).logprobs
 
     def _importance(self, done: Completions, old: Tensor) -> tuple[Tensor | None, Tensor]:
         """Weights of tokens that another policy sampled, and the share that was held back."""
         assert done.logprobs is not None
-        if not (done.stale or self.objective.importance.always):
+        if not (done.stale or self.settings.objective.importance.always):
             return None, old.new_zeros(())
-        return self.objective.importance(old, done.logprobs, done.mask)
-
-    def _check_kl(self) -> None:
-        """Refuse a KL term that would be lost, and say where one does nothing."""
-        kl = self.objective.kl
-        if self.beta > 0 and kl.in_reward and isinstance(self.objective.advantages, GDPO):
-            raise UserError(
-                "model.objective: GDPO brings each reward to the same scale, the KL term too, so that model.beta would "
-                "have no effect: set kl's in_reward to false, or use other advantages"
-            )
-        if self.beta > 0 and isinstance(kl, K1) and not kl.in_reward:
-            log.warning("model.objective.kl: the gradient of k1 in the loss is zero on average; set its in_reward")
+        return self.settings.objective.importance(old, done.logprobs, done.mask)
 
     @override
     def checkpoint_names(self) -> set[str]:
         """Return the names of the weights that change: the trained ones, and the reference's where it is refreshed."""
-        if self.reference_refresh is None:
+        if self.settings.reference_refresh is None:
             return super().checkpoint_names()
         moved = {name for name, _ in self.named_parameters() if name.startswith("reference.")}
         return super().checkpoint_names() | moved
@@ -355,7 +258,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Scale the gradients down to ``max_grad_norm``; by now float16's scaler has undone its scaling."""
-        self._grad_norm = bound_gradients([p for _, p in self.student.trainable_parameters()], self.max_grad_norm)
+        self._grad_norm = bound_gradients(
+            [p for _, p in self.student.trainable_parameters()], self.settings.max_grad_norm
+        )
 
     def _rollout_metrics(self, rollouts: Completions) -> dict[str, float]:
         """What is known of the rollouts in main memory."""

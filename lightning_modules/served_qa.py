@@ -1,6 +1,6 @@
 """Questions answered by a student whose weights are on rollout servers alone."""
 
-from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.audio_qa import StudentModule
 from lightning_modules.models.architectures.architecture import Architecture
 from lightning_modules.models.checkpoints.checkpoint_folder import load_architecture, load_processor
 from lightning_modules.qa_evaluation import QAEvaluation
@@ -31,7 +31,7 @@ class ServedStudent:
         self.architecture: Architecture = load_architecture(weights)[0]
 
 
-class ServedQAModule(AudioQAModule):
+class ServedQAModule(StudentModule):
     """A student that answers audio questions through rollout servers, which read its weights from where they are.
 
     Nothing is computed here, so that it needs no GPU and no memory; ``test``, ``validate`` and ``predict`` only, with

@@ -1,5 +1,6 @@
 """Supervised fine-tuning on verified traces (paper, section 3.2, Eq. 1)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,27 @@ from typing_extensions import override
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.micro_batches import micro_batches
 from lightning_modules.objectives.losses import sft_loss
-from lightning_modules.student_training import StudentTraining, bound_gradients, refuse_lost_gradients
+from lightning_modules.student_training import StudentTraining, TrainingSettings, bound_gradients, refuse_lost_gradients
 from runtime.errors import UserError, refuse_below
+from runtime.settings import takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTSettings(TrainingSettings):
+    """Supervised fine-tuning, beside what is said in :class:`.student_training.TrainingSettings`.
+
+    Attributes:
+        lr: Peak learning rate of AdamW.
+        micro_batch_size: Traces in one forward and backward pass at most, whichever questions they belong to; the whole
+            batch unless given. It bounds memory and changes nothing else.
+    """
+
+    lr: float = 5e-5
+    micro_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_below(1, "model.", micro_batch_size=self.micro_batch_size)
 
 
 class SFTModule(StudentTraining):
@@ -23,22 +43,12 @@ class SFTModule(StudentTraining):
     ``trainer.accumulate_grad_batches`` gathers, however long each trace is and however it is split into micro-batches.
     """
 
-    def __init__(self, weights: str, lr: float = 5e-5, micro_batch_size: int | None = None, **training: Any) -> None:
-        """Load the student.
+    settings: SFTSettings
 
-        Args:
-            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
-            lr: Peak learning rate of AdamW.
-            micro_batch_size: Traces in one forward and backward pass at most, whichever questions they belong to; the
-                whole batch unless given. It bounds memory and changes nothing else.
-            **training: How AdamW updates the student (``weight_decay``, ``warmup_steps``, ``schedule``,
-                ``allow_low_precision_weights``, ``optimizer``: see StudentTraining), how it is loaded (``lora``,
-                ``dtype``, ``attn_implementation``, ``gradient_checkpointing``, ``activation_offload``,
-                ``freeze_audio_tower``: see Student) and spread over ranks (``sharding``: see AudioQAModule).
-        """
-        super().__init__(weights, lr, **training)
-        refuse_below(1, "model.", micro_batch_size=micro_batch_size)
-        self.micro_batch_size = micro_batch_size
+    @takes(SFTSettings)
+    def __init__(self, *weights: Any, **settings: Any) -> None:
+        """Load the student, as :class:`SFTSettings` describes."""
+        super().__init__(SFTSettings(*weights, **settings))
         self._gathered: Tensor | None = None
         """Tokens (mean over ranks) of the batches whose gradients have been gathered for the coming optimizer step."""
         self._norms: list[tuple[int, Tensor]] = []
@@ -57,7 +67,7 @@ class SFTModule(StudentTraining):
         batches_of_step = self.trainer.accumulate_grad_batches
         nll = torch.zeros((), device=self.device)
         entropy = torch.zeros((), device=self.device)
-        shares = micro_batches(batch, self.micro_batch_size)
+        shares = micro_batches(batch, self.settings.micro_batch_size)
         rounds = self._rounds(len(shares))
         for turn in range(rounds):
             part = shares[min(turn, len(shares) - 1)]
@@ -152,7 +162,7 @@ class SFTModule(StudentTraining):
 
     def _rounds(self, shares: int) -> int:
         """Return how many passes this rank takes part in: with sharded weights as many as the busiest rank."""
-        if not self.student.sharded or self.micro_batch_size is None:
+        if not self.student.sharded or self.settings.micro_batch_size is None:
             return shares
         most = self.trainer.strategy.reduce(torch.tensor(float(shares), device=self.device), reduce_op="max")
         return int(most)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,71 +14,69 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import get_scheduler
 
-from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.audio_qa import AudioQASettings, StudentModule
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts
 from lightning_modules.optimizers import check_optimizer, make_optimizer
 from runtime.errors import UserError
 
 
-class StudentTraining(AudioQAModule):
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(AudioQASettings):
+    """How AdamW updates a student; how that is loaded is said in :class:`.models.student_settings.StudentSettings`.
+
+    Attributes:
+        lr: Peak learning rate of AdamW.
+        weight_decay: Weight decay of matrices; vectors (norms, biases) are not decayed.
+        warmup_steps: Optimizer steps until ``lr`` is reached.
+        schedule: A schedule of ``transformers.get_scheduler``: constant_with_warmup, linear, cosine, ...
+        allow_low_precision_weights: Train weights that are not float32 although small updates are lost in them.
+        optimizer: adamw, or adamw8bit, whose moments take 8 bits each in place of 32 (by torchao, which must be
+            installed for it).
+    """
+
+    lr: float
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: str = "constant_with_warmup"
+    allow_low_precision_weights: bool = False
+    optimizer: str = "adamw"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_optimizer(self.optimizer)
+
+
+class StudentTraining(StudentModule):
     """A student whose weights are updated by AdamW."""
 
-    def __init__(
-        self,
-        weights: str,
-        lr: float,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        schedule: str = "constant_with_warmup",
-        allow_low_precision_weights: bool = False,
-        optimizer: str = "adamw",
-        **student: Any,
-    ) -> None:
-        """Load the student.
-
-        Args:
-            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
-            lr: Peak learning rate of AdamW.
-            weight_decay: Weight decay of matrices; vectors (norms, biases) are not decayed.
-            warmup_steps: Optimizer steps until ``lr`` is reached.
-            schedule: A schedule of ``transformers.get_scheduler``: constant_with_warmup, linear, cosine, ...
-            allow_low_precision_weights: Train weights that are not float32 although small updates are lost in them.
-            optimizer: adamw, or adamw8bit, whose moments take 8 bits each in place of 32 (by torchao, which must be
-                installed for it).
-            **student: How the student is loaded (``lora``, ``dtype``, ``attn_implementation``,
-                ``gradient_checkpointing``, ``activation_offload``, ``freeze_audio_tower``: see Student) and spread over
-                ranks (``sharding``: see AudioQAModule).
-        """
-        check_optimizer(optimizer)
-        super().__init__(weights, **student)
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.warmup_steps = warmup_steps
-        self.schedule = schedule
-        self.allow_low_precision_weights = allow_low_precision_weights
+    settings: TrainingSettings
 
     def on_fit_start(self) -> None:
         """Refuse weights in which the updates would be lost, and say which ones are trained."""
-        refuse_low_precision(self.student, self.lr, self.allow_low_precision_weights)
+        refuse_low_precision(self.student, self.settings.lr, self.settings.allow_low_precision_weights)
         rank_zero_info(describe_trained_parts(self.student))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over the trained weights and a schedule that steps with it."""
         trained = [p for _, p in self.student.trainable_parameters()]
         groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimizer = make_optimizer(
-            self.optimizer, [group for group in groups if group["params"]], self.lr, scaled=self.loss_scale is not None
+            self.settings.optimizer,
+            [group for group in groups if group["params"]],
+            self.settings.lr,
+            scaled=self.loss_scale is not None,
         )
         steps = self.trainer.max_steps if self.trainer.max_steps > 0 else None
         try:
-            scheduler = get_scheduler(self.schedule, optimizer, self.warmup_steps, steps)
+            scheduler = get_scheduler(self.settings.schedule, optimizer, self.settings.warmup_steps, steps)
         except ValueError as error:
-            raise UserError(f"model.schedule {self.schedule!r} (with trainer.max_steps {steps}): {error}") from error
+            raise UserError(
+                f"model.schedule {self.settings.schedule!r} (with trainer.max_steps {steps}): {error}"
+            ) from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore
 
     @property
@@ -109,7 +108,7 @@ class StudentTraining(AudioQAModule):
         small.
         """
         if self.student.sharded:
-            wait = self.sharding.keeps_gradients(adapters=self.student.lora is not None)
+            wait = self.settings.sharding.keeps_gradients(adapters=self.student.lora is not None)
             self.student.reduce_gradients(not wait)
             try:
                 yield

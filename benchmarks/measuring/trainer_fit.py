@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -20,7 +20,7 @@ from lightning_modules.student_training import StudentTraining
 M = TypeVar("M", bound=StudentTraining)
 
 
-def module_of(kind: type[M], student: Student, **settings: Any) -> M:
+def module_of(kind: Callable[..., M], student: Student, **settings: Any) -> M:
     """Return a module around a student that is in memory already; random weights need no folder.
 
     Args:

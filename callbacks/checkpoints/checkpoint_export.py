@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.audio_qa import StudentModule
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.checkpoints.deferred_weights import TensorPlace
 from lightning_modules.models.checkpoints.sharded_checkpoint import (
@@ -47,7 +47,7 @@ def export_checkpoint(make: Callable[[bool], Any], in_bfloat16: bool, path: Path
 
     for low in (in_bfloat16, not in_bfloat16):
         module = make(low)
-        if not isinstance(module, AudioQAModule):
+        if not isinstance(module, StudentModule):
             raise CheckpointError(f"{type(module).__name__} has no student that could be exported")
         places |= _places(module)
         module._frozen = frozen_weights.fingerprint(module, read)
@@ -79,7 +79,7 @@ def _open(path: Path) -> tuple[Mapping[str, Any], Callable[[str], Tensor], set[s
     return values, weights.__getitem__, set(weights)
 
 
-def _places(module: AudioQAModule) -> dict[str, TensorPlace]:
+def _places(module: StudentModule) -> dict[str, TensorPlace]:
     """Return where each weight that has not been read is, by its name in the module."""
     places = {}
     for prefix, part in module.named_modules():

@@ -18,14 +18,9 @@ from datamodules.batching.host_arrays import to_device
 from lightning_modules.models.activation_offload import kept_in_main_memory
 from lightning_modules.models.adapters import LoRASettings, with_adapters
 from lightning_modules.models.architectures.architecture import Architecture, architecture_of
-from lightning_modules.models.architectures.audio_encoding import ATTENTIONS, audio_places, check_attention
+from lightning_modules.models.architectures.audio_encoding import audio_places, check_attention
 from lightning_modules.models.architectures.transformers_internals import attention_of, set_attention
-from lightning_modules.models.checkpoints.checkpoint_folder import (
-    WeightsError,
-    load_architecture,
-    load_model,
-    load_processor,
-)
+from lightning_modules.models.checkpoints.checkpoint_folder import load_architecture, load_model, load_processor
 from lightning_modules.models.checkpoints.deferred_weights import (
     TensorPlace,
     are_deferred,
@@ -37,9 +32,11 @@ from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType
 from lightning_modules.models.checkpoints.shapes_only import model_of_shapes, shapes_suffice
 from lightning_modules.models.sharding import score, spread_weights
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
+from lightning_modules.models.student_settings import StudentSettings
 from lightning_modules.models.token_logprobs import head_logprobs
-from lightning_modules.models.weight_types import AUTO, weight_type
+from lightning_modules.models.weight_types import weight_type
 from records.hub_files import HubTensor, write_hub_files
+from runtime.settings import takes
 from runtime.whole_folder import whole_folder
 
 log = logging.getLogger(__name__)
@@ -61,66 +58,36 @@ class Student(nn.Module):
     """An audio language model as a policy over completions.
 
     Attributes:
-        dtype: Name of the type of its weights, as it was asked for.
-        attn_implementation: Attention of its audio tower, as it was asked for.
-        activation_offload: Keep in main memory what the backward pass needs of the language model's layers, the input
-            of each with ``gradient_checkpointing``, without which it is refused: there would be too much to move.
+        settings: How it was loaded.
+        weights: Hub name or directory of its checkpoint; empty where it was made of a model in memory.
+        lora: Its adapters; None where all weights are trained.
     """
 
-    dtype: str = AUTO
-    attn_implementation: str = "sdpa"
-    activation_offload: bool = False
-
-    def __init__(
-        self,
-        weights: str,
-        lora: LoRASettings | None = None,
-        dtype: str = AUTO,
-        attn_implementation: str = "sdpa",
-        gradient_checkpointing: bool = False,
-        freeze_audio_tower: bool = False,
-        activation_offload: bool = False,
-    ) -> None:
-        """Load the model and its processor.
-
-        Args:
-            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; of the latter, the thinker is
-                loaded.
-            lora: Train low-rank adapters instead of all weights.
-            dtype: Type of the weights in memory: float32, bfloat16, float16 or auto. With auto they are float32, but
-                the base of adapters is bfloat16 in a stage of ``train.py`` on a GPU with ``trainer.precision``
-                bf16-mixed. Adapters are float32 always.
-            attn_implementation: Attention of the audio tower: sdpa, eager or flash_attention_2. The language model
-                always runs the shared-prompt attention, which is built on SDPA.
-            gradient_checkpointing: Trade time for memory in the backward pass.
-            freeze_audio_tower: Train the language model only, also where ``lora.target_modules`` matches layers of the
-                tower; the audio is then encoded once for policy and reference.
-            activation_offload: Keep in main memory what the backward pass needs of the language model's layers, the
-                input of each with ``gradient_checkpointing``, without which it is refused.
+    @takes(StudentSettings)
+    def __init__(self, *weights: Any, **settings: Any) -> None:
+        """Load the model and its processor, as :class:`.student_settings.StudentSettings` describes.
 
         Raises:
-            WeightsError: Nothing is there, it is neither, or weights are missing or of a wrong shape.
+            WeightsError: Nothing is there, it is neither architecture, weights are missing or of a wrong shape, or
+                settings contradict each other.
         """
         super().__init__()
-        if activation_offload and not gradient_checkpointing:
-            raise WeightsError("activation_offload needs gradient_checkpointing: set both, or neither")
-        self.activation_offload = activation_offload
-        loaded_in = weight_type(dtype, trained=lora is None)
-        if attn_implementation not in ATTENTIONS:
-            raise WeightsError(f"attn_implementation {attn_implementation!r} is unknown: use {', '.join(ATTENTIONS)}")
-        self.dtype, self.attn_implementation = dtype, attn_implementation
+        wanted = StudentSettings(*weights, **settings)
+        loaded_in = weight_type(wanted.dtype, trained=wanted.lora is None)
         places = None
         if shapes_suffice():
-            model, processor = model_of_shapes(weights, loaded_in, attn_implementation)
+            model, processor = model_of_shapes(wanted.weights, loaded_in, wanted.attn_implementation)
         else:
-            processor = load_processor(weights)
-            architecture = load_architecture(weights)[0]
-            found = find_tensors(weights) if are_deferred() else None
+            processor = load_processor(wanted.weights)
+            architecture = load_architecture(wanted.weights)[0]
+            found = find_tensors(wanted.weights) if are_deferred() else None
             if found is None:
-                model = load_model(architecture, weights, loaded_in, attn_implementation)
+                model = load_model(architecture, wanted.weights, loaded_in, wanted.attn_implementation)
             else:
-                model, places = model_without_weights(architecture, weights, found, loaded_in, attn_implementation)
-        self._setup(model, processor, weights, lora, gradient_checkpointing, freeze_audio_tower, places)
+                model, places = model_without_weights(
+                    architecture, wanted.weights, found, loaded_in, wanted.attn_implementation
+                )
+        self._setup(model, processor, wanted, places)
 
     @classmethod
     def of_model(
@@ -131,7 +98,7 @@ class Student(nn.Module):
         gradient_checkpointing: bool = False,
         freeze_audio_tower: bool = False,
     ) -> "Student":
-        """Make a student of a model that is in memory already; the arguments are those of the class.
+        """Make a student of a model that is in memory already; further arguments are those of StudentSettings.
 
         Args:
             model: The model, of a class of :mod:`.architectures.architecture`; it becomes the student's own.
@@ -142,35 +109,31 @@ class Student(nn.Module):
         """
         student = cls.__new__(cls)
         nn.Module.__init__(student)
-        student._setup(model, processor, "", lora, gradient_checkpointing, freeze_audio_tower)
+        settings = StudentSettings(
+            "", lora, gradient_checkpointing=gradient_checkpointing, freeze_audio_tower=freeze_audio_tower
+        )
+        student._setup(model, processor, settings)
         return student
 
     def _setup(
-        self,
-        model: Any,
-        processor: Any,
-        weights: str,
-        lora: LoRASettings | None,
-        gradient_checkpointing: bool,
-        freeze_audio_tower: bool,
-        unread: Mapping[str, TensorPlace] | None = None,
+        self, model: Any, processor: Any, settings: StudentSettings, unread: Mapping[str, TensorPlace] | None = None
     ) -> None:
+        self.settings = settings
+        self.weights, self.lora = settings.weights, settings.lora
         self._unread = unread
-        self.weights = weights
         self.sharded = self._head_apart = False
         self.processor = processor
         self.architecture: Architecture = architecture_of(model.config)
         set_attention(self.architecture.language_model(model), ATTENTION)
-        if freeze_audio_tower or lora is not None:
+        if settings.freeze_audio_tower or self.lora is not None:
             for part in self.architecture.audio_modules(model).values():
                 part.requires_grad_(False)
-        if gradient_checkpointing:
+        if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.lora = lora
         self.model = model
-        if lora is not None:
-            self.model = with_adapters(model, self.architecture, lora, freeze_audio_tower, weights)
-            if gradient_checkpointing:
+        if self.lora is not None:
+            self.model = with_adapters(model, self.architecture, self.lora, settings.freeze_audio_tower, self.weights)
+            if settings.gradient_checkpointing:
                 self.model.enable_input_require_grads()
         for unused in self.architecture.unused(self.base):
             unused.requires_grad_(False)
@@ -271,7 +234,7 @@ class Student(nn.Module):
             audio = self._encode_audio(batch) if audio is None else audio
             packed = pack_groups(batch.prompt_ids, batch.prompt_lengths, completions.ids, completions.lengths)
             embedded = self.embed(packed.ids, batch, audio, packed.starts)
-            with kept_in_main_memory(embedded.device) if self.activation_offload else contextlib.nullcontext():
+            with kept_in_main_memory(embedded.device) if self.settings.activation_offload else contextlib.nullcontext():
                 hidden = self.architecture.language_model(self.base)(
                     inputs_embeds=embedded,
                     position_ids=packed.positions,

@@ -7,6 +7,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -15,11 +16,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from cli.config_files import ConfigError, check_yaml
 from cli.config_layers import resolve_configs
 from cli.lightning_cli import SUBCOMMANDS, SightSoundCLI
-from lightning_modules.audio_qa import AudioQAModule
+from lightning_modules.audio_qa import AudioQASettings
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.models.student import Student
-from lightning_modules.sft import SFTModule
-from lightning_modules.student_training import StudentTraining
+from lightning_modules.grpo_settings import GRPOSettings
+from lightning_modules.sft import SFTSettings
 from train import main
 
 ROOT = Path(__file__).parents[2]
@@ -54,21 +54,54 @@ def test_every_argument_has_help(found: type) -> None:
     assert not unclear
 
 
-@pytest.mark.parametrize("found", [AudioQAModule, SFTModule, GRPOModule])
-def test_help_shows_what_a_module_passes_on(found: type[AudioQAModule]) -> None:
+def texts(settings: type) -> dict[str, str]:
+    """Return what the docstrings of a dataclass and its bases say of each field."""
+    found: dict[str, str] = {}
+    for one in reversed(settings.__mro__):
+        attributes = inspect.getdoc(one) or ""
+        for entry in re.split(r"\n    (?=\w+: )", attributes.partition("Attributes:")[2]):
+            name, _, text = entry.strip().partition(": ")
+            found[name] = " ".join(text.split())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "settings"),
+    [("AudioQAModule", AudioQASettings), ("SFTModule", SFTSettings), ("GRPOModule", GRPOSettings)],
+)
+def test_help_shows_every_setting_with_its_text(found: str, settings: type, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", f"lightning_modules.{found}"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(settings):
+        if dataclasses.is_dataclass(field.default):  # a group of its own
+            names = [f"{field.name}.{part.name}" for part in dataclasses.fields(field.default)]
+            said, default = [texts(type(field.default))[name.partition(".")[2]] for name in names], None
+        else:
+            names, said, default = [field.name], [texts(settings)[field.name]], field.default
+        for name, text in zip(names, said, strict=True):
+            options = rf"--model\.{name} [A-Z_]+(, --model\.{name}\+ [A-Z_]+)?|--model\.{name} {{true,false}}"
+            assert re.search(rf"({options}) {re.escape(text)} \((required, )?type: ", shown), name
+        if isinstance(default, (float, str)):
+            assert re.search(rf"--model\.{field.name} .*?default: {re.escape(str(default))}\)", shown), field.name
+
+
+def test_a_class_that_adds_settings_shows_all() -> None:
+    class Own(GRPOModule):
+        """One's own.
+
+        Args:
+            mine: Mine.
+        """
+
+        def __init__(self, *weights: Any, mine: int = 3, **settings: Any) -> None:
+            super().__init__(*weights, **settings)
+
     parser = ArgumentParser()
-    parser.add_class_arguments(found, "x")
+    parser.add_class_arguments(Own, "x")
     shown = {action.dest.removeprefix("x."): action.default for action in parser._actions}
-    shown |= {
-        name: type(p.default)(**{field.name: shown[f"{name}.{field.name}"] for field in dataclasses.fields(p.default)})
-        for name, p in inspect.signature(AudioQAModule.__init__).parameters.items()
-        if dataclasses.is_dataclass(p.default)
-    }
-    chain = [one for one in found.__mro__ if one in (found, StudentTraining, AudioQAModule)] + [Student]
-    options = {name: p for one in reversed(chain) for name, p in inspect.signature(one.__init__).parameters.items()}
-    own = [p for p in options.values() if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in ("self", "weights")]
-    assert {"lora", "dtype", "freeze_audio_tower"} <= {p.name for p in own} <= shown.keys()
-    assert [p.name for p in own if p.default is not p.empty and shown[p.name] != p.default] == []
+    wanted = {field.name for field in dataclasses.fields(GRPOSettings)} - {"sharding"}
+    assert wanted | {"mine", "sharding.replicas"} <= shown.keys() and (shown["mine"], shown["beta"]) == (3, 0.04)
 
 
 def test_classes_were_found() -> None:
@@ -103,6 +136,8 @@ def test_help_of_a_class_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
         main(["fit", "--model.help", "lightning_modules.GRPOModule"])
     text = " ".join(capsys.readouterr().out.split())
     assert "Clip range of the probability ratio. (type: float, default: 0.2)" in text
+    assert "--model.dtype DTYPE Type of the weights in memory: float32, bfloat16, float16 or auto." in text
+    assert "--model.weights WEIGHTS The SFT policy:" in text  # a class may say more exactly what its base has said
     assert "--model.lora LORA" in text and "Conditional" not in text  # what the module passes on to the student
 
 
