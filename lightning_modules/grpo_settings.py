@@ -1,7 +1,7 @@
 """What can be set of GRPO."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lightning_modules.models.weight_types import AUTO
 from lightning_modules.objectives.advantages import GDPO
@@ -13,6 +13,7 @@ from lightning_modules.student_training import TrainingSettings
 from runtime.errors import UserError, refuse_below
 
 log = logging.getLogger("lightning.pytorch.grpo")  # below Lightning's logger, so that it is seen
+_EQ_2 = Objective()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class GRPOSettings(TrainingSettings):
         micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
             unless given.
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
-        reward_functions: What is rewarded; their weighted sum is the reward. Accuracy and format unless given. Classes with
-            ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
+        reward_functions: What is rewarded; their weighted sum is the reward. Accuracy and format unless given. Classes
+            with ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
         reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters: float32,
             bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of ``train.py``
             on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
@@ -54,7 +55,7 @@ class GRPOSettings(TrainingSettings):
     reward_functions: list[Reward] | None = None
     reference_dtype: str | None = AUTO
     reference_urls: list[str] | None = None
-    objective: Objective = field(default_factory=Objective)
+    objective: Objective = _EQ_2
     reference_refresh: ReferenceRefresh | None = None
 
     def __post_init__(self) -> None:
