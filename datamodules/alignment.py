@@ -1,7 +1,7 @@
 """Traces with verdicts and the sound of their clips: what the audio-text verifier is trained on and applied to."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,11 +11,36 @@ from datamodules.audio_qa import Role
 from datamodules.batching.heard_traces import AlignmentCollator, LabelledTraces, heard_traces
 from datamodules.batching.items import Prepared
 from datamodules.batching.loading import loader_settings, rank_of
-from datamodules.trace_clips import TraceClipsDataModule
+from datamodules.trace_clips import TraceClipsDataModule, TraceClipsSettings
 from datamodules.traces import thought
 from records.record_files import listed, read_records
 from records.records import Verdict
 from runtime.errors import UserError
+from runtime.settings import takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings(TraceClipsSettings):
+    """Traces with verdicts, beside what is said in :class:`.trace_clips.TraceClipsSettings`.
+
+    Attributes:
+        verdicts: The checker's verdicts on some of the traces: a file, a folder, or a list of files and folders; not
+            needed for ``predict``.
+        calibration: Verdicts that ``fit`` may use.
+        held_out: Part of them that is kept for validation and for the temperature.
+        verdicts_per_clip: How many of them may be about the same clip: many clips teach more than many traces.
+        processor: Hub name or folder of the student's processor; null takes the one of the model.
+    """
+
+    verdicts: str | list[str] | None = None
+    calibration: int = 300
+    held_out: float = 0.2
+    verdicts_per_clip: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.held_out < 1:
+            raise UserError(f"data.held_out must be between 0 and 1, found {self.held_out}")
 
 
 class AlignmentDataModule(TraceClipsDataModule):
@@ -27,38 +52,16 @@ class AlignmentDataModule(TraceClipsDataModule):
     held out; only ``predict`` is shared out.
     """
 
-    def __init__(
-        self,
-        root: str,
-        traces: str | list[str],
-        verdicts: str | list[str] | None = None,
-        calibration: int = 300,
-        held_out: float = 0.2,
-        verdicts_per_clip: int = 1,
-        **settings: Any,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: AlignmentSettings
 
-        Args:
-            root: Folder with AVQA as downloaded.
-            traces: A file of traces, a folder of such files, or a list of files and folders.
-            verdicts: The checker's verdicts on some of them, in the same ways; not needed for ``predict``.
-            calibration: Verdicts that ``fit`` may use.
-            held_out: Part of them that is kept for validation and for the temperature.
-            verdicts_per_clip: How many of them may be about the same clip: many clips teach more than many traces.
-            **settings: As for TraceClipsDataModule; ``processor`` is the student's.
-        """
-        if not 0 < held_out < 1:
-            raise UserError(f"data.held_out must be between 0 and 1, found {held_out}")
-        super().__init__(root=root, traces=traces, **settings)
-        self.verdict_files = listed(verdicts)
-        self.calibration = calibration
-        self.held_out = held_out
-        self.verdicts_per_clip = verdicts_per_clip
+    @takes(AlignmentSettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`AlignmentSettings` does; nothing is read before ``setup``."""
+        self.describe(AlignmentSettings(*root, **settings))
 
     def split_of(self, role: Role) -> str | None:
         """Return the split that the traces are of, whatever the role."""
-        return self.predict_split
+        return self.settings.predict_split
 
     @cached_property
     def parts(self) -> dict[str, list[LabelledTraces]]:
@@ -67,11 +70,11 @@ class AlignmentDataModule(TraceClipsDataModule):
         Raises:
             UserError: There are too few verdicts.
         """
-        if not self.verdict_files:
+        if not self.settings.verdicts:
             raise UserError("data.verdicts is not set: fit and test need the checker's verdicts on some traces")
         accepted = {
             (verdict.question_id, verdict.sample): verdict.accepted
-            for verdict in read_records(self.verdict_files, Verdict)
+            for verdict in read_records(listed(self.settings.verdicts), Verdict)
         }
         by_clip: dict[str, list[LabelledTraces]] = {}
         for question in self.questions("predict"):
@@ -81,7 +84,13 @@ class AlignmentDataModule(TraceClipsDataModule):
             if known:
                 verdicts = tuple(accepted[t.question_id, t.sample] for t in known)
                 by_clip.setdefault(question.media, []).append(LabelledTraces(question, tuple(known), verdicts))
-        parts = split_by_clip(by_clip, self.calibration, self.held_out, self.verdicts_per_clip, self.seed)
+        parts = split_by_clip(
+            by_clip,
+            self.settings.calibration,
+            self.settings.held_out,
+            self.settings.verdicts_per_clip,
+            self.settings.seed,
+        )
         for name in ("train", "val"):
             found = {verdict for item in parts[name] for verdict in item.accepted}
             if len(found) < 2:
@@ -110,7 +119,7 @@ class AlignmentDataModule(TraceClipsDataModule):
             raise UserError(f"no verdicts remain for {part}: lower data.calibration, or have more traces checked")
         return DataLoader(
             Prepared(items, partial(heard_traces, clips=self.clips), keep=part != "test"),
-            batch_size=self.batch_size if shuffle else self.eval_batch_size,
+            batch_size=self.settings.batch_size if shuffle else self.settings.evaluated_at_once,
             shuffle=shuffle,
             collate_fn=AlignmentCollator(self.collator),
         )
@@ -123,9 +132,9 @@ class AlignmentDataModule(TraceClipsDataModule):
             items.append(LabelledTraces(question, left, (None,) * len(left)))
         return DataLoader(
             Prepared(items, partial(heard_traces, clips=self.clips)),
-            batch_size=self.eval_batch_size,
+            batch_size=self.settings.evaluated_at_once,
             collate_fn=AlignmentCollator(self.collator),
-            **loader_settings(self.num_workers),
+            **loader_settings(self.settings.num_workers),
         )
 
 

@@ -1,7 +1,6 @@
 """What the DataModules of all datasets have in common."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -9,26 +8,23 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.batching.clip_requests import ClipRequests, RequestSettings, clip_request
 from datamodules.batching.collate import BringsProcessor, Collator, read_processor, said_of_cuts
 from datamodules.batching.items import Item, Prepared, decoded
 from datamodules.batching.loading import loader_settings, own_share, rank_of
-from datamodules.batching.resume_point import ResumePoint, fingerprint, state_of
-from datamodules.batching.sampler import ResumableLoader, TrainBatchSampler
-from datamodules.evaluation_variant import EvaluationVariant, check_prompt
+from datamodules.batching.sampler import ResumableLoader
+from datamodules.evaluation_batches import evaluation_batches, evaluation_requests
+from datamodules.evaluation_variant import check_prompt
 from datamodules.media.audio import ClipFolder
-from datamodules.media.probes import ProbeName
-from datamodules.media.video import FrameFolder
-from datamodules.prompts.questions import PROMPTS, TEACHER_PROMPTS, Prompt, PromptName, TeacherPromptName
 from datamodules.reading.annotations import AnnotatedQuestion
-from datamodules.reading.record_report import BadRecordPolicy
 from datamodules.reading.splits import Splits
+from datamodules.settings import DataSettings
+from datamodules.training_order import TrainingOrder
 from records.completed import Completed
-from records.record_files import listed
 from records.records import Question
 from runtime.errors import UserError
+from runtime.settings import takes
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -49,6 +45,7 @@ class AudioQADataModule(LightningDataModule):
     repaired. Each clip is decoded once before the start to find those that cannot be, and the result is remembered.
     """
 
+    settings: DataSettings
     dataset: str
     number_repeated_ids = False
     left_aside = "not in the subset"
@@ -57,99 +54,33 @@ class AudioQADataModule(LightningDataModule):
     completed = Completed()
     """What earlier runs have completed; no clip is decoded for it. A callback that reads it from the disk says so."""
 
-    def __init__(
-        self,
-        root: str,
-        processor: str | None = None,
-        prompt: PromptName | TeacherPromptName | Prompt = "think",
-        batch_size: int = 4,
-        eval_batch_size: int | None = None,
-        num_workers: int = 2,
-        max_seconds: float = 30.0,
-        on_bad_record: BadRecordPolicy = "skip",
-        validate_media: bool = True,
-        follow_links: bool = False,
-        cache_dir: str | None = None,
-        report_dir: str | None = None,
-        limit: int | None = None,
-        seed: int = 0,
-        length_bucket: int = 1,
-        probe: ProbeName | None = None,
-        option_order: int | None = None,
-        hints: str | list[str] | None = None,
-        requests: RequestSettings | None = None,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    @takes(DataSettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`.settings.DataSettings` does; nothing is read before ``setup``."""
+        self.describe(DataSettings(*root, **settings))
+
+    def describe(self, settings: DataSettings) -> None:
+        """Begin; the ``__init__`` of a dataset that has settings of its own calls this, with these.
 
         Args:
-            root: Folder with the dataset as downloaded.
-            processor: Hub name or folder of the processor; null takes the one of the model that is trained.
-            prompt: Name of a prompt of ``datamodules.prompts.questions``, or a prompt's own name and template.
-            batch_size: Questions in a training batch of one device.
-            eval_batch_size: Questions in a batch of validation, test and prediction; null takes ``batch_size``.
-            num_workers: Processes of each loader that decode clips and compute features; 0 uses the main process.
-            max_seconds: Seconds of a clip that are used. What the feature extractor cannot hear is cut in any case.
-            on_bad_record: What to do with a row or clip that cannot be used: leave it out and report it, or stop.
-            validate_media: Before the start, look for missing clips and decode each clip once to find corrupt ones;
-                what was found is remembered in ``report_dir``. Without it, a bad clip stops the run when it is reached.
-            follow_links: Accept clips that are symbolic links to outside ``root``.
-            cache_dir: Folder that keeps decoded waveforms; null decodes each time.
-            report_dir: Folder of the report on bad records and of the index of checked clips; null is a folder beside
-                ``root`` whose name ends in ``-report``.
-            limit: Use only the first so many usable questions of each split.
-            seed: Seed of the order of training.
-            length_bucket: Sort the questions of so many successive training batches by length (clip and targets), so
-                that a batch holds questions of similar length; 1 leaves the random order as it is. Which questions
-                share a bucket, and the order of its batches, stay random.
-            probe: In validation, test and prediction, replace the audio by silence, by another clip's (swap) or by
-                noise of the same level; null leaves it. Training is never probed.
-            option_order: In validation, test and prediction, show the options in an order drawn from this seed; null
-                keeps the file's order.
-            hints: In validation, test and prediction, put the teacher's reasoning into the prompt, which must have a
-                place for it, as ``cot-distill`` has: a file of traces, a folder of such files, or a list of both. Of
-                each question the first trace counts; how many questions have none is said.
-            requests: In validation, test and prediction, prepare questions for a model behind an endpoint
-                (``lightning_modules.RemoteQAModule``) and say what is sent of each clip; null makes batches
-                for a model that is loaded here. ``validate_media`` looks at the sound only: with it set to false, clips
-                that cannot be decoded become questions without an answer.
+            settings: What the data are.
+
+        Raises:
+            UserError: The settings do not fit each other, or the data.
         """
         super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("eval_batch_size", eval_batch_size),
-            ("limit", limit),
-            ("length_bucket", length_bucket),
-        ):
-            if value is not None and value < 1:
-                raise UserError(f"data.{name} must be 1 or more, found {value}")
-        if max_seconds <= 0:
-            raise UserError(f"data.max_seconds must be more than 0, found {max_seconds}")
-        if (probe or option_order is not None) and not self.can_probe:
+        if (settings.probe or settings.option_order is not None) and not self.can_probe:
             raise UserError(f"data.probe and data.option_order are for benchmarks; {type(self).__name__} has neither")
-        if (hints or requests) and not self.can_probe:
+        if (settings.hints or settings.requests) and not self.can_probe:
             raise UserError(f"data.hints and data.requests are for benchmarks; {type(self).__name__} has neither")
-        prompts = PROMPTS | TEACHER_PROMPTS
-        if isinstance(prompt, str) and prompt not in prompts:
-            raise UserError(f"data.prompt must be one of {', '.join(prompts)}, found {prompt!r}")
-        self.root = Path(root)
-        self.processor = processor
-        self.prompt = prompts[prompt] if isinstance(prompt, str) else prompt
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
-        self.num_workers = num_workers
-        self.on_bad_record: BadRecordPolicy = on_bad_record
-        self.validate_media = validate_media
-        self.clips = ClipFolder(self.root, max_seconds, cache_dir, follow_links)
-        self.report_dir = Path(report_dir) if report_dir else self.root.parent / f"{self.root.name}-report"
-        self.limit = limit
-        self.seed = seed
-        self.length_bucket = length_bucket
-        self.variant = EvaluationVariant(probe, option_order, tuple(listed(hints)))
-        self.requests = requests
-        check_prompt(self.prompt, self.variant, requests)
+        self.settings = settings
+        self.root = Path(settings.root)
+        self.prompt, self.variant, self.requests = settings.whole_prompt, settings.variant, settings.requests
+        check_prompt(self.prompt, self.variant, self.requests)
+        self.clips = ClipFolder(self.root, settings.max_seconds, settings.cache_dir, settings.follow_links)
+        self.report_dir = settings.reports
         self._collator: Collator | None = None
-        self._train_sampler: TrainBatchSampler | None = None
-        self._resume = ResumePoint()
+        self._training = TrainingOrder(settings, self.length)
 
     # What a dataset defines
 
@@ -202,11 +133,11 @@ class AudioQADataModule(LightningDataModule):
             clips=self.clips,
             number_repeated_ids=self.number_repeated_ids,
             left_aside=self.left_aside,
-            on_bad_record=self.on_bad_record,
+            on_bad_record=self.settings.on_bad_record,
             report_dir=self.report_dir,
-            check_clips=self.validate_media,
-            threads=self.num_workers,
-            limit=self.limit,
+            check_clips=self.settings.validate_media,
+            threads=self.settings.num_workers,
+            limit=self.settings.limit,
         )
 
     def questions(self, role: Role) -> list[Question]:
@@ -289,8 +220,8 @@ class AudioQADataModule(LightningDataModule):
         return self._collator
 
     def _load_processor(self) -> Any:
-        if self.processor is not None:
-            return read_processor(self.processor)
+        if self.settings.processor is not None:
+            return read_processor(self.settings.processor)
         module = self.trainer.lightning_module if self.trainer is not None else None
         if not isinstance(module, BringsProcessor):
             raise UserError("data.processor is not set and the model has no processor of its own: set data.processor")
@@ -303,28 +234,11 @@ class AudioQADataModule(LightningDataModule):
             UserError: There are fewer questions than a global batch has, or a checkpoint of other data is resumed.
         """
         items = self.trained
-        rank, world_size = rank_of(self.trainer)
-        if len(items) < self.batch_size * world_size:
-            raise UserError(
-                f"{len(items)} training questions do not fill a batch of {self.batch_size} on {world_size} devices: "
-                "use more questions or lower data.batch_size"
-            )
-        self._resume.check(self._fingerprint(), self.trainer, self._train_sampler is None, type(self).__name__)
-        self._train_sampler = TrainBatchSampler(
-            len(items),
-            self.batch_size,
-            self.seed,
-            rank=rank,
-            world_size=world_size,
-            position=partial(self._resume.position, self.trainer),
-            lengths=[self.length(item) for item in items],
-            pool=self.length_bucket,
-        )
         return ResumableLoader(
             Prepared(items, partial(decoded, clips=self.clips)),
-            batch_sampler=self._train_sampler,
+            batch_sampler=self._training.batches(items, self.trainer, type(self).__name__),
             collate_fn=self.collator,
-            **loader_settings(self.num_workers),
+            **loader_settings(self.settings.num_workers),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -351,41 +265,16 @@ class AudioQADataModule(LightningDataModule):
             raise UserError(f"{len(questions)} questions for {role} are fewer than the {world_size} devices")
         asked = own_share(self.trainer, self.variant.asked(questions, say_for=self.dataset))
         heard = self.variant.heard(self.clips, questions)
-        dataset: Dataset[Any]
-        collate: Callable[[list[Any]], Any]
         if self.requests is None:
-            items = [Item(question, question.answer_text) for question in asked]
-            dataset, collate = Prepared(items, partial(decoded, clips=heard)), self.collator
-        else:
-            seen = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=self.requests.frames)
-            dataset = Prepared(
-                asked,
-                partial(
-                    clip_request,
-                    prompt=self.prompt,
-                    settings=self.requests,
-                    heard=heard,
-                    seen=seen,
-                    answered=frozenset(self.completed.predictions),
-                ),
-            )
-            collate = ClipRequests
-        return DataLoader(
-            dataset, batch_size=self.eval_batch_size, collate_fn=collate, **loader_settings(self.num_workers)
-        )
+            return evaluation_batches(asked, self.settings, heard, self.collator)
+        return evaluation_requests(asked, self.settings, heard, self.clips, self.completed.predictions)
 
     # Resuming
 
     def state_dict(self) -> dict[str, Any]:
         """Return what training goes through and which batch is the next, for the checkpoint."""
-        if self._train_sampler is None or self.trainer is None:
-            return {}
-        return state_of(self.trainer, self._train_sampler.epoch, self._fingerprint())
+        return self._training.state(self.trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep where a checkpoint was, until training is resumed."""
-        self._resume.restored = state_dict or None
-
-    def _fingerprint(self) -> dict[str, Any]:
-        global_batch = self.batch_size * (self.trainer.world_size if self.trainer is not None else 1)
-        return fingerprint(self.trained, self.seed, global_batch, map(self.length, self.trained), self.length_bucket)
+        self._training.restore(state_dict)

@@ -1,13 +1,33 @@
 """AVQA: what students are trained on (Yang et al., 2022)."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.reading.annotations import AnnotatedQuestion, take
+from datamodules.settings import DataSettings
+from runtime.settings import takes
 
 _VIDEO = re.compile(r"\b(video)(s?)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AVQASettings(DataSettings):
+    """AVQA, beside what is said in :class:`.settings.DataSettings`.
+
+    Attributes:
+        media_dir: Folder of the clips under ``root``.
+        media_suffix: What follows ``video_name`` in a clip's file name: ``.mp4``, or ``.wav`` for extracted audio.
+        audio_text: Ask about the "audio" wherever the question says "video".
+        predict_split: The split that ``predict`` goes through.
+    """
+
+    media_dir: str = "videos"
+    media_suffix: str = ".mp4"
+    audio_text: bool = True
+    predict_split: Literal["train", "val"] = "train"
 
 
 class AVQADataModule(AudioQADataModule):
@@ -26,34 +46,16 @@ class AVQADataModule(AudioQADataModule):
 
     dataset = "avqa"
 
-    def __init__(
-        self,
-        root: str,
-        media_dir: str = "videos",
-        media_suffix: str = ".mp4",
-        audio_text: bool = True,
-        predict_split: Literal["train", "val"] = "train",
-        **settings: Any,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: AVQASettings
 
-        Args:
-            root: Folder with the dataset as downloaded.
-            media_dir: Folder of the clips under ``root``.
-            media_suffix: What follows ``video_name`` in a clip's file name: ``.mp4``, or ``.wav`` for extracted audio.
-            audio_text: Ask about the "audio" wherever the question says "video".
-            predict_split: The split that ``predict`` goes through.
-            **settings: What all datasets have in common: see AudioQADataModule.
-        """
-        super().__init__(root=root, **settings)
-        self.media_dir = media_dir
-        self.media_suffix = media_suffix
-        self.audio_text = audio_text
-        self.predict_split = predict_split
+    @takes(AVQASettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`AVQASettings` does; nothing is read before ``setup``."""
+        self.describe(AVQASettings(*root, **settings))
 
     def split_of(self, role: Role) -> str | None:
         """Return ``train`` or ``val``."""
-        return {"train": "train", "val": "val", "test": "val", "predict": self.predict_split}[role]
+        return {"train": "train", "val": "val", "test": "val", "predict": self.settings.predict_split}[role]
 
     def annotation_file(self, split: str) -> Path:
         """Return ``train_qa.json`` or ``val_qa.json``."""
@@ -69,8 +71,8 @@ class AVQADataModule(AudioQADataModule):
         kind = take(row, "question_type", str)
         return AnnotatedQuestion(
             id=str(take(row, "id", int, str)),
-            media=(f"{self.media_dir}/{take(row, 'video_name', str)}{self.media_suffix}",),
-            text=about_audio(text) if self.audio_text else text,
+            media=(f"{self.settings.media_dir}/{take(row, 'video_name', str)}{self.settings.media_suffix}",),
+            text=about_audio(text) if self.settings.audio_text else text,
             options=take(row, "multi_choice", list),
             answer=take(row, "answer", int),
             category=kind,

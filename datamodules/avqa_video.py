@@ -1,14 +1,32 @@
 """AVQA as silent video: what the teacher is shown."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.avqa import AVQADataModule
+from datamodules.avqa import AVQADataModule, AVQASettings
 from datamodules.batching.items import Prepared, silent_clip
 from datamodules.batching.loading import SentBatch, loader_settings, own_share
 from datamodules.media.video import FrameFolder, FrameSampling
+from runtime.settings import takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class AVQAVideoSettings(AVQASettings):
+    """AVQA in video mode, beside what is said in :class:`.avqa.AVQASettings`.
+
+    Attributes:
+        frames: Which frames of a clip are shown, and how large.
+        audio_text: Ask about the "audio" wherever the question says "video".
+        validate_media: Decode the frames of each clip once before the start; without it, bad clips become error records
+            when they are reached.
+    """
+
+    frames: FrameSampling = FrameSampling()  # noqa: RUF009  (frozen)
+    audio_text: bool = False
+    validate_media: bool = False
 
 
 class AVQAVideoDataModule(AVQADataModule):
@@ -20,26 +38,14 @@ class AVQAVideoDataModule(AVQADataModule):
 
     can_probe = False
 
-    def __init__(
-        self,
-        root: str,
-        frames: FrameSampling = FrameSampling(),  # noqa: B008  (frozen)
-        audio_text: bool = False,
-        validate_media: bool = False,
-        **settings: Any,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: AVQAVideoSettings
 
-        Args:
-            root: Folder with AVQA as downloaded.
-            frames: Which frames of a clip are shown, and how large.
-            audio_text: Ask about the "audio" wherever the question says "video".
-            validate_media: Decode the frames of each clip once before the start; without it, bad clips become error
-                records when they are reached.
-            **settings: As for AVQADataModule, for example ``media_dir``, ``eval_batch_size`` and ``num_workers``.
-        """
-        super().__init__(root=root, audio_text=audio_text, validate_media=validate_media, **settings)
-        self.clips = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=frames)
+    @takes(AVQAVideoSettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`AVQAVideoSettings` does; nothing is read before ``setup``."""
+        chosen = AVQAVideoSettings(*root, **settings)
+        self.describe(chosen)
+        self.clips = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=chosen.frames)
         self.report_dir = self.report_dir / "video"  # the index there is of frames, not of waveforms
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -48,7 +54,7 @@ class AVQAVideoDataModule(AVQADataModule):
         questions = own_share(self.trainer, self.questions("predict"))
         return DataLoader(
             Prepared([q for q in questions if self.completed.lacks(q.id)], partial(silent_clip, clips=self.clips)),
-            batch_size=self.eval_batch_size,
+            batch_size=self.settings.evaluated_at_once,
             collate_fn=SentBatch,
-            **loader_settings(self.num_workers),
+            **loader_settings(self.settings.num_workers),
         )

@@ -1,11 +1,25 @@
 """MMAU: sound, music and speech (Sakshi et al., 2024)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.reading.annotations import AnnotatedQuestion, stripped, take, take_label
+from datamodules.settings import DataSettings
 from records.valid_text import valid_text
+from runtime.settings import takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMAUSettings(DataSettings):
+    """MMAU, beside what is said in :class:`.settings.DataSettings`.
+
+    Attributes:
+        annotations: The annotation file under ``root``; ``mmau-test.json`` makes ids such as ``mmau/test/<id>``.
+    """
+
+    annotations: str = "mmau-test-mini.json"
 
 
 class MMAUDataModule(AudioQADataModule):
@@ -24,24 +38,20 @@ class MMAUDataModule(AudioQADataModule):
 
     dataset = "mmau"
 
-    def __init__(self, root: str, annotations: str = "mmau-test-mini.json", **settings: Any) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: MMAUSettings
 
-        Args:
-            root: Folder with the dataset as downloaded.
-            annotations: The annotation file under ``root``; ``mmau-test.json`` makes ids such as ``mmau/test/<id>``.
-            **settings: What all datasets have in common: see AudioQADataModule.
-        """
-        super().__init__(root=root, **settings)
-        self.annotations = annotations
+    @takes(MMAUSettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`MMAUSettings` does; nothing is read before ``setup``."""
+        self.describe(MMAUSettings(*root, **settings))
 
     def split_of(self, role: Role) -> str | None:
         """Return ``test-mini``, or what another annotation file is called; nothing is for training."""
-        return None if role == "train" else valid_text(Path(self.annotations).stem.removeprefix("mmau-"))
+        return None if role == "train" else valid_text(Path(self.settings.annotations).stem.removeprefix("mmau-"))
 
     def annotation_file(self, split: str) -> Path:
         """Return the annotation file."""
-        return self.root / self.annotations
+        return self.root / self.settings.annotations
 
     def parse_row(self, row: dict[str, Any], split: str) -> AnnotatedQuestion:
         """Return a row in the terms of all datasets.

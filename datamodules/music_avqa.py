@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.avqa import about_audio
 from datamodules.reading.annotations import AnnotatedQuestion, RowError, take, take_label
+from datamodules.settings import DataSettings
+from runtime.settings import takes
 
 INSTRUMENTS = (
     "accordion",
@@ -55,6 +58,29 @@ SCENERY = ("indoor", "outdoor")
 _PLACEHOLDER = re.compile(r"<\w+>")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MusicAVQASettings(DataSettings):
+    """MUSIC-AVQA, beside what is said in :class:`.settings.DataSettings`.
+
+    Attributes:
+        subset: ``non-visual`` leaves the purely visual questions out (6,758 remain, the paper's 7k); ``all`` is all
+            9,185.
+        annotations: The annotation file under ``root``.
+        media_dirs: Folders under ``root`` in which a clip is looked for; null is ``videos``,
+            ``MUSIC-AVQA-videos-Real``, ``MUSIC-AVQA-videos-Synthetic``.
+        media_suffix: What follows ``video_id`` in a clip's file name.
+        audio_text: Ask about the "audio" wherever the question says "video".
+        instruments: The options of questions for an instrument; null takes the dataset's 22.
+    """
+
+    subset: Literal["non-visual", "all"] = "non-visual"
+    annotations: str = "avqa-test.json"
+    media_dirs: list[str] | None = None
+    media_suffix: str = ".mp4"
+    audio_text: bool = False
+    instruments: list[str] | None = None
+
+
 class MusicAVQADataModule(AudioQADataModule):
     r"""The test set of MUSIC-AVQA; validation, test and prediction go through the same file.
 
@@ -76,38 +102,15 @@ class MusicAVQADataModule(AudioQADataModule):
     number_repeated_ids = True
     left_aside = "purely visual"
 
-    def __init__(
-        self,
-        root: str,
-        subset: Literal["non-visual", "all"] = "non-visual",
-        annotations: str = "avqa-test.json",
-        media_dirs: list[str] | None = None,
-        media_suffix: str = ".mp4",
-        audio_text: bool = False,
-        instruments: list[str] | None = None,
-        **settings: Any,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: MusicAVQASettings
 
-        Args:
-            root: Folder with the dataset as downloaded.
-            subset: ``non-visual`` leaves the purely visual questions out (6,758 remain, the paper's 7k); ``all`` is all
-                9,185.
-            annotations: The annotation file under ``root``.
-            media_dirs: Folders under ``root`` in which a clip is looked for; null is ``videos``,
-                ``MUSIC-AVQA-videos-Real``, ``MUSIC-AVQA-videos-Synthetic``.
-            media_suffix: What follows ``video_id`` in a clip's file name.
-            audio_text: Ask about the "audio" wherever the question says "video".
-            instruments: The options of questions for an instrument; null takes the dataset's 22.
-            **settings: What all datasets have in common: see AudioQADataModule.
-        """
-        super().__init__(root=root, **settings)
-        self.subset = subset
-        self.annotations = annotations
-        self.media_dirs = media_dirs or ["videos", "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"]
-        self.media_suffix = media_suffix
-        self.audio_text = audio_text
-        self.instruments = tuple(instruments) if instruments else INSTRUMENTS
+    @takes(MusicAVQASettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`MusicAVQASettings` does; nothing is read before ``setup``."""
+        chosen = MusicAVQASettings(*root, **settings)
+        self.describe(chosen)
+        self.media_dirs = chosen.media_dirs or ["videos", "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthetic"]
+        self.instruments = tuple(chosen.instruments) if chosen.instruments else INSTRUMENTS
 
     def split_of(self, role: Role) -> str | None:
         """Return ``test``; nothing is for training."""
@@ -115,7 +118,7 @@ class MusicAVQADataModule(AudioQADataModule):
 
     def annotation_file(self, split: str) -> Path:
         """Return the annotation file."""
-        return self.root / self.annotations
+        return self.root / self.settings.annotations
 
     def parse_row(self, row: dict[str, Any], split: str) -> AnnotatedQuestion | None:
         """Return a row in the terms of all datasets, or None when it is not in the subset.
@@ -124,7 +127,7 @@ class MusicAVQADataModule(AudioQADataModule):
             RowError: The row lacks something or has something of a wrong type.
         """
         modality, category = _texts(row, "type", 2)
-        if self.subset == "non-visual" and modality == "Visual":
+        if self.settings.subset == "non-visual" and modality == "Visual":
             return None
         template = take(row, "question_content", str)
         options = answers_of(template, self.instruments)
@@ -133,8 +136,8 @@ class MusicAVQADataModule(AudioQADataModule):
         answer = take_label(row, "anser" if "anser" in row else "answer", str)
         return AnnotatedQuestion(
             id=str(take(row, "question_id", int, str)),
-            media=tuple(f"{folder}/{video}{self.media_suffix}" for folder in self.media_dirs),
-            text=about_audio(text) if self.audio_text else text,
+            media=tuple(f"{folder}/{video}{self.settings.media_suffix}" for folder in self.media_dirs),
+            text=about_audio(text) if self.settings.audio_text else text,
             options=list(options),
             answer=None if answer is None else answer.replace("_", " "),
             category=category,

@@ -1,19 +1,40 @@
 """The teacher's traces with the true sound of their clips: what the checker reads and hears."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules.avqa import AVQADataModule
+from datamodules.avqa import AVQADataModule, AVQASettings
 from datamodules.batching.items import Prepared, traced_clip
 from datamodules.batching.loading import SentBatch, loader_settings, own_share
 from datamodules.media.audio import WavFormat
 from datamodules.reading.self_consistency import by_question, is_unanimous
 from records.record_files import listed, read_records
 from records.records import Question, RecordError, Trace
+from runtime.settings import takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceClipsSettings(AVQASettings):
+    """Traces to check, beside what is said in :class:`.avqa.AVQASettings`.
+
+    Attributes:
+        traces: A file of traces, a folder of such files, or a list of files and folders.
+        unanimous: Check only the traces of questions whose traces all chose the same option; saves requests when
+            nothing else is going to be used.
+        wav_format: How the samples are sent: 16-bit integers, which every server reads, or 32-bit floats.
+        validate_media: Decode each clip once before the start; without it, bad clips become error records when they are
+            reached.
+    """
+
+    traces: str | list[str]
+    unanimous: bool = False
+    wav_format: WavFormat = "pcm16"
+    validate_media: bool = False
 
 
 class TraceClipsDataModule(AVQADataModule):
@@ -25,31 +46,12 @@ class TraceClipsDataModule(AVQADataModule):
 
     can_probe = False
 
-    def __init__(
-        self,
-        root: str,
-        traces: str | list[str],
-        unanimous: bool = False,
-        wav_format: WavFormat = "pcm16",
-        validate_media: bool = False,
-        **settings: Any,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: TraceClipsSettings
 
-        Args:
-            root: Folder with AVQA as downloaded.
-            traces: A file of traces, a folder of such files, or a list of files and folders.
-            unanimous: Check only the traces of questions whose traces all chose the same option; saves requests when
-                nothing else is going to be used.
-            wav_format: How the samples are sent: 16-bit integers, which every server reads, or 32-bit floats.
-            validate_media: Decode each clip once before the start; without it, bad clips become error records when
-                they are reached.
-            **settings: As for AVQADataModule, for example ``media_dir``, ``eval_batch_size`` and ``num_workers``.
-        """
-        super().__init__(root=root, validate_media=validate_media, **settings)
-        self.trace_files = listed(traces)
-        self.unanimous = unanimous
-        self.wav_format: WavFormat = wav_format
+    @takes(TraceClipsSettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`TraceClipsSettings` does; nothing is read before ``setup``."""
+        self.describe(TraceClipsSettings(*root, **settings))
 
     @cached_property
     def traces(self) -> dict[str, list[Trace]]:
@@ -59,7 +61,7 @@ class TraceClipsDataModule(AVQADataModule):
             RecordError: A file is missing or malformed, or no trace is of a question in the data.
         """
         questions = {question.id: question for question in self.questions("predict")}
-        return traces_to_check(self.trace_files, questions, self.unanimous)
+        return traces_to_check(listed(self.settings.traces), questions, self.settings.unanimous)
 
     def unchecked(self) -> list[Question]:
         """Return this rank's share of the questions with traces that have no verdict on disk."""
@@ -75,12 +77,12 @@ class TraceClipsDataModule(AVQADataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the questions with traces that are not all checked yet."""
-        prepare = partial(traced_clip, traces=self.traces, clips=self.clips, wav_format=self.wav_format)
+        prepare = partial(traced_clip, traces=self.traces, clips=self.clips, wav_format=self.settings.wav_format)
         return DataLoader(
             Prepared(self.unchecked(), prepare),
-            batch_size=self.eval_batch_size,
+            batch_size=self.settings.evaluated_at_once,
             collate_fn=SentBatch,
-            **loader_settings(self.num_workers),
+            **loader_settings(self.settings.num_workers),
         )
 
 

@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.avqa import AVQADataModule
+from datamodules.avqa import AVQADataModule, AVQASettings
 from datamodules.batching.items import Item
 from datamodules.reading.annotations import without_control_tokens
 from datamodules.reading.self_consistency import answered_option, by_question, is_unanimous
+from datamodules.settings import refuse_none
 from records.reasoning_tags import tagged_answer, tagged_thought, without_tags
 from records.record_files import listed, read_records
 from records.records import Question, Trace, Verdict
 from runtime.errors import UserError
+from runtime.settings import takes
 
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
 Label = Literal["teacher", "ground_truth"]
@@ -59,6 +61,48 @@ class TracedQuestion:
     teacher_label: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class TracesSettings(AVQASettings):
+    """The teacher's traces, beside what is said in :class:`.avqa.AVQASettings`.
+
+    Attributes:
+        traces: A file of traces, a folder of such files, or a list of files and folders.
+        verdicts: The checker's verdicts on the traces, in the same ways; needed for ``verified``.
+        unanimous: Use only questions whose traces all chose the same option (self-consistency).
+        verified: Use only traces that the checker accepted.
+        max_traces_per_question: Use so many traces of a question at most; null for all.
+        use: ``sft`` puts targets into the batches; ``prompts`` leaves completions to be sampled (GRPO).
+        target: What SFT learns: the trace and its answer (traces without a thought are left out and counted), the
+            teacher's label alone, or the true label alone.
+        label: What GRPO rewards: the option that the teacher chose (the majority of its traces), or the true one.
+        traces_per_item: Of SFT, so many traces of a question at most come into a batch together, which computes their
+            prompt once; the others come on their own. With 1, ``batch_size`` counts traces, as the paper's does; null
+            keeps each question's traces together.
+    """
+
+    traces: str | list[str]
+    verdicts: str | list[str] | None = None
+    unanimous: bool = True
+    verified: bool = False
+    max_traces_per_question: int | None = None
+    use: Literal["sft", "prompts"] = "sft"
+    target: Target = "cot"
+    label: Label = "teacher"
+    traces_per_item: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.verified and not self.verdicts:
+            raise UserError("data.verified needs the checker's verdicts: set data.verdicts, or data.verified to false")
+        refuse_none(max_traces_per_question=self.max_traces_per_question, traces_per_item=self.traces_per_item)
+
+    @property
+    def filter(self) -> TraceFilter:
+        """Which traces are used."""
+        learns_thoughts = self.use == "sft" and self.target == "cot"
+        return TraceFilter(self.unanimous, self.verified, self.max_traces_per_question, learns_thoughts)
+
+
 class TracesDataModule(AVQADataModule):
     """AVQA whose training questions are those with traces of the teacher; validation and test are plain AVQA.
 
@@ -66,52 +110,12 @@ class TracesDataModule(AVQADataModule):
     describes. For SFT one item is one question with its traces as targets.
     """
 
-    def __init__(
-        self,
-        root: str,
-        traces: str | list[str],
-        verdicts: str | list[str] | None = None,
-        unanimous: bool = True,
-        verified: bool = False,
-        max_traces_per_question: int | None = None,
-        use: Literal["sft", "prompts"] = "sft",
-        target: Target = "cot",
-        label: Label = "teacher",
-        traces_per_item: int | None = None,
-        **settings: Any,
-    ) -> None:
-        """Describe the data; nothing is read before ``setup``.
+    settings: TracesSettings
 
-        Args:
-            root: Folder with AVQA as downloaded.
-            traces: A file of traces, a folder of such files, or a list of files and folders.
-            verdicts: The checker's verdicts on the traces, in the same ways; needed for ``verified``.
-            unanimous: Use only questions whose traces all chose the same option (self-consistency).
-            verified: Use only traces that the checker accepted.
-            max_traces_per_question: Use so many traces of a question at most; null for all.
-            use: ``sft`` puts targets into the batches; ``prompts`` leaves completions to be sampled (GRPO).
-            target: What SFT learns: the trace and its answer (traces without a thought are left out and counted), the
-                teacher's label alone, or the true label alone.
-            label: What GRPO rewards: the option that the teacher chose (the majority of its traces), or the true one.
-            traces_per_item: Of SFT, so many traces of a question at most come into a batch together, which computes
-                their prompt once; the others come on their own. With 1, ``batch_size`` counts traces, as the paper's
-                does; null keeps each question's traces together.
-            **settings: As for AVQADataModule, for example ``media_dir`` and ``batch_size``.
-        """
-        super().__init__(root=root, **settings)
-        if verified and not verdicts:
-            raise UserError("data.verified needs the checker's verdicts: set data.verdicts, or data.verified to false")
-        for name, value in (("max_traces_per_question", max_traces_per_question), ("traces_per_item", traces_per_item)):
-            if value is not None and value < 1:
-                raise UserError(f"data.{name} must be 1 or more, found {value}")
-        self.traces = listed(traces)
-        self.verdicts = listed(verdicts)
-        learns_thoughts = use == "sft" and target == "cot"
-        self.filter = TraceFilter(unanimous, verified, max_traces_per_question, learns_thoughts)
-        self.use = use
-        self.target: Target = target
-        self.label: Label = label
-        self.traces_per_item = traces_per_item
+    @takes(TracesSettings)
+    def __init__(self, *root: Any, **settings: Any) -> None:
+        """Describe the data, as :class:`TracesSettings` does; nothing is read before ``setup``."""
+        self.describe(TracesSettings(*root, **settings))
 
     def train_items(self, questions: list[Question]) -> list[Item]:
         """Return the questions whose traces pass, each with its label and targets, in as many items as these need.
@@ -119,26 +123,26 @@ class TracesDataModule(AVQADataModule):
         Raises:
             UserError: A file is missing or malformed, or nothing passes the filters.
         """
-        traces = list(read_records(self.traces, Trace))
-        verdicts = list(read_records(self.verdicts, Verdict))
+        traces = list(read_records(listed(self.settings.traces), Trace))
+        verdicts = list(read_records(listed(self.settings.verdicts), Verdict))
         counts: Counter[str] = Counter()
-        traced = select_traces(questions, traces, verdicts, self.filter, counts)
+        traced = select_traces(questions, traces, verdicts, self.settings.filter, counts)
         unlabelled = 0
         items: list[Item] = []
         asked = 0
         for one in traced:
-            label = one.teacher_label if self.label == "teacher" else one.question.answer_text
-            targets = sft_targets(one, self.target) if self.use == "sft" else ()
-            if label is None or (self.use == "sft" and not targets):
+            label = one.teacher_label if self.settings.label == "teacher" else one.question.answer_text
+            targets = sft_targets(one, self.settings.target) if self.settings.use == "sft" else ()
+            if label is None or (self.settings.use == "sft" and not targets):
                 unlabelled += 1
                 continue
             asked += 1
-            room = self.traces_per_item or max(len(targets), 1)
+            room = self.settings.traces_per_item or max(len(targets), 1)
             items += [Item(one.question, label, targets[at : at + room]) for at in range(0, max(len(targets), 1), room)]
         if unlabelled:
             counts["questions without a true label"] = unlabelled
         tokens = sum(without_control_tokens(t.reasoning) != t.reasoning for one in traced for t in one.traces)
-        if tokens and self.use == "sft" and self.target == "cot":
+        if tokens and self.settings.use == "sft" and self.settings.target == "cot":
             rank_zero_warn(f"{tokens} traces have control tokens such as <|im_end|> in their text, which are taken out")
         used = sum(len(one.traces) for one in traced)
         removed = ", ".join(f"{count} {what}" for what, count in counts.items()) or "none"
@@ -146,7 +150,7 @@ class TracesDataModule(AVQADataModule):
         if not items:
             raise UserError(f"no question with traces remains ({summary}): relax the filters or check data.traces")
         strange = any(what in counts for what in (NOT_IN_DATA, UNREADABLE, NO_THOUGHT))
-        say = rank_zero_warn if strange and self.limit is None else rank_zero_info
+        say = rank_zero_warn if strange and self.settings.limit is None else rank_zero_info
         say(f"{self.dataset} traces: {summary}")
         return items
 

@@ -74,7 +74,7 @@ def test_a_trace_without_a_thought_is_neither_learnt_from_nor_accepted(tmp_path:
         tmp_path / "v.jsonl", [Verdict(q.id, s, s > 0 and q.id < "q15", "c") for q in questions for s in (0, 1)]
     )
     data = AlignmentDataModule(
-        str(tmp_path), str(tmp_path), verdicts=str(tmp_path / "v.jsonl"), calibration=20, held_out=0.5
+        str(tmp_path), traces=str(tmp_path), verdicts=str(tmp_path / "v.jsonl"), calibration=20, held_out=0.5
     )
     data.traces, data.questions = traces, lambda role: questions  # type: ignore[method-assign,assignment]
     learnt = [trace for items in data.parts.values() for item in items for trace in item.traces]
@@ -87,7 +87,7 @@ def test_a_trace_without_a_thought_is_neither_learnt_from_nor_accepted(tmp_path:
 
 def test_each_of_two_ranks_is_calibrated_on_all_that_was_held_out(tmp_path: Path) -> None:
     """Neither the loaders nor Lightning's sampler leave a rank a share of it."""
-    data = AlignmentDataModule(str(tmp_path), str(tmp_path))
+    data = AlignmentDataModule(str(tmp_path), traces=str(tmp_path))
     question = Question("q", "avqa", "clip", "?", ("a", "b"), 0, "x")
     held_out = [LabelledTraces(question, (Trace("q", sample, "r", "a", "t"),), (True,)) for sample in range(5)]
     data.parts = {"train": held_out, "val": held_out, "test": held_out}

@@ -117,13 +117,13 @@ class Data(AudioQADataModule):
 @pytest.mark.parametrize("long", ["train", "val"])
 def test_one_long_prompt_ends_the_run_before_its_first_step(tmp_path: Path, server_weights: Path, long: str):
     module = Learner(str(server_weights))
-    data = Data(str(tmp_path), str(server_weights), prompt="think", num_workers=0)
+    data = Data(str(tmp_path), processor=str(server_weights), prompt="think", num_workers=0)
     data.long = long
     with FakeServer(server_weights) as server:
         run = trainer(tmp_path, rollouts(server), limit_val_batches=1)
         with pytest.raises(UserError, match=rf"1 of {6 if long == 'train' else 3} questions do not fit into the 768"):
             run.fit(module, datamodule=data)
         assert server.generated == [] and server.pushes() == []
-        data = Data(str(tmp_path), str(server_weights), prompt="think", num_workers=0)
+        data = Data(str(tmp_path), processor=str(server_weights), prompt="think", num_workers=0)
         trainer(tmp_path, rollouts(server), limit_val_batches=1, max_steps=1).fit(module, datamodule=data)
         assert server.generated
