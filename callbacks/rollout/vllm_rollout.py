@@ -254,7 +254,7 @@ class VLLMRollout(RolloutCallback):
             self._draw(trainer, module, batch, sampling, (drawn.samples, drawn.version))  # another rank may have none
             stop = drawn.sampling[0].stop_token_ids
             done = self._put(module, batch, drawn.samples, drawn.version, drawn.seconds, stop)
-            self._servers.pass_alone(trainer, module, batch, sampling[0])  # for servers that were restarted in between
+            self._pass_alone(trainer, module, batch, sampling[0])  # for servers that were restarted in between
         assert done.weight_version is not None
         done.stale = done.weight_version != self.weight_version
         module.log("time/rollout_wait", waited, on_step=True, on_epoch=False, batch_size=1)

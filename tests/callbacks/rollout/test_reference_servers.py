@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from benchmarks.fake_server import FakeServer
+from callbacks.rollout.reference_servers import ReferenceServers
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from inference.vllm.client import ServerError
 from lightning_modules.doors import TrainingRollouts
 from runtime.errors import UserError
+from tests.callbacks.rollout.test_overlap import QuestionsAhead
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.support.questions import Learner, Questions
 
@@ -65,6 +67,22 @@ def test_each_completion_is_scored_and_the_reference_gets_no_weights(
                 rows = scoring._scores(prompt + ids[:length])[len(prompt) :]
                 wanted = [row[str(token)]["logprob"] for row, token in zip(rows, ids, strict=False)]
                 assert done.reference_logprobs[row, index, :length].tolist() == pytest.approx(wanted)
+
+
+def test_reference_servers_that_came_back_pass_their_gate_within_the_batch(
+    tmp_path: Path, server_weights: Path, servers, monkeypatch
+):
+    """Also where completions were drawn during the batch before; one may have been started anew meanwhile."""
+    drawing, scoring = servers
+    passed: list[str] = []
+    monkeypatch.setattr(
+        ReferenceServers, "pass_alone", lambda self, trainer, module, batch, _: passed.append(batch.questions[0].id)
+    )
+    module = learner(server_weights, scoring)
+    run = trainer(tmp_path, rollouts(drawing, max_staleness=1), num_sanity_val_steps=0)
+    run.fit(module, QuestionsAhead(module.student.processor, 4, 2))
+    assert [batch.completions.stale for batch in module.train_batches] == [False, True]
+    assert set(passed) == {batch.questions[0].id for batch in module.train_batches}
 
 
 def test_evaluation_is_not_scored(tmp_path: Path, server_weights: Path, servers):
