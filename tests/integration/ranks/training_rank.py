@@ -73,7 +73,7 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
         module: lightning.LightningModule = SFTModule(
             weights, lr=1e-3, micro_batch_size=2 if stage == "micro" else None
         )
-    elif stage == "lora":
+    elif stage == "lora":  # what is counted, and normalised, over all ranks
         module = GRPOModule(weights, lr=1e-3, lora=LoRASettings(rank=2))
     else:
         module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, num_iterations=2)
