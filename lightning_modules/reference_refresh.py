@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lightning_modules.models.sharding import shard_again
 from lightning_modules.models.student import Student
 from runtime.errors import UserError, refuse_below
 
@@ -47,6 +48,8 @@ class ReferenceRefresh:
             reference: What is changed.
             policy: A model of the same kind, without adapters.
         """
+        shard_again(reference)
+        shard_again(policy)
         for (name, old), (same, new) in zip(
             reference.base.named_parameters(), policy.base.named_parameters(), strict=True
         ):
