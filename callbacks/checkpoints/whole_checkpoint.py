@@ -42,7 +42,7 @@ class WholeCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        if checkpoints_are_folders(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
+        if checkpoints_are_folders(trainer) and _of_folders(trainer) is None:
             raise UserError(
                 "checkpoints of many files are written by ShardedStrategy of callbacks.checkpoints.sharded_strategy, "
                 "which train.py takes for ModelParallelStrategy: give it to the Trainer"
@@ -62,8 +62,8 @@ class WholeCheckpoint(ModelCheckpoint):
             CheckpointError: It could not be written.
             TimeoutError: It takes longer.
         """
-        if checkpoints_are_folders(trainer) and isinstance(trainer.strategy, ShardedStrategy):
-            trainer.strategy.writer.wait(seconds)
+        if (strategy := _of_folders(trainer)) is not None:
+            strategy.writer.wait(seconds)
 
     def goes_on(self, trainer: Trainer) -> bool:
         """Return whether training goes on behind the checkpoint that is about to be written.
@@ -85,8 +85,7 @@ class WholeCheckpoint(ModelCheckpoint):
 
     @override
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        strategy = trainer.strategy
-        if not checkpoints_are_folders(trainer) or not isinstance(strategy, ShardedStrategy):
+        if (strategy := _of_folders(trainer)) is None:
             super()._save_checkpoint(trainer, filepath)
             return
         background = strategy.root_device.type == "cuda" if self.asynchronous is None else self.asynchronous
@@ -100,12 +99,18 @@ class WholeCheckpoint(ModelCheckpoint):
         """Remove a checkpoint when the one that takes its place is there; a folder never is there in part."""
         if not trainer.is_global_zero:
             return
-        if checkpoints_are_folders(trainer) and isinstance(trainer.strategy, ShardedStrategy):
-            trainer.strategy.writer.when_written(lambda: _remove(Path(filepath)))
+        if (strategy := _of_folders(trainer)) is not None:
+            strategy.writer.when_written(lambda: _remove(Path(filepath)))
         elif Path(filepath).is_dir():
             _remove(Path(filepath))
         else:
             super()._remove_checkpoint(trainer, filepath)
+
+
+def _of_folders(trainer: Trainer) -> ShardedStrategy | None:
+    """Return the strategy that writes checkpoints of many files, where there is one and they are wanted."""
+    strategy = trainer.strategy
+    return strategy if checkpoints_are_folders(trainer) and isinstance(strategy, ShardedStrategy) else None
 
 
 def _remove(path: Path) -> None:

@@ -1,12 +1,22 @@
 """Weights to servers that compute on the CPU, over TCP."""
 
+from typing import TypeVar
+
 import torch
 
-from inference.weight_transfer.attempt import AFTERMATH_SECONDS, Attempt
 from inference.weight_transfer.buckets import announce, pack
 from inference.weight_transfer.gloo_group import GlooGroup, listen
 from inference.weight_transfer.receivers import Receivers, TransferBroken
-from inference.weight_transfer.transfer import TransferError, WeightStream, WeightTransfer, check_reachable
+from inference.weight_transfer.transfer import (
+    AFTERMATH_SECONDS,
+    WeightStream,
+    WeightTransfer,
+    cannot_come,
+    check_reachable,
+)
+from runtime.ahead import Ahead
+
+T = TypeVar("T")
 
 PIECES = 4
 """In how many a bucket travels."""
@@ -64,10 +74,7 @@ class GlooSender:
         try:
             store = listen(way.address, way.seconds)
         except OSError as error:
-            raise TransferError(
-                f"servers cannot come to {way.address} for weights ({error.strerror or error}): set "
-                "weight_transfer.init_args.address to an address of this machine"
-            ) from None
+            raise cannot_come(way.address, error) from None
         init_info = {
             "master_address": way.address,
             "master_port": store.port,
@@ -76,15 +83,9 @@ class GlooSender:
             "packed_buffer_size_bytes": self.bucket_bytes,
             "seconds": way.seconds,
         }
-        met: list[GlooGroup] = []
-
-        def wait() -> None:
-            met.append(GlooGroup(store, 0, receivers.world_size, way.address, way.seconds))
-
-        group = Attempt(wait)
+        group = Ahead(lambda: GlooGroup(store, 0, receivers.world_size, way.address, way.seconds))
         receivers.init_weight_transfer_engine(init_info)  # names who did not come
-        group.result(AFTERMATH_SECONDS, "the servers have come, but the trainer did not meet them")
-        self._group = met[0]
+        self._group = in_time(group, AFTERMATH_SECONDS, "the servers have come, but the trainer did not meet them")
 
     def send_weights(self) -> None:
         """Send all weights: the receivers start, receive and finish.
@@ -94,7 +95,7 @@ class GlooSender:
             ServerRefused: A server refused.
         """
         self.receivers.start_weight_update()
-        update = Attempt(lambda: self.receivers.update_weights(announce(self.weights.shapes)))
+        update = Ahead(lambda: self.receivers.update_weights(announce(self.weights.shapes)))
         try:
             for place, bucket in enumerate(pack(self.weights, self.weights.shapes, self.bucket_bytes)):
                 if place:
@@ -106,7 +107,7 @@ class GlooSender:
             self.shutdown()
             update.join(AFTERMATH_SECONDS)  # who has failed says so better
             raise TransferBroken(f"weights could not be sent: {str(error).splitlines()[0]}") from None
-        update.result(self.receivers.seconds, "all weights were sent, but not all servers have loaded them")
+        in_time(update, self.receivers.seconds, "all weights were sent, but not all servers have loaded them")
         self.receivers.finish_weight_update()
 
     def _given_up(self) -> bool:
@@ -115,3 +116,19 @@ class GlooSender:
     def shutdown(self) -> None:
         """Leave the servers."""
         self._group.close()
+
+
+def in_time(work: Ahead[T], seconds: float, otherwise: str) -> T:
+    """Wait for something that may never end, and return what it returned.
+
+    Args:
+        work: It.
+        seconds: How long.
+        otherwise: What is said when it takes longer.
+
+    Raises:
+        TransferBroken: It takes longer.
+    """
+    if not work.join(seconds):
+        raise TransferBroken(f"{otherwise} within {seconds:.0f} s")
+    return work.result()

@@ -6,9 +6,16 @@ from typing import Any
 
 import torch
 
-from inference.weight_transfer.attempt import AFTERMATH_SECONDS, Attempt
 from inference.weight_transfer.receivers import Receivers
-from inference.weight_transfer.transfer import TransferError, WeightStream, WeightTransfer, check_reachable
+from inference.weight_transfer.transfer import (
+    AFTERMATH_SECONDS,
+    TransferError,
+    WeightStream,
+    WeightTransfer,
+    cannot_come,
+    check_reachable,
+)
+from runtime.ahead import Ahead
 
 
 class NCCLTransfer(WeightTransfer):
@@ -110,7 +117,7 @@ class NCCLSender:
             with torch.cuda.device(self.device):  # a thread begins on the first GPU
                 return work()
 
-        attempt, deadline = Attempt(on_device), time.monotonic() + self.seconds
+        attempt, deadline = Ahead(on_device), time.monotonic() + self.seconds
         while not attempt.join(0.05):
             lost = self.receivers.problem is not None and not attempt.join(AFTERMATH_SECONDS)
             if lost or time.monotonic() > deadline:
@@ -120,7 +127,7 @@ class NCCLSender:
                     f"weights cannot be sent to {urls} over NCCL: {why}. NCCL cannot be interrupted: start the servers "
                     "anew and resume with --ckpt_path last; NCCL_DEBUG=INFO on both sides shows what it waits for"
                 )
-        return attempt.result(AFTERMATH_SECONDS, what)
+        return attempt.result()
 
 
 def build_engine(init_info: Any, receivers: Receivers, weights: WeightStream) -> Any:
@@ -158,8 +165,5 @@ def free_port(address: str) -> int:
         try:
             tried.bind((address, 0))
         except OSError as error:
-            raise TransferError(
-                f"servers cannot come to {address} for weights ({error.strerror or error}): set "
-                "weight_transfer.init_args.address to an address of this machine"
-            ) from None
+            raise cannot_come(address, error) from None
         return int(tried.getsockname()[1])

@@ -19,6 +19,9 @@ from inference.weight_transfer.receivers import Receivers
 from records.hub_files import HubTensor
 from runtime.errors import UserError
 
+AFTERMATH_SECONDS = 15.0
+"""Time that one side has to come to its end after the other has failed."""
+
 
 class TransferError(UserError):
     """Weights cannot be sent by the way that was chosen."""
@@ -164,6 +167,19 @@ def check_reachable(address: str, servers: list[str]) -> None:
                 f"{server} would look for the trainer at {address}, which every machine has for itself: set "
                 "weight_transfer.init_args.address to this machine's address in the servers' network"
             )
+
+
+def cannot_come(address: str, error: OSError) -> TransferError:
+    """Return what is said of an address at which nothing can listen.
+
+    Args:
+        address: At which the servers should meet the trainer.
+        error: What the system says.
+    """
+    return TransferError(
+        f"servers cannot come to {address} for weights ({error.strerror or error}): set "
+        "weight_transfer.init_args.address to an address of this machine"
+    )
 
 
 def is_local(server: str) -> bool:

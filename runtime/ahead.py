@@ -1,19 +1,21 @@
-"""Something that may never end, and is not waited for for ever."""
+"""Work that goes on in a thread while this one does something else."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from inference.weight_transfer.receivers import TransferBroken
-
 T = TypeVar("T")
 
-AFTERMATH_SECONDS = 15.0
-"""Time that one side has to come to its end after the other has failed."""
 
+class Ahead(Generic[T]):
+    """One call in a thread of its own, whose failure is raised where it is waited for.
 
-class Attempt(Generic[T]):
-    """One call in a thread of its own, which goes on when nobody waits any more."""
+    It goes on when nobody waits any more, and the process ends without it.
+
+    Attributes:
+        seconds: How long the call took; 0 before its end.
+    """
 
     def __init__(self, work: Callable[[], T]) -> None:
         """Begin.
@@ -24,14 +26,15 @@ class Attempt(Generic[T]):
         self._work = work
         self._result: list[T] = []
         self._error: BaseException | None = None
+        self.seconds = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def join(self, seconds: float) -> bool:
+    def join(self, seconds: float | None = None) -> bool:
         """Wait, and raise what was raised.
 
         Args:
-            seconds: How long.
+            seconds: Not longer than this.
 
         Returns:
             Whether it has come to its end.
@@ -41,22 +44,15 @@ class Attempt(Generic[T]):
             raise self._error
         return not self._thread.is_alive()
 
-    def result(self, seconds: float, otherwise: str) -> T:
-        """Wait, and return what the call returned.
-
-        Args:
-            seconds: How long.
-            otherwise: What is said when it takes longer.
-
-        Raises:
-            TransferBroken: It takes longer.
-        """
-        if not self.join(seconds):
-            raise TransferBroken(f"{otherwise} within {seconds:.0f} s")
+    def result(self) -> T:
+        """Wait and return what the call returned, or raise what it raised."""
+        self.join()
         return self._result[0]
 
     def _run(self) -> None:
+        begun = time.perf_counter()
         try:
             self._result.append(self._work())
         except BaseException as error:
             self._error = error
+        self.seconds = time.perf_counter() - begun
