@@ -43,7 +43,7 @@ def gradients(module: GRPOModule, batch: AudioQABatch, mean: float | None = None
     return torch.cat([p.grad.flatten().clone() for _, p in module.student.trainable_parameters()])
 
 
-@pytest.mark.parametrize("average", [o.TokenMean(), o.GroupTokenMean(), o.ConstantLength(9)], ids=repr)
+@pytest.mark.parametrize("average", [o.TokenMean(), o.ConstantLength(9)], ids=repr)
 def test_a_batch_may_be_split_over_micro_batches_and_ranks(weights, batch, average) -> None:
     objective = Objective(average=average, mask_truncated=True, entropy=0.05, kl=o.K2())
     module = GRPOModule(weights, beta=0.3, objective=objective, temperature=0.7)
