@@ -12,8 +12,7 @@ from callbacks.checkpoints.checkpoint_export import export_checkpoint
 from cli.config_files import ConfigError
 from cli.lightning_cli import check_checkpoint_class
 from cli.plan import ConfigurationOnly
-from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
-from lightning_modules.models.weight_types import frozen_in_bfloat16
+from lightning_modules.models.checkpoints.loading import loading
 
 
 def export(args: Sequence[str]) -> None:
@@ -36,7 +35,7 @@ def export(args: Sequence[str]) -> None:
     def make(in_bfloat16: bool) -> Any:
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(LightningModule, "model")
-        with weights_deferred(), frozen_in_bfloat16(in_bfloat16):
+        with loading(deferred=True, frozen_in_bfloat16=in_bfloat16):
             return parser.instantiate_classes(parser.parse_object({"model": values["model"]})).model
 
     in_bfloat16 = str(values["trainer"].get("precision")).startswith("bf16")

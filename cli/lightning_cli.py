@@ -32,9 +32,9 @@ from cli.failed_start import made, undone_unless
 from cli.ranks import RankLauncher
 from cli.wandb_folders import find_room
 from cli.wandb_run import RUN_ID, is_wandb, name_wandb_run, silence_offline_wandb
-from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.checkpoints.loading import loading
 from lightning_modules.models.checkpoints.sharded_checkpoint import PLAIN_VALUES
-from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16
+from lightning_modules.models.weight_types import computes_in_bfloat16
 from runtime.all_ranks import is_rank_zero
 from runtime.folder_claim import claimed
 from runtime.lightning_internals import SubprocessLauncher, cluster_environment, set_launcher
@@ -177,10 +177,7 @@ class SightSoundCLI(LightningCLI):
         sharded = "ModelParallelStrategy" in str(trainer.get("strategy"))
         low = computes_in_bfloat16(trainer.get("accelerator"), trainer.get("precision"))
         try:
-            with (
-                weights_deferred() if sharded else contextlib.nullcontext(),  # each rank then reads its part alone
-                frozen_in_bfloat16(low),
-            ):
+            with loading(frozen_in_bfloat16=low, deferred=sharded):  # of sharded weights each rank reads its part alone
                 super().instantiate_classes()
         except ValueError as error:
             wrapped = error

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.doors import RolloutModule
 from lightning_modules.models import frozen_weights
+from lightning_modules.models.checkpoints.loading import present_loading
 from lightning_modules.models.sharding import ShardingSettings, copies_of
 from lightning_modules.models.student import Student
 from lightning_modules.models.student_settings import StudentSettings
@@ -53,7 +54,7 @@ class StudentModule(QAEvaluation, RolloutModule):
         """
         super().__init__()
         self.settings = settings
-        self._gathered_type = gathered_type(settings.sharding.param_dtype)
+        self._gathered_type = gathered_type(settings.sharding.param_dtype, present_loading())
         self.student = Student(**settings.of_student())
         self.strict_loading = False  # frozen weights are not in checkpoints: they come from `weights`
         self.model_name = str(settings.weights)

@@ -16,6 +16,7 @@ from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.batching.host_arrays import to_device
 from lightning_modules.doors import GradedRollouts, TrainingRollouts
 from lightning_modules.grpo_settings import GRPOSettings
+from lightning_modules.models.checkpoints.loading import present_loading
 from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import reference_type
 from lightning_modules.objectives.advantages import frac_reward_zero_std, weighted_sum
@@ -50,7 +51,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.reference_urls = tuple([urls] if isinstance(urls, str) else urls or ())
         self.reference: Student | None = None
         if chosen.beta > 0 and chosen.lora is None and not self.reference_urls:
-            dtype = reference_type(chosen.type_of_reference, chosen.dtype)
+            dtype = reference_type(chosen.type_of_reference, chosen.dtype, present_loading())
             attention = chosen.attn_implementation
             self.reference = Student(chosen.weights, dtype=dtype, attn_implementation=attention).eval()
             self.reference.requires_grad_(False)

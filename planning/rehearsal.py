@@ -19,9 +19,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from lightning_modules import optimizers
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models import frozen_weights, sharding, student, token_logprobs
-from lightning_modules.models.checkpoints.shapes_only import shapes_only
+from lightning_modules.models.checkpoints.loading import loading
 from lightning_modules.models.student import Student
-from lightning_modules.models.weight_types import frozen_in_bfloat16
 from planning.alike import decided_once
 from planning.collectives import Collectives
 from planning.eight_bit import PlannedAdamW8bit
@@ -263,8 +262,7 @@ def rehearse(
     with (
         quietly(),
         first_of_ranks(ranks),
-        shapes_only(folder_of),
-        frozen_in_bfloat16(low),
+        loading(shapes_of=folder_of, frozen_in_bfloat16=low),
         without_values(on_gpu, account),
         resizing_seen(account),
         wholes_not_seen(onlooker.not_seen),

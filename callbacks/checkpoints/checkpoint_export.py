@@ -25,8 +25,8 @@ def export_checkpoint(make: Callable[[bool], Any], in_bfloat16: bool, path: Path
     """Write the directory that a run would have exported at a checkpoint; no more than one weight is in memory.
 
     Args:
-        make: Makes the run's module without weights (``weights_deferred``), the types of frozen ones as they are with
-            ``frozen_in_bfloat16`` of its argument.
+        make: Makes the run's module without weights (``loading(deferred=True)``), the types of frozen ones as they are
+            with ``frozen_in_bfloat16`` set to its argument.
         in_bfloat16: The argument that the run is likely to have had; where the frozen weights are not those of the
             checkpoint then, it was the other one.
         path: The checkpoint, of one file or of many.

@@ -23,13 +23,13 @@ from lightning_modules.models.architectures.transformers_internals import attent
 from lightning_modules.models.checkpoints.checkpoint_folder import load_architecture, load_model, load_processor
 from lightning_modules.models.checkpoints.deferred_weights import (
     TensorPlace,
-    are_deferred,
     find_tensors,
     model_without_weights,
     read_weights,
 )
 from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, Read, hub_shapes, untied_by_adapters
-from lightning_modules.models.checkpoints.shapes_only import model_of_shapes, shapes_suffice
+from lightning_modules.models.checkpoints.loading import present_loading
+from lightning_modules.models.checkpoints.shapes_only import model_of_shapes
 from lightning_modules.models.sharding import score, spread_weights
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.models.student_settings import StudentSettings
@@ -72,15 +72,16 @@ class Student(nn.Module):
                 settings contradict each other.
         """
         super().__init__()
-        wanted = StudentSettings(*weights, **settings)
-        loaded_in = weight_type(wanted.dtype, trained=wanted.lora is None)
+        wanted, loading = StudentSettings(*weights, **settings), present_loading()
+        loaded_in = weight_type(wanted.dtype, wanted.lora is None, loading)
         places = None
-        if shapes_suffice():
-            model, processor = model_of_shapes(wanted.weights, loaded_in, wanted.attn_implementation)
+        if loading.shapes_of is not None:
+            shapes = (wanted.weights, loading.shapes_of, loaded_in, wanted.attn_implementation)
+            model, processor = model_of_shapes(*shapes)
         else:
             processor = load_processor(wanted.weights)
             architecture = load_architecture(wanted.weights)[0]
-            found = find_tensors(wanted.weights) if are_deferred() else None
+            found = find_tensors(wanted.weights) if loading.deferred else None
             if found is None:
                 model = load_model(architecture, wanted.weights, loaded_in, wanted.attn_implementation)
             else:

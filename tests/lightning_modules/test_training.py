@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.checkpoints.loading import loading
 from lightning_modules.models.sharding import ShardingSettings
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.objectives.losses import sft_loss
@@ -324,7 +324,7 @@ def test_resuming_sharded_beside_other_frozen_weights_is_refused(weights, batch,
     place = Path(shutil.copytree(weights, tmp_path / "weights"))
 
     def go_on(steps: int, checkpoint: Path | None = None) -> lightning.Trainer:
-        with weights_deferred():
+        with loading(deferred=True):
             module = SFTModule(str(place), lora=LoRASettings(rank=2), lr=1e-3)
         trainer = lightning.Trainer(
             accelerator="cpu",

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.adapters import LoRASettings
-from lightning_modules.models.checkpoints.shapes_only import shapes_only
+from lightning_modules.models.checkpoints.loading import loading
 from lightning_modules.sft import SFTModule
 from planning.fake_batch import fake_batch
 from planning.rehearsal import Batches
@@ -33,7 +33,10 @@ def measured(folder: str, kind: str, lora: bool, ranks: int) -> int:
     settings = {"lora": LoRASettings()} if lora else {}
     make = SFTModule if kind == "sft" else GRPOModule
     strategy = ModelParallelStrategy(ranks, 1, save_distributed_checkpoint=False, process_group_backend="gloo")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen, shapes_only(lambda _: Path(folder)):
+    with (
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen,
+        loading(shapes_of=lambda _: Path(folder)),
+    ):
         module = make(folder, micro_batch_size=1 if kind == "grpo" else None, **settings)
         trainer = Trainer(
             accelerator="cpu",

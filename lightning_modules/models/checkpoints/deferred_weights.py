@@ -7,7 +7,6 @@ each tensor straight out of the safetensors files.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,23 +25,6 @@ from lightning_modules.models.checkpoints.checkpoint_folder import (
     reason,
     refuse_misfits,
 )
-
-_deferred: ContextVar[bool] = ContextVar("deferred", default=False)
-
-
-@contextlib.contextmanager
-def weights_deferred() -> Iterator[None]:
-    """Let students that are made inside wait for their weights until they are sharded."""
-    token = _deferred.set(True)
-    try:
-        yield
-    finally:
-        _deferred.reset(token)
-
-
-def are_deferred() -> bool:
-    """Return whether weights are to be read later."""
-    return _deferred.get()
 
 
 class TensorPlace(NamedTuple):

@@ -12,9 +12,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from callbacks.checkpoints.checkpoint_export import export_checkpoint
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.adapters import LoRASettings
-from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.checkpoints.loading import loading
 from lightning_modules.models.checkpoints.sharded_checkpoint import PLAIN_VALUES, WEIGHT
-from lightning_modules.models.weight_types import frozen_in_bfloat16
 from lightning_modules.sft import SFTModule
 from runtime.errors import UserError
 from tests.support.tiny_model import build
@@ -32,12 +31,12 @@ def test_one_file_and_many(weights: Path, tmp_path: Path, kind: str) -> None:
     low = "bfloat16" in kind
 
     def make(in_bfloat16: bool) -> Any:
-        with frozen_in_bfloat16(in_bfloat16):
+        with loading(frozen_in_bfloat16=in_bfloat16):
             lora = {"lora": LoRASettings(rank=2, target_modules=["q_proj", "lm_head"])}
             return SFTModule(str(weights), **(lora if "adapters" in kind else {}))
 
     def without_weights(in_bfloat16: bool) -> Any:
-        with weights_deferred():
+        with loading(deferred=True):
             return make(in_bfloat16)
 
     module = make(low)
@@ -73,7 +72,7 @@ def test_beside_another_base_it_is_refused(weights: Path, tmp_path: Path) -> Non
     save_file(moved, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
 
     def other(in_bfloat16: bool) -> SFTModule:
-        with weights_deferred(), frozen_in_bfloat16(in_bfloat16):
+        with loading(deferred=True, frozen_in_bfloat16=in_bfloat16):
             return SFTModule(str(tmp_path / "other"), lora=LoRASettings(rank=2))
 
     with pytest.raises(UserError, match="that are not trained are not those that the checkpoint was trained with"):

@@ -1,6 +1,5 @@
 """What one of two ranks holds in main memory while it begins GRPO on sharded weights: ``WEIGHTS STORE RANK HOW``."""
 
-import contextlib
 import os
 import re
 import threading
@@ -11,7 +10,7 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
 from lightning_modules.grpo import GRPOModule
-from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.checkpoints.loading import loading
 
 
 def anonymous() -> int:
@@ -46,7 +45,7 @@ def main(weights: str, how: str, output: str) -> None:
     distributed.init_process_group("gloo")
     peak = Peak()
     peak.start()
-    with weights_deferred() if how == "deferred" else contextlib.nullcontext():
+    with loading(deferred=how == "deferred"):
         module = GRPOModule(weights)
     mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     module._device_mesh = mesh  # as ModelParallelStrategy does

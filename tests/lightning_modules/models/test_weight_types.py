@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from cli.lightning_cli import SightSoundCLI
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.models.checkpoints.loading import loading, present_loading
 from lightning_modules.models.student import LoRASettings, Student
-from lightning_modules.models.weight_types import computes_in_bfloat16, frozen_in_bfloat16, weight_type
+from lightning_modules.models.weight_types import computes_in_bfloat16
 from lightning_modules.objectives.losses import sft_loss
 from tests.lightning_modules.models.test_student import perturbed
 from tests.support.students import make_batch
@@ -41,21 +42,23 @@ def test_a_gpu_that_computes_in_bfloat16(monkeypatch, accelerator, precision, gp
 
 def test_a_stage_tells_its_students_what_the_trainer_computes_in(monkeypatch, tmp_path: Path) -> None:
     """The shipped stage of SFT, up to where its classes would be made."""
-    told: list[torch.dtype] = []
-    monkeypatch.setattr(LightningCLI, "instantiate_classes", lambda _: told.append(weight_type("auto", trained=False)))
+    told: list[bool] = []
+    monkeypatch.setattr(
+        LightningCLI, "instantiate_classes", lambda _: told.append(present_loading().frozen_in_bfloat16)
+    )
     monkeypatch.setattr(LightningCLI, "_run_subcommand", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for more in ([], ["--trainer.accelerator=cpu"], ["--trainer.precision=32-true"]):
         root = f"--trainer.default_root_dir={tmp_path}"
         SightSoundCLI(["fit", "--config", "configs/sft.yaml", root, "--trainer.logger=false", *more])
-    assert told == [torch.bfloat16, torch.float32, torch.float32]
-    assert weight_type("auto", trained=False) == torch.float32  # elsewhere nobody has said so
+    assert told == [True, False, False]
+    assert not present_loading().frozen_in_bfloat16  # elsewhere nobody has said so
 
 
 def test_only_what_is_not_trained_is_low(weights) -> None:
     low, full = torch.bfloat16, torch.float32
     assert types(Student(weights, LoRASettings())) == ({full}, {full})
-    with frozen_in_bfloat16():
+    with loading(frozen_in_bfloat16=True):
         assert types(Student(weights, LoRASettings())) == ({low}, {full})
         assert types(Student(weights, LoRASettings(), dtype="float32")) == ({full}, {full})
         assert types(Student(weights)) == (set(), {full})

@@ -15,7 +15,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.adapters import LoRASettings
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
-from lightning_modules.models.checkpoints.deferred_weights import weights_deferred
+from lightning_modules.models.checkpoints.loading import loading
 from lightning_modules.models.frozen_weights import fingerprint
 from lightning_modules.models.sharding import copies_of
 from lightning_modules.models.student import Student
@@ -42,7 +42,7 @@ def mesh() -> Iterator[Callable[[int, int], DeviceMesh]]:
 
 
 def deferred(weights: str, *arguments: object, **settings: object) -> Student:
-    with weights_deferred():
+    with loading(deferred=True):
         return Student(weights, *arguments, **settings)
 
 
