@@ -137,7 +137,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         )
 
     def _compare(self, micro_batches: list[AudioQABatch], reference: list[Tensor | None]) -> Tensor:
-        """Make advantages ``[B, G]`` of the rewards in main memory; for a KL term among them the device is waited for."""
+        """Make advantages ``[B, G]`` of the rewards in main memory; a KL term among them is waited for."""
         rewards, weights = torch.stack(list(self.last_rewards.values())), self._reward_weights
         if self.settings.objective.kl.in_reward and self.settings.beta > 0:
             distance = torch.cat([self._distance(m, r) for m, r in zip(micro_batches, reference, strict=True)])
