@@ -50,13 +50,13 @@ class GRPOModule(StudentTraining, GradedRollouts):
         urls = chosen.reference_urls
         self.reference_urls = tuple([urls] if isinstance(urls, str) else urls or ())
         self.reference: Student | None = None
-        if chosen.beta > 0 and chosen.lora is None and not self.reference_urls:
+        if chosen.beta > 0 and self.student.lora is None and not self.reference_urls:
             dtype = reference_type(chosen.type_of_reference, chosen.dtype, present_loading())
             attention = chosen.attn_implementation
             self.reference = Student(chosen.weights, dtype=dtype, attn_implementation=attention).eval()
             self.reference.requires_grad_(False)
-            if chosen.reference_refresh is not None:
-                chosen.reference_refresh.refuse_rounding(self.reference)
+        if chosen.reference_refresh is not None:
+            chosen.reference_refresh.check(self.reference)
         self.last_rewards: dict[str, Tensor] = {}
         self.last_totals: Tensor | None = None
         self.last_advantages: Tensor | None = None

@@ -78,11 +78,6 @@ class GRPOSettings(TrainingSettings):
             )
         if self.beta > 0 and isinstance(kl, K1) and not kl.in_reward:
             log.warning("model.objective.kl: the gradient of k1 in the loss is zero on average; set its in_reward")
-        if self.reference_refresh is not None and (self.beta == 0 or self.reference_urls or self.lora is not None):
-            raise UserError(
-                "model.reference_refresh changes a reference that is kept here: it needs model.beta above 0, no "
-                "model.reference_urls, and no model.lora, with which the reference is the model without adapters"
-            )
 
     @property
     def type_of_reference(self) -> str | None:

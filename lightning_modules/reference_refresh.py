@@ -59,15 +59,20 @@ class ReferenceRefresh:
             else:
                 _own(old).lerp_(_own(new), self.share)
 
-    def refuse_rounding(self, reference: Student) -> None:
-        """Refuse an average in a type that swallows what is added to it.
+    def check(self, reference: Student | None) -> None:
+        """Refuse what cannot be refreshed.
 
         Args:
-            reference: The reference.
+            reference: The reference that is kept beside the policy.
 
         Raises:
-            UserError: Its weights are not float32.
+            UserError: There is none, or it is to be averaged in a type that swallows what is added.
         """
+        if reference is None:
+            raise UserError(
+                "model.reference_refresh changes a reference that is kept here: it needs model.beta above 0, no "
+                "model.reference_urls, and no model.lora, with which the reference is the model without adapters"
+            )
         low = next((p.dtype for p in reference.parameters() if p.dtype != torch.float32), None)
         if self.share < 1 and low is not None:
             raise UserError(
