@@ -24,10 +24,12 @@ _NOISE = re.compile(
 )
 RENAMED = {
     "optimization_epochs": "num_iterations",
-    "importance_limit": "importance_sampling_cap",
+    "importance_limit": "objective.importance.init_args.cap",
+    "importance_sampling_cap": "objective.importance.init_args.cap",
+    "epsilon": "objective.policy.init_args.epsilon",
     "length_pool": "length_bucket",
 }
-"""Options that had another name before 0.2."""
+"""Options that had another name or place before."""
 
 _PARSING = (argparse.ArgumentError, OmegaConfBaseException, yaml.YAMLError)
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)

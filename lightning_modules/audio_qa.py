@@ -84,8 +84,12 @@ class StudentModule(QAEvaluation, RolloutModule):
 
         They are left out here and not when a checkpoint is written, because by then sharded ones have been gathered.
         """
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in trained}
+        kept = self.checkpoint_names()
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in kept}
+
+    def checkpoint_names(self) -> set[str]:
+        """Return the names of the weights that a run changes, which are those in its checkpoints."""
+        return {name for name, p in self.named_parameters() if p.requires_grad}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other frozen weights or of another configuration.
@@ -101,10 +105,10 @@ class StudentModule(QAEvaluation, RolloutModule):
             )
         if "state_dict" not in checkpoint:
             return  # a strategy that shards the weights has loaded them by now
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        kept = self.checkpoint_names()
         found = checkpoint["state_dict"].keys()
-        if trained != found:
-            missing, unknown = sorted(trained - found), sorted(found - trained)
+        if kept != found:
+            missing, unknown = sorted(kept - found), sorted(found - kept)
             raise UserError(
                 f"the checkpoint does not fit this model: {len(missing)} trained weights are missing from it"
                 f"{f' (such as {missing[0]})' if missing else ''}, {len(unknown)} are unknown"

@@ -75,10 +75,12 @@ class GradedRollouts(RolloutModule):
 
     Attributes:
         last_rewards: Rewards ``[B, G]`` by each reward function.
+        last_totals: Their weighted sum ``[B, G]``; None before the first batch.
         last_advantages: Their advantages ``[B, G]``; None before the first batch.
     """
 
     last_rewards: Mapping[str, Tensor]
+    last_totals: Tensor | None
     last_advantages: Tensor | None
 
 

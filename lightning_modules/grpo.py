@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,106 +15,23 @@ from typing_extensions import override
 from datamodules.batching.batch import AudioQABatch, Completions
 from datamodules.batching.host_arrays import to_device
 from lightning_modules.doors import GradedRollouts, TrainingRollouts
+from lightning_modules.grpo_settings import GRPOSettings
 from lightning_modules.models.checkpoints.loading import present_loading
 from lightning_modules.models.student import Student
-from lightning_modules.models.weight_types import AUTO, reference_type
-from lightning_modules.objectives.advantages import frac_reward_zero_std, group_relative_advantages
-from lightning_modules.objectives.losses import grpo_loss, importance_weights
-from lightning_modules.objectives.reward_checks import Reward, usable
+from lightning_modules.models.weight_types import reference_type
+from lightning_modules.objectives.advantages import frac_reward_zero_std, weighted_sum
+from lightning_modules.objectives.averages import Counts
+from lightning_modules.objectives.objective import Policies
+from lightning_modules.objectives.reward_checks import usable, weights_of
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
-from lightning_modules.student_training import StudentTraining, TrainingSettings, bound_gradients, refuse_lost_gradients
-from runtime.errors import UserError, refuse_below
+from lightning_modules.rollout_work import RolloutWork
+from lightning_modules.student_training import StudentTraining, bound_gradients, refuse_lost_gradients
+from runtime.errors import UserError
 from runtime.settings import takes
 
 
-@dataclass
-class RolloutWork:
-    """What the optimizer steps on one rollout batch have in common; lists go by micro-batch.
-
-    Attributes:
-        micro_batches: Questions with their rollouts.
-        shares: Part of the batch's questions that each has.
-        advantages: Advantages of its completions ``[b, G]``.
-        audio: Its audio where the tower is frozen, encoded once.
-        reference: Log-probabilities under the SFT policy ``[b, G, C]``; None where the KL term is off.
-        completions: B * G, completions of the whole batch.
-        old: Log-probabilities under the policy before the first step ``[b, G, C]``, which the first step adds.
-    """
-
-    micro_batches: list[AudioQABatch]
-    shares: list[float]
-    advantages: list[Tensor]
-    audio: list[Tensor | None]
-    reference: list[Tensor | None]
-    completions: int
-    old: list[Tensor] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GRPOSettings(TrainingSettings):
-    """Group-relative policy optimisation, beside what is said in :class:`.student_training.TrainingSettings`.
-
-    Attributes:
-        weights: The SFT policy: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint. It is both the
-            starting point and the reference of the KL term (with LoRA the model without its adapters, which is the
-            same).
-        lr: Peak learning rate of AdamW.
-        num_completions: G, completions sampled of each question.
-        temperature: Sampling temperature; log-probabilities are taken at the same temperature.
-        beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
-        epsilon: Clip range of the probability ratio.
-        num_iterations: Optimizer steps on each rollout batch.
-        micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
-            unless given.
-        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
-        reward_functions: What is rewarded; their sum is the reward. Accuracy and format unless given. Classes with
-            ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
-        reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters: float32,
-            bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of ``train.py``
-            on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
-        importance_sampling_cap: Where rollouts were sampled by an earlier policy (``max_staleness`` of the rollout
-            callback), each token's part of the objective is weighted by its probability under the present policy over
-            that under the one that sampled, at most by this much. On-policy rollouts are not weighted.
-        reference_urls: Servers that hold ``weights`` and score each completion, in place of a reference here: that
-            frees its memory and its forward pass. Needs callbacks.VLLMRollout and temperature 1, which servers score
-            at. Start one with ``python -m inference.vllm_server --model`` and ``weights``; none of them may be among
-            the rollout servers.
-    """
-
-    lr: float = 1e-6
-    num_completions: int = 8
-    temperature: float = 1.0
-    beta: float = 0.04
-    epsilon: float = 0.2
-    num_iterations: int = 1
-    micro_batch_size: int | None = None
-    max_grad_norm: float = 1.0
-    reward_functions: list[Reward] | None = None
-    reference_dtype: str | None = AUTO
-    importance_sampling_cap: float = 2.0
-    reference_urls: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_below(2, "model.", num_completions=self.num_completions)
-        refuse_below(1, "model.", num_iterations=self.num_iterations, micro_batch_size=self.micro_batch_size)
-        if self.importance_sampling_cap < 1:
-            raise UserError(
-                f"model.importance_sampling_cap is {self.importance_sampling_cap}: below 1 it would cut on-policy "
-                "tokens too"
-            )
-        if self.temperature <= 0:
-            raise UserError(f"model.temperature is {self.temperature}: GRPO samples, so it must be above 0")
-        if self.reference_urls and self.temperature != 1:
-            raise UserError(
-                f"model.temperature is {self.temperature} and model.reference_urls names servers: they score given "
-                "tokens at temperature 1 only, so that the KL term would compare two temperatures; set "
-                "model.temperature to 1, or leave model.reference_urls out, and the reference is computed here"
-            )
-
-
 class GRPOModule(StudentTraining, GradedRollouts):
-    """Learns from rewards of its own completions, held near the SFT policy by a KL term.
+    """Learns from rewards of its own completions, held near the SFT policy by a KL term (Eq. 2, or another objective).
 
     One training batch is one rollout batch: B questions for which a rollout callback has sampled G completions each.
     It is used for ``num_iterations`` optimizer steps; within a step gradients are accumulated over micro-batches.
@@ -130,15 +46,19 @@ class GRPOModule(StudentTraining, GradedRollouts):
         super().__init__(chosen)
         self.automatic_optimization = False
         self.reward_functions = usable(chosen.reward_functions or [AccuracyReward(), FormatReward()])
+        self._reward_weights = weights_of(self.reward_functions, chosen.objective.reward_weights)
         urls = chosen.reference_urls
         self.reference_urls = tuple([urls] if isinstance(urls, str) else urls or ())
         self.reference: Student | None = None
         if chosen.beta > 0 and self.student.lora is None and not self.reference_urls:
-            dtype = reference_type(chosen.reference_dtype, chosen.dtype, present_loading())
+            dtype = reference_type(chosen.type_of_reference, chosen.dtype, present_loading())
             attention = chosen.attn_implementation
             self.reference = Student(chosen.weights, dtype=dtype, attn_implementation=attention).eval()
             self.reference.requires_grad_(False)
+        if chosen.reference_refresh is not None:
+            chosen.reference_refresh.check(self.reference)
         self.last_rewards: dict[str, Tensor] = {}
+        self.last_totals: Tensor | None = None
         self.last_advantages: Tensor | None = None
         self._grad_norm = torch.zeros(())
 
@@ -166,7 +86,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             )
         self.refuse_lost_scale()
         begun = time.perf_counter()
-        rewards = self._reward(batch)
+        self._reward(batch)
         work = self._prepare(batch)
         scheduler: Any = self.lr_schedulers()
         lr = scheduler.get_last_lr()[0]
@@ -175,40 +95,77 @@ class GRPOModule(StudentTraining, GradedRollouts):
         norms = [self._update(work, sums) for _ in range(self.settings.num_iterations)]
         metrics = {name: value / self.settings.num_iterations for name, value in sums.items()}
         real = to_device(rollouts.places(), self.device)
+        self._refresh_reference(first_step)
         metrics["train/sampling_logp_difference"] = (
             (rollouts.logprobs - torch.cat(work.old)).abs().flatten()[real].mean()
         )
         logged = self._fetch(metrics, norms, first_step)
-        logged |= self._rollout_metrics(rollouts, rewards)
+        logged |= self._rollout_metrics(rollouts)
         logged |= {"lr": lr, "time/learner": time.perf_counter() - begun}
-        self.log_dict(logged, sync_dist=True, batch_size=len(batch))
-        self.log("reward", logged["train/reward"], prog_bar=True, logger=False, batch_size=len(batch))
+        values = to_device(torch.tensor([float(value) for value in logged.values()]), self.device)
+        there = dict(zip(logged, values, strict=True))  # a number by itself would make the host wait for each
+        self.log_dict(there, sync_dist=True, batch_size=len(batch))
+        self.log("reward", there["train/reward"], prog_bar=True, logger=False, batch_size=len(batch))
         return None
 
-    def _reward(self, batch: AudioQABatch) -> Tensor:
-        """Reward the rollouts ``[B, G]``, in main memory, where they are logged from, and compare them in groups."""
+    def _refresh_reference(self, before: int) -> None:
+        """Have the reference follow the policy where steps since ``before`` make it due."""
+        refresh = self.settings.reference_refresh
+        if refresh is not None and self.reference is not None and refresh.due(before, self.global_step):
+            refresh.refresh(self.reference, self.student)
+
+    def _reward(self, batch: AudioQABatch) -> None:
+        """Reward the rollouts, in main memory, where they are logged from."""
         self.last_rewards = self.compute_rewards(batch)
-        rewards = torch.stack(list(self.last_rewards.values())).sum(0)
-        self.last_advantages = group_relative_advantages(rewards)
-        return rewards
+        self.last_totals = weighted_sum(torch.stack(list(self.last_rewards.values())), self._reward_weights)
 
     def _prepare(self, batch: AudioQABatch) -> RolloutWork:
         """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
-        assert self.last_advantages is not None
-        advantages = to_device(self.last_advantages, self.device)
         rows = self.settings.micro_batch_size or len(batch)
         slices = [slice(start, start + rows) for start in range(0, len(batch), rows)]
         micro_batches = [batch[s] for s in slices]
         frozen_audio = self.student.audio_tower_frozen
         audio = [self.student.encode_audio(micro) if frozen_audio else None for micro in micro_batches]
+        reference = [self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)]
+        self.last_advantages = self._compare(micro_batches, reference)
+        advantages = to_device(self.last_advantages, self.device)
         return RolloutWork(
             micro_batches=micro_batches,
             shares=[len(micro) / len(batch) for micro in micro_batches],
             advantages=[advantages[s] for s in slices],
             audio=audio,
-            reference=[self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)],
-            completions=advantages.numel(),
+            reference=reference,
+            counts=self._count(batch),
         )
+
+    def _compare(self, micro_batches: list[AudioQABatch], reference: list[Tensor | None]) -> Tensor:
+        """Make advantages ``[B, G]`` of the rewards in main memory; a KL term among them is waited for."""
+        rewards, weights = torch.stack(list(self.last_rewards.values())), self._reward_weights
+        if self.settings.objective.kl.in_reward and self.settings.beta > 0:
+            distance = torch.cat([self._distance(m, r) for m, r in zip(micro_batches, reference, strict=True)])
+            rewards = torch.cat([rewards, distance.cpu()[None]])
+            weights = torch.cat([weights, torch.tensor([-self.settings.beta])])
+        return self.settings.objective.advantages(rewards, weights, self._mean_over_ranks)
+
+    def _distance(self, batch: AudioQABatch, reference: Tensor | None) -> Tensor:
+        """Estimate how far the policy that sampled is from the reference, summed over tokens ``[b, G]``."""
+        done = batch.completions
+        assert done is not None and done.logprobs is not None and reference is not None
+        return self.settings.objective.kl(done.logprobs, reference).masked_fill(~done.mask, 0.0).sum(-1)
+
+    def _count(self, batch: AudioQABatch) -> Counts:
+        """Count what the loss is averaged over before it is cut up; ranks count their tokens together."""
+        done = batch.completions
+        assert done is not None
+        if not self.settings.objective.average.of_all_tokens:
+            return Counts(done.lengths.size)
+        counted = done.lengths[done.finished] if self.settings.objective.mask_truncated else done.lengths
+        mean = self._mean_over_ranks(torch.tensor(float(counted.sum())))
+        return Counts(done.lengths.size, to_device(mean.clamp(min=1e-6), self.device))  # nothing at all gives 0
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        mean: Tensor = self.trainer.strategy.reduce(to_device(value, self.device), reduce_op="mean")
+        return mean.to(value.device)
 
     def _update(self, work: RolloutWork, sums: dict[str, Tensor]) -> Tensor:
         """Take one optimizer step on Eq. 2 over a batch.
@@ -236,29 +193,33 @@ class GRPOModule(StudentTraining, GradedRollouts):
     def _backward(self, work: RolloutWork, index: int) -> dict[str, Tensor]:
         """Add a micro-batch's gradients to those of the coming optimizer step; returns its part of the metrics."""
         micro, frozen, share = work.micro_batches[index], work.reference[index], work.shares[index]
-        scores = self.student.completion_logprobs(micro, self.settings.temperature, audio=work.audio[index])
+        bonus = self.settings.objective.entropy != 0
+        scores = self.student.completion_logprobs(
+            micro, self.settings.temperature, audio=work.audio[index], entropy_gradient=bonus
+        )
         if index == len(work.old):
             work.old.append(scores.logprobs.detach())
-        mask = micro.completions.mask  # type: ignore[union-attr]
-        importance, truncated = self._importance(micro, work.old[index])
-        terms = grpo_loss(
-            scores.logprobs,
-            work.old[index],
-            scores.logprobs.detach() if frozen is None else frozen,
+        done = micro.completions
+        assert done is not None
+        mask = counted = done.mask
+        if self.settings.objective.mask_truncated:
+            counted = mask & to_device(done.finished, mask.device)[..., None]
+        importance, held_back = self._importance(done, work.old[index])
+        terms = self.settings.objective.terms(
+            Policies(scores.logprobs, work.old[index], frozen, scores.entropy if bonus else None),
             work.advantages[index],
-            mask,
-            self.settings.epsilon,
+            counted,
             self.settings.beta,
-            responses=work.completions,
-            importance=importance,
+            work.counts,
+            importance,
         )
         self.manual_backward(terms.loss)
         return {
             "train/loss": terms.loss.detach(),
             "train/kl": terms.kl * share,
             "train/clip_ratio": terms.clip_ratio * share,
-            "train/entropy": scores.entropy.sum() / mask.sum().clamp(min=1) * share,
-            "train/importance_truncated": truncated * share,
+            "train/entropy": scores.entropy.detach().sum() / mask.sum().clamp(min=1) * share,
+            f"train/{self.settings.objective.importance.metric}": held_back * share,
         }
 
     def compute_rewards(self, batch: AudioQABatch) -> dict[str, Tensor]:
@@ -282,13 +243,20 @@ class GRPOModule(StudentTraining, GradedRollouts):
         policy = self.reference or self.student
         return policy.completion_logprobs(batch, self.settings.temperature, inside, audio, entropy=False).logprobs
 
-    def _importance(self, batch: AudioQABatch, old: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Weights of rollouts that an earlier policy sampled, and the share that was truncated."""
-        done = batch.completions
-        assert done is not None and done.logprobs is not None
-        if not done.stale:
+    def _importance(self, done: Completions, old: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Weights of tokens that another policy sampled, and the share that was held back."""
+        assert done.logprobs is not None
+        if not (done.stale or self.settings.objective.importance.always):
             return None, old.new_zeros(())
-        return importance_weights(old, done.logprobs, done.mask, self.settings.importance_sampling_cap)
+        return self.settings.objective.importance(old, done.logprobs, done.mask)
+
+    @override
+    def checkpoint_names(self) -> set[str]:
+        """Return the names of the weights that change: the trained ones, and the reference's where it is refreshed."""
+        if self.settings.reference_refresh is None:
+            return super().checkpoint_names()
+        moved = {name for name, _ in self.named_parameters() if name.startswith("reference.")}
+        return super().checkpoint_names() | moved
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -297,8 +265,10 @@ class GRPOModule(StudentTraining, GradedRollouts):
             [p for _, p in self.student.trainable_parameters()], self.settings.max_grad_norm
         )
 
-    def _rollout_metrics(self, rollouts: Completions, rewards: Tensor) -> dict[str, float]:
+    def _rollout_metrics(self, rollouts: Completions) -> dict[str, float]:
         """What is known of the rollouts in main memory."""
+        rewards = self.last_totals
+        assert rewards is not None
         parts = {f"train/reward/{name}": value.mean() for name, value in self.last_rewards.items()}
         whole = {
             "train/reward": rewards.mean(),

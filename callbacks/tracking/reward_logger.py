@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 from typing_extensions import override
 
 from callbacks.tracking.wandb_logging import log_to_wandb, wandb_loggers
@@ -46,10 +45,9 @@ class RewardLogger(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: AudioQABatch, batch_idx: int
     ) -> None:
         module = self._module(pl_module)
-        parts = module.last_rewards
-        if not parts or not wandb_loggers(trainer):
+        if module.last_totals is None or not wandb_loggers(trainer):
             return
-        totals: Tensor = sum(value.detach().float().cpu() for value in parts.values())  # type: ignore[assignment]
+        totals = module.last_totals.detach().float().cpu()
         for question, reward in zip(batch.questions, totals.mean(-1).tolist(), strict=True):
             self._by_category[question.category].append(reward)
         if (batch_idx + 1) % self.every_n_batches != 0:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import new_subgroups_by_enumeration
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from lightning_modules.models.token_logprobs import head_logprobs
 from lightning_modules.models.weight_types import AUTO
@@ -124,6 +124,19 @@ def spread_weights(
     setattr(head, _SCORES, partial(head_logprobs, head))
     register_fsdp_forward_method(head, _SCORES)
     return True
+
+
+def shard_again(root: nn.Module) -> None:
+    """Give back what is still gathered, so that each rank's weights are its own part alone.
+
+    A forward pass without a backward one leaves some gathered, and would go on with them whatever became of the parts.
+
+    Args:
+        root: The model; one that is not sharded stays as it is.
+    """
+    for part in root.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def score(head: Any, *arguments: Any) -> tuple[Tensor, Tensor]:

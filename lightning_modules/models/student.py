@@ -47,7 +47,7 @@ class CompletionScores(NamedTuple):
 
     Attributes:
         logprobs: Log-probability of each completion token ``[B, G, C]``, float32, in nats.
-        entropy: Entropy of the distribution that the token was drawn from ``[B, G, C]``, without gradient.
+        entropy: Entropy of the distribution that the token was drawn from ``[B, G, C]``, without gradient unless asked.
     """
 
     logprobs: Tensor
@@ -209,6 +209,7 @@ class Student(nn.Module):
         reference: bool = False,
         audio: Tensor | None = None,
         entropy: bool = True,
+        entropy_gradient: bool = False,
     ) -> CompletionScores:
         """Score ``batch.completions``: each clip is encoded once, each prompt computed once for its G completions.
 
@@ -218,6 +219,7 @@ class Student(nn.Module):
             reference: Score under the weights without the adapters.
             audio: Result of :meth:`encode_audio` when it is at hand already.
             entropy: Compute entropies; without, they are zero and the pass is a little quicker.
+            entropy_gradient: Let gradients through the entropies.
 
         Returns:
             Per-token log-probabilities and entropies.
@@ -244,7 +246,13 @@ class Student(nn.Module):
                 ).last_hidden_state
             scores = score if self._head_apart else head_logprobs
             logprobs, entropies = scores(
-                self.base.lm_head, hidden[0][packed.predictors], packed.targets, temperature, entropy, reference
+                self.base.lm_head,
+                hidden[0][packed.predictors],
+                packed.targets,
+                temperature,
+                entropy,
+                reference,
+                entropy_gradient,
             )
         shape = completions.ids.shape
         return CompletionScores(*(spread(part, packed.scored, *shape) for part in (logprobs, entropies)))

@@ -3,11 +3,18 @@
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from records.records import Question
 from runtime.errors import UserError
+
+FACTS = ("finished", "tokens")
+"""Further parameters that a reward function may have: whether the completion came to its end, and how many tokens it
+has, the end token included."""
 
 Reward = Callable[[str, Question, str | None], float]
 """Grades a completion, given its question and the text of the option that is to be rewarded (or None)."""
@@ -32,9 +39,9 @@ class NamedReward:
         with contextlib.suppress(ValueError, TypeError):  # built in, without a signature
             self.__signature__ = inspect.signature(function)
 
-    def __call__(self, completion: str, question: Question, label: str | None, **ended: bool) -> float:
+    def __call__(self, completion: str, question: Question, label: str | None, **facts: Any) -> float:
         """Grade one completion."""
-        return self.function(completion, question, label, **ended)
+        return self.function(completion, question, label, **facts)
 
 
 def usable(functions: Sequence[Any]) -> list[Any]:
@@ -65,7 +72,26 @@ def usable(functions: Sequence[Any]) -> list[Any]:
     return found
 
 
-def graded(function: Any, completion: str, question: Question, label: str | None, *ended: bool) -> float:
+def weights_of(functions: Sequence[Any], weights: Mapping[str, float]) -> Tensor:
+    """Return how much each reward function counts ``[R]``, 1 unless its name is given another weight.
+
+    Args:
+        functions: The reward functions.
+        weights: Weights by name.
+
+    Raises:
+        RewardError: There is no reward function of such a name.
+    """
+    names = [function.name for function in functions]
+    for name in weights:
+        if name not in names:
+            raise RewardError(
+                f"model.objective.reward_weights names {name!r}: the reward functions are {', '.join(names)}"
+            )
+    return torch.tensor([float(weights.get(name, 1.0)) for name in names])
+
+
+def graded(function: Any, completion: str, question: Question, label: str | None, **facts: Any) -> float:
     """Return a reward function's reward of a completion.
 
     Args:
@@ -73,13 +99,13 @@ def graded(function: Any, completion: str, question: Question, label: str | None
         completion: What it grades.
         question: The question that was asked.
         label: The option that is to be rewarded, or None.
-        *ended: Whether the completion came to its end, for a function that has a parameter ``finished``.
+        **facts: What else it wants to know (:func:`wanted_facts`).
 
     Raises:
         RewardError: It raised, or did not return a finite number.
     """
     try:
-        value = function(completion, question, label, **({"finished": ended[0]} if ended else {}))
+        value = function(completion, question, label, **facts)
     except Exception as error:
         raise _about(function, completion, question, f"raised {type(error).__name__}: {error}") from error
     try:
@@ -95,21 +121,22 @@ def _about(function: Any, completion: str, question: Question, what: str) -> Rew
     return RewardError(f"reward function {function.name!r} {what} on question {question.id}, {_short(completion)}")
 
 
-def wants_ending(function: Any) -> bool:
-    """Tell whether a reward function has a parameter ``finished``: whether the completion came to its end.
+def wanted_facts(function: Any) -> list[str]:
+    """Return which of :data:`FACTS` a reward function has parameters for.
 
     Args:
         function: The reward function.
     """
     try:
-        return "finished" in inspect.signature(function).parameters
+        parameters = inspect.signature(function).parameters
     except ValueError:
-        return False  # something built in, which has no signature to look at
+        return []  # something built in, which has no signature to look at
+    return [fact for fact in FACTS if fact in parameters]
 
 
 def _check_call(function: Any, shown: str) -> None:
     try:
-        inspect.signature(function).bind("", None, None, **({"finished": True} if wants_ending(function) else {}))
+        inspect.signature(function).bind("", None, None, **dict.fromkeys(wanted_facts(function)))
     except TypeError as error:
         raise RewardError(
             f"reward function {shown} must take (completion, question, label) in these places: {error}"

@@ -1,10 +1,9 @@
-"""Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3).
+"""Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3); and a length penalty.
 
 Any class with a ``name`` and ``__call__(completion, question, label)`` can be added by ``class_path``, annotated or
 not; so can a plain function, by its import path.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -12,16 +11,17 @@ from torch import Tensor
 
 from answers.answers import match_option
 from datamodules.batching.batch import AudioQABatch
-from lightning_modules.objectives.reward_checks import graded, wants_ending
+from lightning_modules.objectives.reward_checks import graded, wanted_facts
 from records.reasoning_tags import exact_parts
 from records.records import Question
+from runtime.errors import UserError
 
 
 class RewardFunction(Protocol):
     """What a reward function looks like.
 
     One that has a further parameter ``finished: bool`` is told there whether the completion came to its end, or was cut
-    at the token limit.
+    at the token limit; one with a parameter ``tokens: int`` how many tokens it has, the end token included.
     """
 
     name: str
@@ -68,6 +68,34 @@ class FormatReward:
         return float(exact_parts(completion) is not None)
 
 
+class OverlongPenalty:
+    """From 0 down to -1 over the last tokens before the limit (DAPO's soft overlong punishment).
+
+    Yu et al., 2025, arXiv:2503.14476, Eq. 13: 0 up to ``max_tokens - buffer`` tokens, -1 from ``max_tokens`` on, a
+    straight line between. It is a reward like any other, to be added to those there are.
+    """
+
+    name = "overlong"
+
+    def __init__(self, max_tokens: int, buffer: int) -> None:
+        """Draw the line.
+
+        Args:
+            max_tokens: Where the penalty is full; as a rule ``max_new_tokens`` of the rollout callback.
+            buffer: How many tokens before that it begins.
+        """
+        if not 0 < buffer <= max_tokens:
+            raise UserError(
+                f"OverlongPenalty: buffer is {buffer} and max_tokens {max_tokens}; the buffer lies within max_tokens"
+            )
+        self.max_tokens = max_tokens
+        self.buffer = buffer
+
+    def __call__(self, completion: str, question: Question, label: str | None, tokens: int) -> float:
+        """Grade one completion; see :class:`RewardFunction`."""
+        return -min(max((tokens - (self.max_tokens - self.buffer)) / self.buffer, 0.0), 1.0)
+
+
 def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
     """Grade all completions of a batch.
 
@@ -86,22 +114,20 @@ def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> d
         raise ValueError("the batch has no completions to grade")
     if len({function.name for function in functions}) < len(functions):
         raise ValueError(f"reward functions need names of their own, found {[f.name for f in functions]}")
-    finished = batch.completions.finished.tolist()
-    rows = list(zip(batch.completions.texts, finished, batch.questions, batch.labels, strict=True))
-    return {
-        function.name: torch.tensor(
+    done = batch.completions
+    facts = {"finished": done.finished.tolist(), "tokens": done.lengths.tolist()}
+    rows = list(zip(done.texts, batch.questions, batch.labels, strict=True))
+    found = {}
+    for function in functions:
+        wanted = wanted_facts(function)
+        found[function.name] = torch.tensor(
             [
-                [graded(function, text, question, label, *ending(end)) for text, end in zip(texts, ends, strict=True)]
-                for texts, ends, question, label in rows
+                [
+                    graded(function, text, question, label, **{fact: facts[fact][b][g] for fact in wanted})
+                    for g, text in enumerate(texts)
+                ]
+                for b, (texts, question, label) in enumerate(rows)
             ],
             dtype=torch.float32,
         )
-        for function in functions
-        for ending in [_ending(function)]
-    }
-
-
-def _ending(function: RewardFunction) -> Callable[[bool], tuple[bool, ...]]:
-    """Return what turns the knowledge of a completion's end into a further argument, for functions that want it."""
-    wanted = wants_ending(function)
-    return lambda finished: (finished,) if wanted else ()
+    return found

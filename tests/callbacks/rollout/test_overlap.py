@@ -16,6 +16,8 @@ from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.sampler import ResumableLoader
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.objectives.importance import TokenTruncation
+from lightning_modules.objectives.objective import Objective
 from runtime.errors import UserError
 from tests.callbacks.rollout.test_vllm_rollout import rollouts, trainer
 from tests.support.questions import Learner, Questions
@@ -159,7 +161,9 @@ def test_more_staleness_is_refused() -> None:
 
 def test_grpo_weights_stale_rollouts_and_logs_what_it_truncated(tmp_path: Path, server_weights: Path) -> None:
     """The fake server says log-probability -1 of every token; what the policy finds likelier is truncated."""
-    module = GRPOModule(str(server_weights), num_completions=2, lr=1e-4, importance_sampling_cap=1.0)
+    module = GRPOModule(
+        str(server_weights), num_completions=2, lr=1e-4, objective=Objective(importance=TokenTruncation(1.0))
+    )
     _, _, steps = fit(tmp_path, server_weights, 1, module, count=6)
     assert steps.logged[0]["train/importance_truncated"] == 0  # on-policy: not weighted
     for row in steps.logged[1:]:

@@ -13,6 +13,10 @@ from transformers import AutoProcessor
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings
+from lightning_modules.objectives.advantages import GDPO
+from lightning_modules.objectives.averages import TokenMean
+from lightning_modules.objectives.objective import Objective
+from lightning_modules.reference_refresh import ReferenceRefresh
 from lightning_modules.sft import SFTModule
 from tests.support.students import make_batch
 
@@ -69,14 +73,19 @@ def main(stage: str, weights: str, strategy: str, output: str) -> None:
     if stage == "micro":  # rank 0 has eight traces in four micro-batches, rank 1 three in two
         lengths[2:] = [[3, 0, 0, 0], [9, 2, 0, 0]]
     batch = make_batch(processor, [2.0, 0.9, 1.4, 1.0], lengths)
+    assert batch.completions is not None
+    batch.completions.texts[0] = ["<think>x</think><answer>cat</answer>"] * 2 + ["dog"] * 2  # rewards disagree here
     if stage in ("sft", "micro"):
         module: lightning.LightningModule = SFTModule(
             weights, lr=1e-3, micro_batch_size=2 if stage == "micro" else None
         )
-    elif stage == "lora":
-        module = GRPOModule(weights, lr=1e-3, lora=LoRASettings(rank=2))
+    elif stage == "lora":  # what is counted, and normalised, over all ranks
+        module = GRPOModule(
+            weights, lr=1e-3, lora=LoRASettings(rank=2), objective=Objective(average=TokenMean(), advantages=GDPO())
+        )
     else:
-        module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, num_iterations=2)
+        refresh = ReferenceRefresh(every_n_steps=4, share=0.5)
+        module = GRPOModule(weights, lr=1e-5, micro_batch_size=1, num_iterations=2, reference_refresh=refresh)
     before = {name: value.clone() for name, value in module.student.hub_tensors()}
     recorder = Recorder()
     trainer = lightning.Trainer(

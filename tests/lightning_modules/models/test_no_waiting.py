@@ -16,7 +16,8 @@ from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.models.student import LoRASettings, Student
-from lightning_modules.objectives.losses import grpo_loss, importance_weights, sft_loss
+from lightning_modules.objectives.importance import TokenTruncation
+from lightning_modules.objectives.losses import grpo_loss, sft_loss
 from lightning_modules.sft import SFTModule
 from tests.support.students import ARCHITECTURES, make_batch
 
@@ -58,7 +59,7 @@ def grpo(student: Student, batch: AudioQABatch) -> Tensor:
         reference = student.completion_logprobs(micro, 0.9, student.lora is not None, audio, entropy=False).logprobs
     scores = student.completion_logprobs(micro, 0.9, audio=audio).logprobs
     mask = micro.completions.mask
-    importance, _ = importance_weights(scores, micro.completions.logprobs, mask, 2.0)
+    importance, _ = TokenTruncation()(scores, micro.completions.logprobs, mask)
     advantages = torch.ones(mask.shape[:2], device=mask.device)
     return grpo_loss(scores, scores.detach(), reference, advantages, mask, importance=importance).loss
 

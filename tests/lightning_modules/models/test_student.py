@@ -130,6 +130,22 @@ def test_chunks_give_the_same_scores_and_gradients(weights, processor, monkeypat
         torch.testing.assert_close(whole, chunked, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [1 << 24, 40], ids=["at once", "in chunks"])
+def test_entropies_have_the_gradient_of_the_distribution(monkeypatch, at_once: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 6, generator=generator, requires_grad=True) for n in (7, 20))
+    targets, pull = torch.randint(20, (7,), generator=generator), torch.randn(2, 7, generator=generator)
+    log_p = torch.log_softmax(hidden @ weight.T / 0.7, -1)
+    expected = pull[0] @ log_p.gather(-1, targets[:, None])[:, 0] - pull[1] @ (log_p.exp() * log_p).sum(-1)
+    monkeypatch.setitem(token_logprobs_module.LOGITS_AT_ONCE, "cpu", at_once)
+    scores, entropies = token_logprobs_module.token_logprobs(hidden, targets, weight, 0.7, entropy_gradient=True)
+    found = pull[0] @ scores + pull[1] @ entropies
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    for of in (hidden, weight):
+        ours, theirs = (torch.autograd.grad(x, of, retain_graph=True)[0] for x in (found, expected))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 def test_the_prompt_is_heard(weights, processor) -> None:
     student = Student(weights)
     batch = make_batch(processor, [2.0], [[6]])

@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from lightning_modules.objectives.losses import grpo_loss, importance_weights, kl_k3, response_mean, sft_loss
+from lightning_modules.objectives.averages import response_mean
+from lightning_modules.objectives.importance import TokenTruncation
+from lightning_modules.objectives.kl import K3
+from lightning_modules.objectives.losses import grpo_loss, sft_loss
 
 
 def test_sft_loss_is_the_mean_over_target_tokens() -> None:
@@ -26,7 +29,7 @@ def test_kl_k3_by_hand() -> None:
     policy = torch.tensor([0.25, 0.5, 0.5]).log()
     reference = torch.tensor([0.5, 0.5, 0.25]).log()
     expected = torch.tensor([1 - math.log(2), 0.0, math.log(2) - 0.5])
-    torch.testing.assert_close(kl_k3(policy, reference), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(K3()(policy, reference), expected, atol=1e-6, rtol=0)
 
 
 def test_response_mean_ignores_padding() -> None:
@@ -136,7 +139,7 @@ def test_importance_weights_by_hand() -> None:
     old = torch.tensor([[[0.6, 0.3], [0.2, 0.9]]]).log()
     behaviour = torch.tensor([[[0.2, 0.3], [0.4, 0.01]]]).log()
     mask = torch.tensor([[[True, True], [True, False]]])
-    weights, truncated = importance_weights(old, behaviour, mask, 2.0)
+    weights, truncated = TokenTruncation(2.0)(old, behaviour, mask)
     torch.testing.assert_close(weights, torch.tensor([[[2.0, 1.0], [0.5, 1.0]]]))
     assert truncated.item() == pytest.approx(1 / 3)
 
@@ -148,7 +151,7 @@ def test_stale_rollouts_by_hand() -> None:
     behaviour = torch.tensor([[[0.2, 0.3], [0.4, 0.01]]]).log()
     mask = torch.tensor([[[True, True], [True, False]]])
     old = logprobs.detach()
-    weights, _ = importance_weights(old, behaviour, mask, 2.0)
+    weights, _ = TokenTruncation(2.0)(old, behaviour, mask)
     loss = grpo_loss(logprobs, old, old, torch.tensor([[1.0, -1.0]]), mask, importance=weights).loss
     loss.backward()
     assert loss.item() == pytest.approx(-0.5, abs=1e-6)

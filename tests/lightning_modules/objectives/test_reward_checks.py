@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.objectives.reward_checks import RewardError, graded, usable, wants_ending
+from lightning_modules.objectives.reward_checks import RewardError, graded, usable, wanted_facts
 from lightning_modules.objectives.rewards import AccuracyReward
 from records.records import Question
 
@@ -46,8 +46,8 @@ def whole(completion, question, label, finished):
 
 def test_a_plain_function_is_told_whether_the_completion_came_to_its_end() -> None:
     (function,) = usable([whole])
-    assert wants_ending(function) and not wants_ending(usable([length])[0])
-    assert [graded(function, "x", QUESTION, None, ended) for ended in (True, False)] == [1.0, 0.0]
+    assert wanted_facts(function) == ["finished"] and not wanted_facts(usable([length])[0])
+    assert [graded(function, "x", QUESTION, None, finished=ended) for ended in (True, False)] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("value", [0, 1.5, True, torch.tensor(2.0)])

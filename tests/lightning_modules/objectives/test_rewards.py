@@ -5,9 +5,10 @@ import torch
 
 from datamodules.batching.batch import AudioQABatch, Completions
 from evaluation.checked import check_predictions
-from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
+from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, OverlongPenalty, compute_rewards
 from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Question
+from runtime.errors import UserError
 
 QUESTION = Question("q/1", "avqa", "a.mp4", "What is heard?", ("dog", "cat", "rain"), 0, "Which")
 
@@ -159,3 +160,24 @@ def test_grade_gives_each_part_for_each_completion() -> None:
 def test_two_functions_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="names of their own"):
         compute_rewards(batch([["x"]], [None]), [FormatReward(), FormatReward()])
+
+
+def test_the_overlong_penalty_is_a_line_over_the_last_tokens() -> None:
+    # DAPO, Eq. 13, with 16 tokens at most and a buffer of 4: 0 up to 12, -1/4 a token, -1 from 16 on
+    penalty = OverlongPenalty(max_tokens=16, buffer=4)
+    found = [penalty("x", QUESTION, None, tokens) for tokens in (1, 12, 13, 15, 16, 20)]
+    assert found == [0, 0, -0.25, -0.75, -1, -1]
+    with pytest.raises(UserError, match="buffer is 17 and max_tokens 16"):
+        OverlongPenalty(16, 17)
+
+
+def test_a_reward_is_told_what_it_has_parameters_for() -> None:
+    def told(completion, question, label, tokens, finished):
+        return tokens + 100 * finished
+
+    told.name = "told"
+    mask = torch.arange(4) < torch.tensor([[2, 4]])[..., None]
+    done = Completions(torch.zeros(1, 2, 4, dtype=torch.long), mask, [["a", "b"]], torch.tensor([[True, False]]))
+    batch = AudioQABatch([QUESTION], [], [], *[torch.zeros(1)] * 4, [None], done)
+    found = compute_rewards(batch, [told, OverlongPenalty(4, 2)])
+    assert found["told"].tolist() == [[102, 4]] and found["overlong"].tolist() == [[0, -1]]

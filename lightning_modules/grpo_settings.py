@@ -1,0 +1,86 @@
+"""What can be set of GRPO."""
+
+import logging
+from dataclasses import dataclass
+
+from lightning_modules.models.weight_types import AUTO
+from lightning_modules.objectives.advantages import GDPO
+from lightning_modules.objectives.kl import K1
+from lightning_modules.objectives.objective import Objective
+from lightning_modules.objectives.reward_checks import Reward
+from lightning_modules.reference_refresh import ReferenceRefresh
+from lightning_modules.student_training import TrainingSettings
+from runtime.errors import UserError, refuse_below
+
+log = logging.getLogger("lightning.pytorch.grpo")  # below Lightning's logger, so that it is seen
+_EQ_2 = Objective()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOSettings(TrainingSettings):
+    """Group-relative policy optimisation, beside what is said in :class:`.student_training.TrainingSettings`.
+
+    Attributes:
+        weights: The SFT policy: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint. It is both the
+            starting point and the reference of the KL term (with LoRA the model without its adapters, which is the
+            same).
+        lr: Peak learning rate of AdamW.
+        num_completions: G, completions sampled of each question.
+        temperature: Sampling temperature; log-probabilities are taken at the same temperature.
+        beta: Weight of the KL term; 0 leaves it out and saves the reference's memory and time.
+        num_iterations: Optimizer steps on each rollout batch.
+        micro_batch_size: Questions (with all their completions) in one forward and backward pass; the whole batch
+            unless given.
+        max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
+        reward_functions: What is rewarded; their weighted sum is the reward. Accuracy and format unless given. Classes
+            with ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
+        reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters: float32,
+            bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of ``train.py``
+            on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
+        reference_urls: Servers that hold ``weights`` and score each completion, in place of a reference here: that
+            frees its memory and its forward pass. Needs callbacks.VLLMRollout and temperature 1, which servers score
+            at. Start one with ``python -m inference.vllm_server --model`` and ``weights``; none of them may be among
+            the rollout servers.
+        objective: What is maximised, Eq. 2 unless its parts are replaced; see Objective and docs/objectives.md.
+        reference_refresh: Have the reference follow the policy; by default it stays the SFT policy.
+    """
+
+    lr: float = 1e-6
+    num_completions: int = 8
+    temperature: float = 1.0
+    beta: float = 0.04
+    num_iterations: int = 1
+    micro_batch_size: int | None = None
+    max_grad_norm: float = 1.0
+    reward_functions: list[Reward] | None = None
+    reference_dtype: str | None = AUTO
+    reference_urls: list[str] | None = None
+    objective: Objective = _EQ_2
+    reference_refresh: ReferenceRefresh | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_below(2, "model.", num_completions=self.num_completions)
+        refuse_below(1, "model.", num_iterations=self.num_iterations, micro_batch_size=self.micro_batch_size)
+        if self.temperature <= 0:
+            raise UserError(f"model.temperature is {self.temperature}: GRPO samples, so it must be above 0")
+        if self.reference_urls and self.temperature != 1:
+            raise UserError(
+                f"model.temperature is {self.temperature} and model.reference_urls names servers: they score given "
+                "tokens at temperature 1 only, so that the KL term would compare two temperatures; set "
+                "model.temperature to 1, or leave model.reference_urls out, and the reference is computed here"
+            )
+        kl = self.objective.kl
+        if self.beta > 0 and kl.in_reward and isinstance(self.objective.advantages, GDPO):
+            raise UserError(
+                "model.objective: GDPO brings each reward to the same scale, the KL term too, so that model.beta would "
+                "have no effect: set kl's in_reward to false, or use other advantages"
+            )
+        if self.beta > 0 and isinstance(kl, K1) and not kl.in_reward:
+            log.warning("model.objective.kl: the gradient of k1 in the loss is zero on average; set its in_reward")
+
+    @property
+    def type_of_reference(self) -> str | None:
+        """``reference_dtype``, but the policy's for an average, in which small changes must not be rounded away."""
+        averaged = self.reference_refresh is not None and self.reference_refresh.share < 1
+        return None if averaged and self.reference_dtype == AUTO else self.reference_dtype

@@ -1,0 +1,82 @@
+"""Each overlay of configs/objective takes its steps on rollouts of a real server."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from callbacks.rollout.vllm_rollout import VLLMRollout
+from cli.config_files import CONFIG_FOLDER
+from inference.vllm_server import VLLMServer
+from lightning_modules.grpo import GRPOModule
+from tests.support.questions import Questions
+
+pytestmark = pytest.mark.server
+OVERLAYS = sorted(path.stem for path in (CONFIG_FOLDER / "objective").glob("*.yaml"))
+OFTEN = ("cispo", "gdpo")  # the others are of the slow tier
+
+WORDS = {"class_path": "lightning_modules.AccuracyReward"}, {"class_path": "tests.support.interruption.Spread"}
+
+
+class Kept(lightning.Callback):
+    """Keeps what was logged of each batch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def module_of(overlay: str, weights: Path, tmp_path: Path) -> GRPOModule:
+    base = {
+        "class_path": "lightning_modules.GRPOModule",
+        "init_args": {"weights": str(weights), "lr": 1e-3, "num_completions": 3, "reward_functions": list(WORDS)},
+    }
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"model": base}), encoding="utf-8")
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(lightning.LightningModule, "model")
+    files = (tmp_path / "base.yaml", CONFIG_FOLDER / "objective" / f"{overlay}.yaml")
+    return parser.instantiate(parser.parse_args([f"--config={file}" for file in files])).model
+
+
+def weights_of(student: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in student.parameters()])
+
+
+@pytest.mark.parametrize(
+    "overlay", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in OVERLAYS]
+)
+def test_overlays_train(overlay: str, vllm_server: VLLMServer, server_weights: Path, tmp_path: Path) -> None:
+    module = module_of(overlay, server_weights, tmp_path)
+    start, kept = weights_of(module.student), Kept()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        callbacks=[VLLMRollout([vllm_server.url], max_new_tokens=8, parity_gate=False, seed=3), kept],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, Questions(module.student.processor, 4, 2))
+    assert len(kept.rows) == 2 and trainer.global_step == 2 * module.settings.num_iterations
+    assert all(torch.isfinite(torch.tensor(list(row.values()))).all() for row in kept.rows)
+    assert all(row["train/sampling_logp_difference"] < 1e-3 for row in kept.rows)
+    if module.settings.objective.mask_truncated and kept.rows[0]["train/truncated"] == 1:
+        return  # a student that has learnt nothing ends nothing either
+    assert not torch.equal(weights_of(module.student), start)
+    if overlay == "overlong_penalty":
+        assert kept.rows[0]["train/reward/overlong"] == 0  # 8 tokens are not many
+    if overlay.startswith("importance"):
+        metric = module.settings.objective.importance.metric
+        assert 0 <= kept.rows[0][f"train/{metric}"] < 1
+    if overlay == "reference_average":
+        assert module.reference is not None and not torch.equal(weights_of(module.reference), start)
