@@ -270,6 +270,11 @@ class ChatEndpoint:
         again = "then run the same command again, which asks for what is missing"
         if failure.kind == "quota":
             return f"{self._who} has no credit left for this key ({why}): pay or wait for the next period, {again}"
+        if failure.kind == "redirection":
+            return (
+                f"{self._who} sends requests on to {failure.message}, where they are not sent since they carry the "
+                f"key: if that address is right, name its API with endpoint.base_url, {again}"
+            )
         if failure.kind == "certificate":
             return (
                 f"the certificate of {self._who} is not trusted ({why}): name the file of your organisation's "
