@@ -199,8 +199,7 @@ def _plain_word(text: str) -> str | None:
     if len(words) != 1:
         return None
     for sentence in _SENTENCE.split(text):
-        said = _WORDS.search(sentence)
-        if said and _NEGATION.search(sentence) and not _LEADS.match(sentence):
+        if _WORDS.search(sentence) and _NEGATION.search(sentence) and not _LEADS.match(sentence):
             return None
     return words.pop()
 

@@ -138,6 +138,10 @@ def bound_gradients(parameters: Sequence[Tensor], limit: float | None) -> Tensor
     return (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
 
 
+class LostGradients(UserError, FloatingPointError):
+    """Gradients were not finite; the message says at which step and how to go on."""
+
+
 def refuse_lost_gradients(norms: Sequence[float], steps: Sequence[int], beside: str = "") -> None:
     """End training where gradients were not finite.
 
@@ -147,11 +151,11 @@ def refuse_lost_gradients(norms: Sequence[float], steps: Sequence[int], beside: 
         beside: What else is known, in brackets.
 
     Raises:
-        FloatingPointError: A norm is not finite.
+        LostGradients: A norm is not finite.
     """
     bad = next(((norm, step) for norm, step in zip(norms, steps, strict=True) if not math.isfinite(norm)), None)
     if bad is not None:
-        raise FloatingPointError(
+        raise LostGradients(
             f"the gradient norm is {bad[0]} at step {bad[1]}{beside}: the weights of this step are in no checkpoint; "
             "lower model.lr, and go on from the last one with --ckpt_path last"
         )

@@ -74,12 +74,16 @@ class TeacherModule(ChatStage):
         self.timing = timing
         self.n_in_one_request = n_in_one_request and samples > 1
         self.sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        ours = endpoint.extra_body
+        if "seed" in ours:
+            raise UserError("endpoint.extra_body must not hold 'seed', which traces record: it is set with model.seed")
+        self.sampling_sent = {name: ours.get(name, value) for name, value in self.sampling.items()}
         self.seed = seed
         self._gives_several = False
         self.provenance = {
             "model": endpoint.model,
             "prompt_version": self.prompt.identifier,
-            "sampling": dict(self.sampling),
+            "sampling": dict(self.sampling_sent),
         }
 
     def remaining(self, question_id: str) -> list[int]:
@@ -176,7 +180,7 @@ class TeacherModule(ChatStage):
             model=self.endpoint_settings.model,
             endpoint=self.endpoint_settings.label,
             prompt_version=self.prompt.identifier,
-            sampling=dict(self.sampling),
+            sampling=dict(self.sampling_sent),
             seed=seed,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens if len(reply.choices) == 1 else None,

@@ -230,6 +230,12 @@ class ChatEndpoint:
             self._heed(failure.retry_after, why)
         if attempts >= policy.attempts:
             if self._last_answer < began:
+                if failure.kind not in ("connection", "time-out"):
+                    raise self._end(
+                        f"{self._who} answered each of {attempts} requests with an error ({why}): see its log, or "
+                        "raise endpoint.retry.attempts where it is only busy, and run the same command again; what "
+                        "was answered before is on disk"
+                    )
                 raise self._end(
                     f"{self._who} has answered nothing for {time.monotonic() - began:.0f} s ({why}): start it, or "
                     "raise endpoint.retry.attempts where it is only busy, and run the same command again; what was "

@@ -17,7 +17,6 @@ _SET_ELSEWHERE = {
     "model": "endpoint.model",
     "messages": "the prompt of the stage",
     "n": "the stage's samples",
-    "stream": "endpoint.stream",
 }
 """Fields that the program sets and records or relies on, and what they are set with."""
 
@@ -44,7 +43,7 @@ class EndpointSettings:
         retry: How failed requests are repeated.
         extra_body: Further fields of each request, for what the API does not standardise (``top_k``,
             ``structured_outputs``, ``logprob_token_ids``, ...). They win over what a stage sends; null leaves a field
-            out. Not ``model``, ``messages``, ``n`` and ``stream``, which have options of their own.
+            out. Not ``model``, ``messages`` and ``n``, which have options of their own.
     """
 
     base_url: str
