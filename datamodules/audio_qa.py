@@ -28,7 +28,7 @@ from datamodules.reading.splits import Splits
 from records.completed import Completed
 from records.record_files import listed
 from records.records import Question
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 Role = Literal["train", "val", "test", "predict"]
 """What a loader is for. Which split of the dataset serves a role is the dataset's choice."""
@@ -131,6 +131,7 @@ class AudioQADataModule(LightningDataModule):
         prompts = PROMPTS | TEACHER_PROMPTS
         if isinstance(prompt, str) and prompt not in prompts:
             raise UserError(f"data.prompt must be one of {', '.join(prompts)}, found {prompt!r}")
+        refuse_below(0, "data.", num_workers=num_workers)
         self.root = Path(root)
         self.processor = processor
         self.prompt = prompts[prompt] if isinstance(prompt, str) else prompt

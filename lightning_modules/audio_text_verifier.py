@@ -25,7 +25,7 @@ from lightning_modules.trace_verdicts import TraceVerdicts
 from records.records import Verdict
 from records.request_records import ItemResult
 from runtime.all_ranks import of_rank_zero
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 _PAIRINGS = 2
 """How often each accepted trace of a batch is paired with another clip."""
@@ -70,6 +70,7 @@ class AudioTextVerifier(RecordStage):
         super().__init__()
         if not 0 <= threshold <= 1:
             raise UserError(f"model.threshold must be between 0 and 1, found {threshold}")
+        refuse_below(0, "model.", lr=lr, weight_decay=weight_decay)
         self.weights = weights
         self.encoder = FrozenAudioEncoder(weights)
         self.processor = load_processor(weights)

@@ -185,8 +185,8 @@ def yes_probability(choice: Choice) -> tuple[float | None, str]:
     if min(mass.values()) > 0 or total > 0.5:
         probability = mass["yes"] / total
         return probability, f"yes {probability:.3f}"
-    if (word := _plain_word(choice.text)) is not None:
-        return (1.0, "yes") if word == "yes" else (0.0, "no")
+    if (plain := _plain_word(choice.text)) is not None:
+        return (1.0, "yes") if plain == "yes" else (0.0, "no")
     return None, f"neither yes nor no: {choice.text[:80]!r}"
 
 

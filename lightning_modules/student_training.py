@@ -17,7 +17,7 @@ from lightning_modules.audio_qa import AudioQAModule
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts
 from lightning_modules.optimizers import check_optimizer, make_optimizer
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 
 class StudentTraining(AudioQAModule):
@@ -50,6 +50,7 @@ class StudentTraining(AudioQAModule):
                 ranks (``sharding``: see AudioQAModule).
         """
         check_optimizer(optimizer)
+        refuse_below(0, "model.", lr=lr, weight_decay=weight_decay, warmup_steps=warmup_steps)
         super().__init__(weights, **student)
         self.optimizer = optimizer
         self.lr = lr

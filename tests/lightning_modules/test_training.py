@@ -21,6 +21,7 @@ from lightning_modules.models.sharding import ShardingSettings
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
+from lightning_modules.student_training import LostGradients
 from runtime.errors import UserError
 from tests.support.students import make_batch
 
