@@ -215,7 +215,7 @@ class SightSoundCLI(LightningCLI):
             devices, nodes = (str(options.get(name)) for name in ("devices", "num_nodes"))
             wanted = [int(number) if number.isdigit() else 1 for number in (devices, nodes)]
             raise ConfigError(f"trainer: {' '.join(str(error).split())} That is, {slurm.way_out(*wanted)}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ModuleNotFoundError) as error:  # of an accelerator without its package
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         if isinstance(environment := cluster_environment(trainer), SLURMEnvironment):
             environment.auto_requeue = False  # Lightning would write in the middle of a batch, and train on
