@@ -10,8 +10,11 @@ from typing_extensions import override
 
 
 def bar_is_visible() -> bool:
-    """Return True when standard output and error reach a terminal, where a progress bar can redraw itself."""
-    return sys.stdout.isatty() and sys.stderr.isatty()
+    """Return True when standard output and error reach a terminal, where a progress bar can redraw itself.
+
+    Of a process that was started with one of them closed (``>&-``) it is None.
+    """
+    return all(stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
 
 
 class ProgressLines(ProgressBar):

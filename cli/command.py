@@ -13,6 +13,7 @@ from cli.error_messages import user_sentence
 from cli.export import export
 from cli.lightning_cli import SightSoundCLI
 from cli.plan import plan
+from cli.variables import check_variables
 from cli.wandb_service import leave_inherited_service
 
 
@@ -41,6 +42,7 @@ def run_command(args: Sequence[str]) -> SightSoundCLI:
     earlier_run, status = wandb.run, 1
     try:
         args, configs = resolve_configs(args)
+        check_variables(os.environ, configs)
         if args[:1] == ["plan"]:
             status = plan(args[1:], configs)
             raise SystemExit(status)

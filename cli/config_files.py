@@ -68,10 +68,33 @@ def check_yaml(path: str) -> None:
     if not isinstance(values, dict):
         found = "an empty file" if values is None else type(values).__name__
         raise ConfigError(f"{path}: expected options such as 'model:' and 'data:', found {found}")
+    refuse_loop(root, path)
     check_node(root, path)
+    if "trainer" in values and not isinstance(values["trainer"], dict):
+        raise ConfigError(f"{path}: 'trainer' has no options: give it some, or remove the line")
     for group in ("model", "data"):
         if isinstance(values.get(group), list):
             raise ConfigError(f"{path}: '{group}' takes one class with its options, found a list: remove the hyphens")
+
+
+def refuse_loop(node: yaml.Node | None, path: str, above: tuple[int, ...] = ()) -> None:
+    """Refuse an alias of something that it is a part of.
+
+    Args:
+        node: A part of the file.
+        path: The file.
+        above: The parts that it lies in.
+
+    Raises:
+        ConfigError: There is one; the message names the line of what contains itself.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    if id(node) in above:
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: contains itself by an alias (*): write it out instead")
+    for part in node.value:
+        for inside in part if isinstance(part, tuple) else (part,):
+            refuse_loop(inside, path, (*above, id(node)))
 
 
 def check_node(node: yaml.Node | None, path: str, known: set[int] | None = None) -> None:

@@ -53,7 +53,7 @@ def quieten() -> None:
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message=message)
     os.environ.setdefault("WANDB_QUIET", "true")
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         from transformers.utils import logging as transformers_logging
 

@@ -1,6 +1,7 @@
 """``python train.py export --config runs/sft/fit.yaml --ckpt_path ... --directory ...``: weights of a checkpoint."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
 from callbacks.checkpoints.checkpoint_export import export_checkpoint
+from callbacks.checkpoints.export_place import refuse_export_place
 from cli.config_files import ConfigError
 from cli.lightning_cli import check_checkpoint_class
 from cli.plan import ConfigurationOnly
@@ -24,11 +26,14 @@ def export(args: Sequence[str]) -> None:
 
     Raises:
         ConfigError: There is no such checkpoint, or it is of another class.
+        UserError: The directory holds something else than an earlier export.
     """
     options, rest = own_options().parse_known_args(list(args))
     path = Path(options.ckpt_path)
     if not path.exists():
         raise ConfigError(f"checkpoint {path} does not exist")
+    directory = Path(os.path.abspath(options.directory))  # "." has no name that another folder could take
+    refuse_export_place(directory, "--directory", path)
     values = ConfigurationOnly(["fit", *rest]).config["fit"].as_dict()
     check_checkpoint_class(str(path), values["model"]["class_path"])
 
@@ -39,7 +44,7 @@ def export(args: Sequence[str]) -> None:
             return parser.instantiate_classes(parser.parse_object({"model": values["model"]})).model
 
     in_bfloat16 = str(values["trainer"].get("precision")).startswith("bf16")
-    export_checkpoint(make, in_bfloat16, path, Path(options.directory))
+    export_checkpoint(make, in_bfloat16, path, directory)
     print(f"weights of {path} exported to {options.directory}", flush=True)
 
 
@@ -51,5 +56,9 @@ def own_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ckpt_path", required=True, help="The checkpoint: a file, or a folder with a part of each rank."
     )
-    parser.add_argument("--directory", required=True, help="Where to; it appears complete or not at all.")
+    parser.add_argument(
+        "--directory",
+        required=True,
+        help="Where to, a new folder or an earlier export; it appears complete or not at all.",
+    )
     return parser

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +91,9 @@ class SightSoundCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)
+        seed = self.config[self.config["subcommand"]].get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed < 2**32:
+            raise ConfigError(f"seed_everything is {seed}: a number from 0 to {2**32 - 1} is needed")
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -210,7 +212,7 @@ class SightSoundCLI(LightningCLI):
             devices, nodes = (str(options.get(name)) for name in ("devices", "num_nodes"))
             wanted = [int(number) if number.isdigit() else 1 for number in (devices, nodes)]
             raise ConfigError(f"trainer: {' '.join(str(error).split())} That is, {slurm.way_out(*wanted)}") from error
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ModuleNotFoundError) as error:  # of an accelerator without its package
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         if isinstance(environment := cluster_environment(trainer), SLURMEnvironment):
             environment.auto_requeue = False  # Lightning would write in the middle of a batch, and train on
@@ -246,7 +248,7 @@ def check_checkpoint_class(path: str, class_path: str, readable: bool = True) ->
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         written_by = checkpoint.get(WRITTEN_BY)
-    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # a damaged file may raise anything
         if not readable:
             return
         raise ConfigError(f"checkpoint {path} is not readable as a checkpoint of tensors and plain values") from error

@@ -9,7 +9,7 @@ from datamodules.media.probes import ProbeName
 from datamodules.prompts.questions import PROMPTS, TEACHER_PROMPTS, Prompt, PromptName, TeacherPromptName
 from datamodules.reading.record_report import BadRecordPolicy
 from records.record_files import listed
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class DataSettings:
             limit=self.limit,
             length_bucket=self.length_bucket,
         )
+        refuse_below(0, "data.", num_workers=self.num_workers)
         if self.max_seconds <= 0:
             raise UserError(f"data.max_seconds must be more than 0, found {self.max_seconds}")
         self.whole_prompt  # noqa: B018  (refuses a name that there is not)

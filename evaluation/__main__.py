@@ -27,11 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     getattr(commands, options.run)(options)
 
 
+def at_least_one(text: str) -> int:
+    """Return a number of the command line that counts something.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or below 1.
+    """
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of 1 or more is needed, found {text!r}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="python -m evaluation", description="Scores of predictions.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    root = os.environ.get("SIGHTSOUND_DATA", "data")
+    root = os.environ.get("SIGHTSOUND_DATA") or "data"
 
     def command(name: str, run: str, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)
@@ -61,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
         )
         made.add_argument("--partial", action="store_true", help="score only the questions that have a prediction")
         made.add_argument("--paper", type=Path, help="rows and figures of the paper (evaluation/paper.yaml)")
-        made.add_argument("--resamples", type=int, default=1000, help="resamples of the bootstrap (%(default)s)")
+        made.add_argument(
+            "--resamples", type=at_least_one, default=1000, help="resamples of the bootstrap (%(default)s)"
+        )
         return made
 
     with_runs(with_data(command("table", "table", "Print all tables in Markdown.")))
@@ -89,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--benchmark", action="append", help=f"a benchmark: {sets}; may be repeated (all that are there)"
     )
     leaks.add_argument("--output", type=Path, help="also write the shared clips as JSON lines")
-    leaks.add_argument("--threads", type=int, default=2, help="clips that are decoded at once (%(default)s)")
+    leaks.add_argument("--threads", type=at_least_one, default=2, help="clips that are decoded at once (%(default)s)")
     with_data(command("defects", "list_defects", "List the rows of MMAU that its official rule judges wrongly."))
     readings = command("matcher", "matcher", "Print precision and recall of the reader of answers on labelled ones.")
     readings.add_argument(

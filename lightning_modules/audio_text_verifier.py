@@ -17,14 +17,15 @@ from lightning_modules.doors import RecordStage
 from lightning_modules.models.alignment_head import AlignmentHead
 from lightning_modules.models.checkpoints.checkpoint_folder import load_processor
 from lightning_modules.models.frozen_audio_encoder import FrozenAudioEncoder, Hears
-from lightning_modules.models.head_folder import load_head, save_head
+from lightning_modules.models.head_folder import load_head, refuse_head_place, save_head
 from lightning_modules.models.hearing_memory import HearingMemory
 from lightning_modules.objectives.calibration import fit_temperature
 from lightning_modules.objectives.mismatched_pairs import mismatched_pairs
 from lightning_modules.trace_verdicts import TraceVerdicts
 from records.records import Verdict
 from records.request_records import ItemResult
-from runtime.errors import UserError
+from runtime.all_ranks import of_rank_zero
+from runtime.errors import UserError, refuse_below
 
 _PAIRINGS = 2
 """How often each accepted trace of a batch is paired with another clip."""
@@ -69,6 +70,7 @@ class AudioTextVerifier(RecordStage):
         super().__init__()
         if not 0 <= threshold <= 1:
             raise UserError(f"model.threshold must be between 0 and 1, found {threshold}")
+        refuse_below(0, "model.", lr=lr, weight_decay=weight_decay)
         self.weights = weights
         self.encoder = FrozenAudioEncoder(weights)
         self.processor = load_processor(weights)
@@ -122,12 +124,17 @@ class AudioTextVerifier(RecordStage):
 
     @override
     def on_fit_start(self) -> None:
+        of_rank_zero(self.trainer, lambda: refuse_head_place(self._directory))
         if self.trained:
             return
         module: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         batches = (batch.to(self.device) for batch in module.train_dataloader())
         audio = [clip for batch in batches for clip in self._hear(batch, keep=True)]
         self.head.set_statistics(torch.cat(audio), self.encoder.embedding.weight)
+
+    @property
+    def _directory(self) -> Path:
+        return Path(self.trainer.default_root_dir) / "head"
 
     def training_step(self, batch: AlignmentBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -176,11 +183,10 @@ class AudioTextVerifier(RecordStage):
         values = self._values(self.val_metrics, logits, labels)
         report = {name.removeprefix("val/"): round(float(value), 4) for name, value in values.items()}
         if self.trainer.is_global_zero:
-            directory = Path(self.trainer.default_root_dir) / "head"
             content = {"held_out": report, "verdicts": len(labels), "threshold": self.threshold}
-            save_head(directory, self.head, content)
+            save_head(self._directory, self.head, content)
             shown = ", ".join(f"{name} {value:.3f}" for name, value in report.items())
-            rank_zero_info(f"held-out verdicts: {shown}; the head was written to {directory}")
+            rank_zero_info(f"held-out verdicts: {shown}; the head was written to {self._directory}")
 
     def test_step(self, batch: AlignmentBatch, batch_idx: int) -> None:
         """Score verdicts on clips that training has not seen."""

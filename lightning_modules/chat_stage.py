@@ -20,6 +20,7 @@ from inference.chat_api.retries import EndpointError, Failure
 from lightning_modules.doors import RecordStage
 from records.records import Record
 from records.request_records import ItemResult, RequestError, Usage
+from runtime.errors import UserError, refuse_below
 
 T = TypeVar("T")
 
@@ -42,6 +43,24 @@ class Work:
     errors: list[RequestError] = field(default_factory=list)
     tally: RequestStats = field(default_factory=RequestStats)
     unpaid: bool = False
+
+
+def refuse_sampling(max_tokens: int, temperature: float = 0.0, top_p: float = 1.0) -> None:
+    """Refuse what no endpoint can sample with.
+
+    Args:
+        max_tokens: Longest completion.
+        temperature: Sampling temperature.
+        top_p: Nucleus of the sampling.
+
+    Raises:
+        UserError: One is out of its range.
+    """
+    refuse_below(1, "model.", max_tokens=max_tokens)
+    if not 0 <= temperature < float("inf"):
+        raise UserError(f"model.temperature is {temperature}: 0 or more is needed")
+    if not 0 < top_p <= 1:
+        raise UserError(f"model.top_p is {top_p}: more than 0 and at most 1 is needed")
 
 
 class ChatStage(RecordStage):

@@ -14,9 +14,17 @@ from lightning_modules.chat_stage import ChatStage, Work, spoken
 from lightning_modules.trace_verdicts import NO_THOUGHT
 from records.records import Question, Trace, Verdict
 from records.request_records import RequestError
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:not|cannot|never|neither|nor|hardly|unable|refuse|decline|hesitate|instead\s+of|rather\s+than|without)\b"
+    r"|n['’]t\b|不|没|未|非"
+    r"|\b(?:yes|no)\W+(?:\w+\W+){0,2}?(?:wrong|false|incorrect|untrue|mistaken|misleading)\b",
+    re.IGNORECASE,
+)
+_LEADS = re.compile(r"\W*(?:yes|no)\W*(?:[,，—–]|\s-|$)", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?;:。！？；：\n]+")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
 
 
@@ -61,6 +69,7 @@ class FactVerifierModule(ChatStage):
         """
         if not 0 <= threshold <= 1:
             raise UserError(f"model.threshold must be between 0 and 1, found {threshold}")
+        refuse_below(1, "model.", max_tokens=max_tokens, max_claims=max_claims, max_list_tokens=max_list_tokens)
         super().__init__(endpoint, budget, requests_per_item=1)
         self.mode = mode
         self.threshold = threshold
@@ -162,7 +171,7 @@ def yes_probability(choice: Choice) -> tuple[float | None, str]:
 
     It comes from the first token's log-probabilities where both words are among its candidates, or one of them is and
     leaves less than half to all else, so that the other is less likely; else from the answer: 1 for yes, 0 for no, None
-    where it says neither or both.
+    where it says neither or both, or one of them in a sentence with a negation ("I would not say yes").
 
     Args:
         choice: The checker's completion.
@@ -176,10 +185,23 @@ def yes_probability(choice: Choice) -> tuple[float | None, str]:
     if min(mass.values()) > 0 or total > 0.5:
         probability = mass["yes"] / total
         return probability, f"yes {probability:.3f}"
-    words = {word.casefold() for word in _WORDS.findall(choice.text)}
-    if len(words) == 1:
-        return (1.0, "yes") if words == {"yes"} else (0.0, "no")
+    if (plain := _plain_word(choice.text)) is not None:
+        return (1.0, "yes") if plain == "yes" else (0.0, "no")
     return None, f"neither yes nor no: {choice.text[:80]!r}"
+
+
+def _plain_word(text: str) -> str | None:
+    """Return the one of "yes" and "no" that a text says, or None where it says neither, both or what it negates.
+
+    A word that begins its sentence and is set off, as in "No, it does not", is the answer whatever follows it.
+    """
+    words = {word.casefold() for word in _WORDS.findall(text)}
+    if len(words) != 1:
+        return None
+    for sentence in _SENTENCE.split(text):
+        if _WORDS.search(sentence) and _NEGATION.search(sentence) and not _LEADS.match(sentence):
+            return None
+    return words.pop()
 
 
 def read_claims(text: str) -> list[str]:

@@ -291,7 +291,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             first_step: Number of the first of these steps.
 
         Raises:
-            FloatingPointError: Gradients were not finite, and not because float16 overflowed.
+            LostGradients: Gradients were not finite, and not because float16 overflowed.
         """
         values = torch.stack([*metrics.values(), *(norm.float() for norm in norms)]).tolist()
         read = dict(zip(metrics, values, strict=False))

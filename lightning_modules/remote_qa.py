@@ -9,7 +9,7 @@ from datamodules.media.audio import audio_part
 from datamodules.media.video import image_parts, video_parts, video_timing
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, RequestFailed
-from lightning_modules.chat_stage import ChatStage, Work, spoken
+from lightning_modules.chat_stage import ChatStage, Work, refuse_sampling, spoken
 from lightning_modules.qa_evaluation import QAEvaluation
 from records.reasoning_tags import tagged_thought, without_tags
 from records.records import Prediction, Question
@@ -57,6 +57,7 @@ class RemoteQAModule(ChatStage, QAEvaluation):
             seed: Seed of the requests; null sends none.
             budget: Prices and limits.
         """
+        refuse_sampling(max_tokens, temperature)
         super().__init__(endpoint, budget, requests_per_item=1)
         self.model_name = endpoint.model
         self.send = send

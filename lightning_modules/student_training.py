@@ -18,7 +18,7 @@ from lightning_modules.audio_qa import AudioQASettings, StudentModule
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts
 from lightning_modules.optimizers import check_optimizer, make_optimizer
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class TrainingSettings(AudioQASettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_optimizer(self.optimizer)
+        refuse_below(0, "model.", lr=self.lr, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
 
 
 class StudentTraining(StudentModule):
@@ -137,6 +138,10 @@ def bound_gradients(parameters: Sequence[Tensor], limit: float | None) -> Tensor
     return (norm.full_tensor() if isinstance(norm, DTensor) else norm).detach()
 
 
+class LostGradients(UserError, FloatingPointError):
+    """Gradients were not finite; the message says at which step and how to go on."""
+
+
 def refuse_lost_gradients(norms: Sequence[float], steps: Sequence[int], beside: str = "") -> None:
     """End training where gradients were not finite.
 
@@ -146,11 +151,11 @@ def refuse_lost_gradients(norms: Sequence[float], steps: Sequence[int], beside: 
         beside: What else is known, in brackets.
 
     Raises:
-        FloatingPointError: A norm is not finite.
+        LostGradients: A norm is not finite.
     """
     bad = next(((norm, step) for norm, step in zip(norms, steps, strict=True) if not math.isfinite(norm)), None)
     if bad is not None:
-        raise FloatingPointError(
+        raise LostGradients(
             f"the gradient norm is {bad[0]} at step {bad[1]}{beside}: the weights of this step are in no checkpoint; "
             "lower model.lr, and go on from the last one with --ckpt_path last"
         )

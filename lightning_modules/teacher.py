@@ -14,13 +14,14 @@ from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPrompt
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
 from inference.chat_api.retries import EndpointError, Failure
-from lightning_modules.chat_stage import ChatStage, Work, spoken
+from lightning_modules.chat_stage import ChatStage, Work, refuse_sampling, spoken
 from records.reasoning_tags import split_thought, without_tags
 from records.records import Question, Trace
 from records.request_records import RequestError
 from runtime.errors import UserError
 
 _VLLM_FRAMES = 32
+_MOST_SAMPLES = 1000
 
 
 class TeacherModule(ChatStage):
@@ -61,8 +62,9 @@ class TeacherModule(ChatStage):
             seed: Where the seeds of the requests come from, each question and sample its own; null sends none.
             budget: Prices and limits.
         """
-        if samples < 1:
-            raise UserError(f"model.samples must be 1 or more, found {samples}")
+        if not 1 <= samples <= _MOST_SAMPLES:
+            raise UserError(f"model.samples must be between 1 and {_MOST_SAMPLES}, found {samples}")
+        refuse_sampling(max_tokens, temperature, top_p)
         if isinstance(prompt, str) and prompt not in TEACHER_PROMPTS:
             raise UserError(f"model.prompt must be one of {', '.join(TEACHER_PROMPTS)}, found {prompt!r}")
         super().__init__(endpoint, budget, requests_per_item=1 if n_in_one_request else samples)
@@ -72,12 +74,16 @@ class TeacherModule(ChatStage):
         self.timing = timing
         self.n_in_one_request = n_in_one_request and samples > 1
         self.sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
+        ours = endpoint.extra_body
+        if "seed" in ours:
+            raise UserError("endpoint.extra_body must not hold 'seed', which traces record: it is set with model.seed")
+        self.sampling_sent = {name: ours.get(name, value) for name, value in self.sampling.items()}
         self.seed = seed
         self._gives_several = False
         self.provenance = {
             "model": endpoint.model,
             "prompt_version": self.prompt.identifier,
-            "sampling": dict(self.sampling),
+            "sampling": dict(self.sampling_sent),
         }
 
     def remaining(self, question_id: str) -> list[int]:
@@ -174,7 +180,7 @@ class TeacherModule(ChatStage):
             model=self.endpoint_settings.model,
             endpoint=self.endpoint_settings.label,
             prompt_version=self.prompt.identifier,
-            sampling=dict(self.sampling),
+            sampling=dict(self.sampling_sent),
             seed=seed,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens if len(reply.choices) == 1 else None,

@@ -8,7 +8,7 @@ class UserError(Exception):
     """
 
 
-def refuse_below(least: int, place: str = "", **settings: int | None) -> None:
+def refuse_below(least: int, place: str = "", **settings: float | None) -> None:
     """Refuse settings that are too small.
 
     Args:
@@ -20,5 +20,5 @@ def refuse_below(least: int, place: str = "", **settings: int | None) -> None:
         UserError: One is smaller.
     """
     for name, value in settings.items():
-        if value is not None and value < least:
+        if value is not None and not value >= least:
             raise UserError(f"{place}{name} is {value}: at least {least} is needed")

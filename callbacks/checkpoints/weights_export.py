@@ -9,7 +9,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from callbacks.checkpoints.export_place import refuse_export_place
 from records.best_score import BestScore, Mode
+from runtime.all_ranks import of_rank_zero
 from runtime.errors import UserError
 from runtime.whole_folder import recover_folder
 
@@ -21,7 +23,8 @@ class WeightsExport(Callback):
     ``training.json`` in it says which step and score it holds. A run without any validation exports its last weights.
 
     Args:
-        directory: Where to; ``best`` below ``trainer.default_root_dir`` unless given.
+        directory: Where to, a new folder or an earlier export; ``best`` below ``trainer.default_root_dir`` unless
+            given.
         monitor: The metric that decides.
         mode: Whether the highest (``max``) or the lowest (``min``) is the best.
     """
@@ -49,9 +52,17 @@ class WeightsExport(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Clear up after a run that was killed while it exported."""
-        if stage == "fit" and trainer.is_global_zero:
-            recover_folder(self.target(trainer))
+        """Clear up after a run that was killed while it exported.
+
+        Raises:
+            UserError: Something else than an earlier export is there.
+        """
+        if stage == "fit":
+            of_rank_zero(trainer, lambda: self._clear(self.target(trainer)))
+
+    def _clear(self, target: Path) -> None:
+        recover_folder(target)
+        refuse_export_place(target, "the directory of callbacks.WeightsExport")
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

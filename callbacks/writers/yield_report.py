@@ -88,12 +88,21 @@ def write_report(directory: Path, table: Sequence[Yield], spent: Spending) -> No
         directory: Gets ``report.json`` and ``report.png``.
         table: One row of each question type, the total last.
         spent: What it took.
+
+    Raises:
+        UserError: It cannot be written, as on a full disk; the records are there.
     """
     Console(width=140).print(terminal_table(table))
     print(spent.sentence(), flush=True)
     content = {"types": [row.as_dict() for row in table], **spent.as_dict()}
-    (directory / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    plot(directory / "report.png", table)
+    try:
+        (directory / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        plot(directory / "report.png", table)
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {directory} ({error.strerror or error}); the records are complete: make "
+            "room and run the same command again, which asks for nothing that is there"
+        ) from error
 
 
 def terminal_table(table: Sequence[Yield]) -> Table:

@@ -230,6 +230,12 @@ class ChatEndpoint:
             self._heed(failure.retry_after, why)
         if attempts >= policy.attempts:
             if self._last_answer < began:
+                if failure.kind not in ("connection", "time-out"):
+                    raise self._end(
+                        f"{self._who} answered each of {attempts} requests with an error ({why}): see its log, or "
+                        "raise endpoint.retry.attempts where it is only busy, and run the same command again; what "
+                        "was answered before is on disk"
+                    )
                 raise self._end(
                     f"{self._who} has answered nothing for {time.monotonic() - began:.0f} s ({why}): start it, or "
                     "raise endpoint.retry.attempts where it is only busy, and run the same command again; what was "
@@ -270,6 +276,11 @@ class ChatEndpoint:
         again = "then run the same command again, which asks for what is missing"
         if failure.kind == "quota":
             return f"{self._who} has no credit left for this key ({why}): pay or wait for the next period, {again}"
+        if failure.kind == "redirection":
+            return (
+                f"{self._who} sends requests on to {failure.message}, where they are not sent since they carry the "
+                f"key: if that address is right, name its API with endpoint.base_url, {again}"
+            )
         if failure.kind == "certificate":
             return (
                 f"the certificate of {self._who} is not trusted ({why}): name the file of your organisation's "

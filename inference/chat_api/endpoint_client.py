@@ -83,8 +83,11 @@ def open_client(settings: EndpointSettings, key: str) -> openai.AsyncOpenAI:
     proxy = proxy_for(settings.address)
     try:
         # the client would read the environment's proxies by itself, those of this machine and unusable ones too
+        # followed to another host, a redirection would take the key's own header along
         http = openai.DefaultAsyncHttpxClient(
-            **({"proxy": proxy.url} if proxy else {"trust_env": False}), verify=_certificates(settings.address)
+            **({"proxy": proxy.url} if proxy else {"trust_env": False}),
+            verify=_certificates(settings.address),
+            follow_redirects=False,
         )
     except (ImportError, ValueError) as error:
         assert proxy is not None

@@ -13,6 +13,13 @@ Scalar = int | float | None | str | bool
 BodyField = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar] | dict[str, Any]]
 """A field of a request. Not ``Any``: the command line would read the string "yes" as true."""
 
+_SET_ELSEWHERE = {
+    "model": "endpoint.model",
+    "messages": "the prompt of the stage",
+    "n": "the stage's samples",
+}
+"""Fields that the program sets and records or relies on, and what they are set with."""
+
 _SECRET_FIELD = re.compile(r"key|token|secret|password|sig|signature|code|auth", re.IGNORECASE)
 
 
@@ -36,7 +43,7 @@ class EndpointSettings:
         retry: How failed requests are repeated.
         extra_body: Further fields of each request, for what the API does not standardise (``top_k``,
             ``structured_outputs``, ``logprob_token_ids``, ...). They win over what a stage sends; null leaves a field
-            out.
+            out. Not ``model``, ``messages`` and ``n``, which have options of their own.
     """
 
     base_url: str
@@ -51,7 +58,7 @@ class EndpointSettings:
     extra_body: dict[str, BodyField] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse addresses that are none or that carry credentials."""
+        """Refuse what cannot be sent: addresses that are none or carry credentials, no model, fields set elsewhere."""
         self.base_url = self.base_url.strip()
         try:
             parts = urlsplit(self.base_url)
@@ -68,6 +75,14 @@ class EndpointSettings:
             )
         if not re.fullmatch(r"[A-Za-z0-9-]+", self.key_header):
             raise UserError(f"endpoint.key_header must be a header's name such as api-key, found {self.key_header!r}")
+        if self.model.strip() in ("", "None"):  # the command line makes text of null
+            raise UserError("endpoint.model must be the model's name at the endpoint, found none")
+        for name, option in _SET_ELSEWHERE.items():
+            if name in self.extra_body:
+                raise UserError(
+                    f"endpoint.extra_body must not hold {name!r}, or records would say something else than was asked: "
+                    f"it is set with {option}"
+                )
         if self.in_flight < 1:
             raise UserError(f"endpoint.in_flight must be 1 or more, found {self.in_flight}")
         if not self.timeout > 0:

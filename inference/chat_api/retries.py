@@ -13,7 +13,7 @@ from typing import Any, Literal
 import openai
 
 from records.valid_text import valid_text
-from runtime.errors import UserError
+from runtime.errors import UserError, refuse_below
 
 _LONGEST = 300
 """Characters of an endpoint's own words that are kept."""
@@ -85,6 +85,13 @@ class RetryPolicy:
     max_delay: float = 60.0
     max_wait: float = 3600.0
 
+    def __post_init__(self) -> None:
+        """Check that each is possible."""
+        refuse_below(1, "endpoint.retry.", attempts=self.attempts)
+        for name in ("first_delay", "max_delay", "max_wait"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"endpoint.retry.{name} is {getattr(self, name)}: 0 seconds or more are needed")
+
     def delay(self, failures: int, retry_after: float | None, jitter: float) -> float:
         """Return how long to wait before the next try.
 
@@ -129,6 +136,9 @@ def failure_of(error: Exception, *secrets: str) -> Failure | None:
     if isinstance(error, openai.APIStatusError):
         words = f"{error.code or ''} {error.type or ''} {_detail(error.body)}"
         said = f"Error code: {error.status_code} - {_detail(error.body)}".removesuffix(" - ")
+        if error.response.has_redirect_location:
+            place = str(error.response.url.join(error.response.headers["Location"])).partition("?")[0]
+            return Failure("redirection", "stop", _short(place, *secrets))
         wait = retry_after(error.response.headers)
         return _status_failure(error.status_code, words.lower(), _short(said, *secrets), wait)
     if isinstance(error, ErrorReply):

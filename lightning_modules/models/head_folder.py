@@ -9,7 +9,21 @@ from safetensors.torch import load_file, save_file
 
 from lightning_modules.models.alignment_head import AlignmentHead
 from runtime.errors import UserError
+from runtime.replaceable_folder import refuse_foreign
 from runtime.whole_folder import whole_folder
+
+
+def refuse_head_place(directory: Path) -> None:
+    """Refuse a folder that holds anything but a head that was written before.
+
+    Args:
+        directory: The place.
+
+    Raises:
+        UserError: Something else is there.
+    """
+    needed = ("head.json", "head.safetensors", "report.json")
+    refuse_foreign(directory, "another --trainer.default_root_dir", "a trained head", needed)
 
 
 def save_head(directory: Path, head: AlignmentHead, report: Mapping[str, Any]) -> None:

@@ -101,6 +101,8 @@ def build_student(
     if stamp.exists() and json.loads(stamp.read_text()).get("fingerprint") == fingerprint:
         progress(f"student: {target} is up to date")
         return target
+    if target.exists() and not stamp.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target} holds something that is not such a student: choose another directory")
     tokenizer = train_tokenizer(texts, config.vocabulary)
     extractor = WhisperFeatureExtractor(feature_size=config.mel_bins, sampling_rate=16_000, chunk_length=2)
     processor = Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE)

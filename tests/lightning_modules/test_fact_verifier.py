@@ -167,6 +167,43 @@ def test_probability_of_yes() -> None:
     assert yes_probability(Choice("Yes", first_token=(("The", -0.1),))) == (1.0, "yes")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Is it fitting? I would not say yes.",
+        "I can't say yes.",
+        "I can’t say yes",
+        "I cannot answer with yes here",
+        "Neither yes nor no.",
+        "I would never say yes to this",
+        "Yes would be wrong.",
+        'A "yes" is incorrect.',
+        "The answer is not no.",
+        "我不能说 yes",
+        "不是 yes",
+        "I am unable to say yes",
+        "It isn't a yes.",
+    ],
+)
+def test_a_negated_word_is_no_verdict(text: str) -> None:
+    assert yes_probability(Choice(text)) == (None, f"neither yes nor no: {text!r}")
+
+
+@pytest.mark.parametrize(
+    ("text", "probability"),
+    [
+        ("No, it does not fit.", 0.0),
+        ("No. I do not hear a bell.", 0.0),
+        ("**Yes**, the bell is not missing.", 1.0),
+        ("It is not silent. Yes.", 1.0),
+        ("The answer is: yes", 1.0),
+        ("My answer is yes", 1.0),
+    ],
+)
+def test_a_negation_beside_the_verdict_does_not_hide_it(text: str, probability: float) -> None:
+    assert yes_probability(Choice(text))[0] == probability
+
+
 def test_claims_are_read_line_by_line() -> None:
     assert read_claims("Claims:\n- a bell rings\n2) rain falls\n\n- a bell rings\n") == ["a bell rings", "rain falls"]
     assert read_claims("None.") == []

@@ -21,6 +21,7 @@ from lightning_modules.models.sharding import ShardingSettings
 from lightning_modules.models.student import LoRASettings
 from lightning_modules.objectives.losses import sft_loss
 from lightning_modules.sft import SFTModule
+from lightning_modules.student_training import LostGradients
 from runtime.errors import UserError
 from tests.support.students import make_batch
 
@@ -181,7 +182,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_anything_is_kept(weig
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    with pytest.raises(FloatingPointError, match=r"norm is nan at step 2 \(train/kl nan.*--ckpt_path last"):
+    with pytest.raises(LostGradients, match=r"norm is nan at step 2 \(train/kl nan.*--ckpt_path last"):
         trainer.fit(module, DataLoader([batch, second], batch_size=None))
     assert len(recorder.rows) == 1
     (kept,) = tmp_path.glob("*.ckpt")
@@ -193,7 +194,7 @@ def test_sft_ends_on_a_gradient_that_is_not_finite_before_weights_are_kept(weigh
     second = copy.copy(batch)
     second.features = batch.features * float("nan")
     keeper = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)
-    with pytest.raises(FloatingPointError, match=r"norm is nan at step 1: .*--ckpt_path last"):
+    with pytest.raises(LostGradients, match=r"norm is nan at step 1: .*--ckpt_path last"):
         lightning.Trainer(
             accelerator="cpu",
             max_epochs=1,

@@ -74,3 +74,10 @@ def test_export_equals_what_was_loaded(directory: Path, tmp_path: Path):
     Student(str(directory)).save_pretrained(tmp_path / "export")
     one, other = load_file(directory / "model.safetensors"), load_file(tmp_path / "export" / "model.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="not such a student"):
+        build_student(tmp_path, ["a text"])
+    assert (tmp_path / "thesis.tex").read_text() == "mine"

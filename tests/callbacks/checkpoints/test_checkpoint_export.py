@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from callbacks.checkpoints.checkpoint_export import export_checkpoint
+from callbacks.checkpoints.export_place import refuse_export_place
 from lightning_modules.models import frozen_weights
 from lightning_modules.models.adapters import LoRASettings
 from lightning_modules.models.checkpoints.loading import loading
@@ -61,6 +62,7 @@ def test_one_file_and_many(weights: Path, tmp_path: Path, kind: str) -> None:
         )
         same = {file.name for file in (tmp_path / "expected").iterdir()} | {"training.json"}
         assert {file.name for file in (tmp_path / name).iterdir()} == same
+        refuse_export_place(tmp_path / name, "--directory")  # does not: it is an earlier export
 
 
 def test_beside_another_base_it_is_refused(weights: Path, tmp_path: Path) -> None:

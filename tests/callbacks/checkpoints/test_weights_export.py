@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import lightning
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoints.weights_export import WeightsExport
+from runtime.errors import UserError
 from runtime.whole_folder import partial_of, whole_folder
 
 
@@ -22,7 +24,7 @@ class RecordedStudent(torch.nn.Module):
 
     def save_pretrained(self, directory: Path, notes: dict[str, str]) -> None:
         with whole_folder(directory, 4) as fresh:
-            for name, text in {"weight.txt": f"{self.weight.item():.3f}", **notes}.items():
+            for name, text in {"model.safetensors": f"{self.weight.item():.3f}", "config.json": "", **notes}.items():
                 (fresh / name).write_text(text)
 
 
@@ -69,7 +71,7 @@ def fit(accuracies: list[float], root: Path, validate: bool = True) -> WeightsEx
 
 def test_the_best_validation_is_exported_not_the_last(tmp_path: Path) -> None:
     fit([0.2, 0.8, 0.5, 0.8], tmp_path)
-    assert (tmp_path / "best" / "weight.txt").read_text() == "2.000"
+    assert (tmp_path / "best" / "model.safetensors").read_text() == "2.000"
     notes = json.loads((tmp_path / "best" / "training.json").read_text())
     assert notes["step"] == 2
     assert abs(notes["val/accuracy"] - 0.8) < 1e-6
@@ -98,10 +100,25 @@ def test_what_a_killed_run_left_is_cleared_at_the_next_start(tmp_path: Path) -> 
     trainer = lightning.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
     export.setup(trainer, Scripted([]), "fit")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert (tmp_path / "best" / "weight.txt").read_text() == "1.000"
+    assert (tmp_path / "best" / "model.safetensors").read_text() == "1.000"
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    """An earlier export is; what a user keeps there is not, and the run says so before its first step."""
+    fit([0.2], tmp_path)
+    fit([0.2, 0.3], tmp_path)
+    assert (tmp_path / "best" / "model.safetensors").read_text() == "2.000"
+    (tmp_path / "best" / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match=r"best is not empty and not an earlier export \(it holds notes\.md\)"):
+        fit([0.4], tmp_path)
+    assert (tmp_path / "best" / "model.safetensors").read_text() == "2.000"
+    (tmp_path / "best" / "notes.md").unlink()
+    (tmp_path / "best" / "training.json").unlink()  # a base model as it was downloaded
+    with pytest.raises(UserError, match=r"training\.json is missing"):
+        fit([0.4], tmp_path)
 
 
 def test_without_validation_the_last_weights_are_exported_and_said_so(tmp_path: Path, recwarn) -> None:
     fit([], tmp_path, validate=False)
-    assert (tmp_path / "best" / "weight.txt").read_text() == "2.000"
+    assert (tmp_path / "best" / "model.safetensors").read_text() == "2.000"
     assert any("never measured" in str(warning.message) for warning in recwarn)

@@ -1,10 +1,14 @@
 """What a stage yielded, counted."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from callbacks.writers.yield_report import terminal_table
-from callbacks.writers.yields import yields
+import pytest
+
+from callbacks.writers.yield_report import terminal_table, write_report
+from callbacks.writers.yields import spending, yields
 from records.records import Question, Trace
+from runtime.errors import UserError
 
 QUESTIONS = [Question(f"avqa/train/{n}", "avqa", "a.mp4", "What?", ("a dog", "rain"), 0, "Which") for n in range(2)]
 
@@ -25,3 +29,9 @@ def test_traces_that_cannot_be_learned_from_are_counted_and_shown() -> None:
         *("traces right", "unanimous right", "accepted right"),
     ]
     assert {"unreadable", "no thought"} < set(titles([good, silent, unclear]))
+
+
+def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "report.png").mkdir()  # as a full disk does, it fails when the picture is written
+    with pytest.raises(UserError, match=r"report cannot be written to .*directory.*the records are complete"):
+        write_report(tmp_path, yields(QUESTIONS, []), spending([], []))

@@ -365,3 +365,12 @@ def test_what_an_error_says_is_found_in_any_body(body: Any) -> None:
     with StubEndpoint(rule=lambda _, headers: Canned(422, body)) as stub:
         (failed,) = ask(stub.url)
     assert str(failed) == "Error code: 422 - too short"
+
+
+def test_an_endpoint_that_answers_errors_alone_is_not_said_to_be_silent() -> None:
+    with StubEndpoint(rule=lambda body, headers: error(503, "the model is loading")) as stub:
+        (result,) = ask(stub.url)
+    assert isinstance(result, EndpointError)
+    said = str(result)
+    assert "answered each of 4 requests with an error" in said and "503 - the model is loading" in said
+    assert "start it" not in said and "answered nothing" not in said

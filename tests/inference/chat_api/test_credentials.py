@@ -1,11 +1,16 @@
 """Passwords and keys in addresses reach no log, no record and no configuration on disk."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.stub_endpoint import Canned, StubEndpoint
+from inference.chat_api.budget import Budget, BudgetSettings
+from inference.chat_api.chat_endpoint import ChatEndpoint, RequestStats
 from inference.chat_api.endpoint_settings import EndpointSettings, without_credentials
+from inference.chat_api.retries import EndpointError, RetryPolicy
 from inference.server_pool import ServerPool
 from runtime.errors import UserError
 from tests.support.stages import Stage
@@ -53,3 +58,31 @@ def test_the_stage_says_so_and_writes_nothing(
 def test_addresses_for_messages() -> None:
     assert without_credentials("http://me:a/b@c@host:1/v1?key=x") == "http://***@host:1/v1"
     assert without_credentials("host/v1") == "host/v1" and without_credentials("me:x@host") == "***@host"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("header", ["api-key", "Authorization"])
+def test_a_redirection_to_another_host_is_not_followed(
+    status: int, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would get the key: clients drop ``Authorization`` there, but not a header of another name."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+    async def ask(url: str) -> None:
+        endpoint = ChatEndpoint(
+            EndpointSettings(url, "m", key_header=header, retry=RetryPolicy(attempts=1), timeout=2.0),
+            Budget(BudgetSettings()),
+        )
+        try:
+            await endpoint.chat([{"role": "user", "content": "?"}], RequestStats())
+        finally:
+            await endpoint.close()
+
+    with StubEndpoint() as other:
+        elsewhere = f"http://localhost:{other.port}/v2/chat/completions"
+        sent_on = Canned(status, b"", f"Location: {elsewhere}?sig={SECRET}\r\n")
+        with StubEndpoint(rule=lambda body, headers: sent_on) as stub:
+            sentence = rf"{stub.port} sends requests on to {elsewhere}, .*endpoint\.base_url"
+            with pytest.raises(EndpointError, match=sentence) as refused:
+                asyncio.run(ask(stub.url))
+    assert other.paths == other.headers == [] and SECRET not in str(refused.value)
