@@ -71,13 +71,13 @@ class AlignmentDataModule(TraceClipsDataModule):
         """
         if not self.verdict_files:
             raise UserError("data.verdicts is not set: fit and test need the checker's verdicts on some traces")
-        verdicts, changed = without_changed(read_records(self.verdict_files, Verdict), self.questions("predict"))
+        known_verdicts, changed = without_changed(read_records(self.verdict_files, Verdict), self.questions("predict"))
         if changed:
             rank_zero_warn(
                 f"{', '.join(self.verdict_files)}: {len(changed)} verdicts are on questions that have changed since "
                 f"({changed[0].question_id} is the first) and are left out"
             )
-        accepted = {(verdict.question_id, verdict.sample): verdict.accepted for verdict in verdicts}
+        accepted = {(verdict.question_id, verdict.sample): verdict.accepted for verdict in known_verdicts}
         by_clip: dict[str, list[LabelledTraces]] = {}
         for question in self.questions("predict"):
             known = [

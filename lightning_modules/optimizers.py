@@ -86,10 +86,10 @@ def set_again(optimizer: Optimizer, scheduler: LambdaLR, settings: Sequence[Mapp
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         for name, value in own.items():
             _set(group, name, value)
-    scheduler.base_lrs = [own["initial_lr"] for own in settings]
-    factors = [schedule(scheduler.last_epoch) for schedule in scheduler.lr_lambdas]
-    scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
-    for group, lr in zip(optimizer.param_groups, scheduler._last_lr, strict=True):
+    peaks = [own["initial_lr"] for own in settings]
+    present = [lr * factor(scheduler.last_epoch) for lr, factor in zip(peaks, scheduler.lr_lambdas, strict=True)]
+    scheduler.load_state_dict(scheduler.state_dict() | {"base_lrs": peaks, "_last_lr": present})
+    for group, lr in zip(optimizer.param_groups, present, strict=True):
         _set(group, "lr", lr)
 
 

@@ -31,7 +31,8 @@ def without_changed(records: Iterable[R], questions: Iterable[Question]) -> tupl
         questions: The questions as they are now.
     """
     now = {question.id: question.fingerprint for question in questions}
-    kept, changed = [], []
+    kept: list[R] = []
+    changed: list[R] = []
     for record in records:
         then = record.question_fingerprint
         (changed if then and now.get(record.question_id, then) != then else kept).append(record)

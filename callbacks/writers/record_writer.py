@@ -80,10 +80,10 @@ class RecordWriter(Callback):
         module.spent = spent(self.read(Usage))
         on_disk = self._shards.read(kinds[0])
         check_provenance(self.directory, on_disk, module.provenance)
-        if changed := without_changed(on_disk, asked)[1]:
+        if stale := without_changed(on_disk, asked)[1]:
             rank_zero_warn(
-                f"{self.directory}: {len(changed)} {FOLDERS[kinds[0]]} are of questions that have changed since "
-                f"({changed[0].question_id} is the first) and are not used; these questions are asked again. If that "
+                f"{self.directory}: {len(stale)} {FOLDERS[kinds[0]]} are of questions that have changed since "
+                f"({stale[0].question_id} is the first) and are not used; these questions are asked again. If that "
                 "is not meant, restore the old questions; for other data, move the folder away or set "
                 "trainer.default_root_dir to another one"
             )
