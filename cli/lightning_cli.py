@@ -22,6 +22,7 @@ from callbacks.checkpoints.sharded_strategy import ShardedStrategy
 from callbacks.fellow_ranks import FellowRanks
 from callbacks.hung_ranks import HungRanks
 from callbacks.progress import ProgressLines, bar_is_visible
+from callbacks.resumed_settings import ResumedSettings, settings_of
 from callbacks.step_seed import StepSeed
 from cli import slurm
 from cli.config_files import ConfigError
@@ -227,6 +228,8 @@ class SightSoundCLI(LightningCLI):
         if not any(isinstance(callback, StepSeed) for callback in callbacks):
             seed = self._get(self.config, "seed_everything")
             standing.append(StepSeed(seed=int(seed) if isinstance(seed, int) else 0))
+        if self.subcommand == "fit":
+            standing.append(ResumedSettings(settings_of(self.config["fit"].as_dict())))
         wanted = options.get("enable_progress_bar") is not False
         if wanted and not bar_is_visible() and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             standing.append(ProgressLines())

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.audio_qa import Role
@@ -13,6 +14,7 @@ from datamodules.batching.items import Prepared
 from datamodules.batching.loading import loader_settings, rank_of
 from datamodules.trace_clips import TraceClipsDataModule, TraceClipsSettings
 from datamodules.traces import thought
+from records.changed_questions import without_changed
 from records.record_files import listed, read_records
 from records.records import Verdict
 from runtime.errors import UserError
@@ -72,10 +74,14 @@ class AlignmentDataModule(TraceClipsDataModule):
         """
         if not self.settings.verdicts:
             raise UserError("data.verdicts is not set: fit and test need the checker's verdicts on some traces")
-        accepted = {
-            (verdict.question_id, verdict.sample): verdict.accepted
-            for verdict in read_records(listed(self.settings.verdicts), Verdict)
-        }
+        files = listed(self.settings.verdicts)
+        known_verdicts, changed = without_changed(read_records(files, Verdict), self.questions("predict"))
+        if changed:
+            rank_zero_warn(
+                f"{', '.join(files)}: {len(changed)} verdicts are on questions that have changed since "
+                f"({changed[0].question_id} is the first) and are left out"
+            )
+        accepted = {(verdict.question_id, verdict.sample): verdict.accepted for verdict in known_verdicts}
         by_clip: dict[str, list[LabelledTraces]] = {}
         for question in self.questions("predict"):
             known = [

@@ -13,6 +13,7 @@ from datamodules.batching.items import Prepared, traced_clip
 from datamodules.batching.loading import SentBatch, loader_settings, own_share
 from datamodules.media.audio import WavFormat
 from datamodules.reading.self_consistency import by_question, is_unanimous
+from records.changed_questions import without_changed
 from records.record_files import listed, read_records
 from records.records import Question, RecordError, Trace
 from runtime.settings import takes
@@ -97,10 +98,18 @@ def traces_to_check(files: Sequence[str], questions: dict[str, Question], unanim
     Raises:
         RecordError: A file is missing or malformed, or no trace is of these questions.
     """
-    all_traces = list(read_records(files, Trace))
+    all_traces, changed = without_changed(read_records(files, Trace), questions.values())
     known = [trace for trace in all_traces if trace.question_id in questions]
+    said = ""
+    if changed:
+        said = f"{len(changed)} traces are of questions that have changed since ({changed[0].question_id} is the first)"
     if not known:
-        raise RecordError(f"{', '.join(files)}: no trace is of a question in the data")
+        raise RecordError(f"{', '.join(files)}: no trace is of a question in the data{said and f', {said}'}")
+    if changed:
+        rank_zero_warn(
+            f"{', '.join(files)}: {said} and are left out; have them made again by the teacher, or restore the old "
+            "questions"
+        )
     if unknown := len(all_traces) - len(known):
         rank_zero_warn(f"{unknown} traces are of questions that are not in the data; they are left out")
     traces = by_question(known)

@@ -15,6 +15,7 @@ from datamodules.batching.items import Item
 from datamodules.reading.annotations import without_control_tokens
 from datamodules.reading.self_consistency import answered_option, by_question, is_unanimous
 from datamodules.settings import refuse_none
+from records.changed_questions import without_changed
 from records.reasoning_tags import tagged_answer, tagged_thought, without_tags
 from records.record_files import listed, read_records
 from records.records import Question, Trace, Verdict
@@ -24,6 +25,8 @@ from runtime.settings import takes
 Target = Literal["cot", "teacher_label", "ground_truth_label"]
 Label = Literal["teacher", "ground_truth"]
 
+CHANGED = "traces of questions that have changed since"
+CHANGED_VERDICTS = "verdicts on questions that have changed since"
 NOT_IN_DATA = "traces of questions that are not in the data"
 UNREADABLE = "traces with an unreadable answer"
 NO_THOUGHT = "traces without a thought"
@@ -151,6 +154,8 @@ class TracesDataModule(AVQADataModule):
             raise UserError(f"no question with traces remains ({summary}): relax the filters or check data.traces")
         strange = any(what in counts for what in (NOT_IN_DATA, UNREADABLE, NO_THOUGHT))
         say = rank_zero_warn if strange and self.settings.limit is None else rank_zero_info
+        strange = any(what in counts for what in (CHANGED, CHANGED_VERDICTS, NOT_IN_DATA, UNREADABLE, NO_THOUGHT))
+        say = rank_zero_warn if strange and self.settings.limit is None else rank_zero_info
         say(f"{self.dataset} traces: {summary}")
         return items
 
@@ -174,7 +179,11 @@ def select_traces(
         chosen: The filters.
         counts: Gets the number of traces that each filter left out.
     """
-    traces = list(traces)
+    questions = list(questions)
+    traces, changed = without_changed(traces, questions)
+    counts[CHANGED] += len(changed)
+    verdicts, changed_verdicts = without_changed(verdicts, questions)
+    counts[CHANGED_VERDICTS] += len(changed_verdicts)
     remaining = by_question(traces)
     if repeated := len(traces) - sum(map(len, remaining.values())):
         counts["traces with the same question and sample as another"] = repeated

@@ -4,6 +4,7 @@ The benchmark's file decides what was asked and what is right; of a prediction o
 the model was shown are believed.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -146,6 +147,9 @@ def _other_version(prediction: Prediction, question: Question, fixed_options: bo
     shown = {option.casefold() for option in prediction.options}
     if fixed_options and shown != {option.casefold() for option in question.options}:
         return f"the options were {list(prediction.options)} and are {list(question.options)}"
+    as_shown = dataclasses.replace(question, options=prediction.options)
+    if prediction.question_fingerprint not in ("", as_shown.fingerprint):
+        return "the question asked something else"
     if prediction.answer is None or question.answer_text is None:
         return None
     if not 0 <= prediction.answer < len(prediction.options):

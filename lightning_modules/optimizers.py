@@ -1,9 +1,12 @@
 """AdamW, and AdamW with moments of 8 bits."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_modules.eight_bit_moments import KeepsEightBits
 from runtime.errors import UserError
@@ -59,3 +62,39 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], lr: float, scaled: b
     on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
     fused = {"fused": True} if on_gpu and not scaled else {}
     return torch.optim.AdamW(groups, lr=lr, **fused)  # type: ignore[arg-type]
+
+
+def settings_of(optimizer: Optimizer) -> list[dict[str, float]]:
+    """Return what the user sets of each group of weights: its peak learning rate and its weight decay.
+
+    Args:
+        optimizer: An optimizer whose schedule has been made.
+    """
+    return [{name: float(group[name]) for name in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
+
+
+def set_again(optimizer: Optimizer, scheduler: LambdaLR, settings: Sequence[Mapping[str, float]]) -> None:
+    """Let a run's own settings count where a checkpoint has brought those that it was trained with.
+
+    Where none has changed all numbers stay what they were, to the last bit.
+
+    Args:
+        optimizer: The optimizer, with its moments from the checkpoint.
+        scheduler: Its schedule, at the checkpoint's step.
+        settings: The settings of each group, as :func:`settings_of` returned them before.
+    """
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        for name, value in own.items():
+            _set(group, name, value)
+    peaks = [own["initial_lr"] for own in settings]
+    present = [lr * factor(scheduler.last_epoch) for lr, factor in zip(peaks, scheduler.lr_lambdas, strict=True)]
+    scheduler.load_state_dict(scheduler.state_dict() | {"base_lrs": peaks, "_last_lr": present})
+    for group, lr in zip(optimizer.param_groups, present, strict=True):
+        _set(group, "lr", lr)
+
+
+def _set(group: dict[str, Any], name: str, value: Any) -> None:
+    if isinstance(group[name], Tensor):
+        group[name].fill_(value)
+    else:
+        group[name] = value

@@ -97,6 +97,7 @@ class QAEvaluation(AnsweringModule):
             options=question.options,
             finished=finished,
             probe=question.metadata.get("probe", ""),
+            question_fingerprint=question.fingerprint,
             **provenance,
         )
 

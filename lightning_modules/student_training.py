@@ -12,12 +12,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from lightning_modules.audio_qa import AudioQASettings, StudentModule
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import describe_trained_parts
-from lightning_modules.optimizers import check_optimizer, make_optimizer
+from lightning_modules.optimizers import check_optimizer, make_optimizer, set_again, settings_of
 from runtime.errors import UserError, refuse_below
 
 
@@ -52,6 +54,7 @@ class StudentTraining(StudentModule):
     """A student whose weights are updated by AdamW."""
 
     settings: TrainingSettings
+    _own_settings: Sequence[dict[str, float]] = ()
 
     def on_fit_start(self) -> None:
         """Refuse weights in which the updates would be lost, and say which ones are trained."""
@@ -78,7 +81,14 @@ class StudentTraining(StudentModule):
             raise UserError(
                 f"model.schedule {self.settings.schedule!r} (with trainer.max_steps {steps}): {error}"
             ) from error
+        self._own_settings = settings_of(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}  # type: ignore
+
+    def on_train_start(self) -> None:
+        """Let this run's learning rate and weight decay count: a checkpoint brings those that it was trained with."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        if isinstance(optimizer, Optimizer) and isinstance(scheduler, LambdaLR):
+            set_again(optimizer, scheduler, self._own_settings)
 
     @property
     def loss_scale(self) -> float | None:

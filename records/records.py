@@ -5,8 +5,10 @@ Raw records are kept; filters such as unanimity are switches of the stage that r
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,8 @@ from runtime.errors import UserError
 from runtime.whole_file import write_whole
 
 R = TypeVar("R", bound="Record")
+
+_CLIP = re.compile(r"\b(?:audio|video)(s?)\b")
 
 
 class RecordError(UserError, ValueError):
@@ -140,6 +144,16 @@ class Question(Record):
         """The right option's text, or None where there is no label."""
         return None if self.answer is None else self.options[self.answer]
 
+    @property
+    def fingerprint(self) -> str:
+        """What is asked, in 12 hexadecimal digits: text and options in their order.
+
+        It tells a question from another one of the same id. The teacher is asked about the "video" where the student is
+        asked about the "audio": that is the same question.
+        """
+        text = _CLIP.sub(r"clip\1", self.text.casefold())
+        return hashlib.sha256(json.dumps([text, *self.options]).encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True)
 class Trace(Record):
@@ -158,6 +172,7 @@ class Trace(Record):
         prompt_tokens: Tokens in the request.
         completion_tokens: Tokens generated.
         created: Seconds since the epoch.
+        question_fingerprint: What the question asked then (``Question.fingerprint``), or empty where that is unknown.
     """
 
     schema: ClassVar[str] = "trace/1"
@@ -174,6 +189,7 @@ class Trace(Record):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     created: float | None = None
+    question_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,6 +206,7 @@ class Verdict(Record):
         evidence: What the verdict rests on.
         prompt_version: Which prompt of ``datamodules.prompts.questions``, or empty where there is none.
         threshold: Least probability of "yes" that is accepted, where there are probabilities.
+        question_fingerprint: What the question asked then (``Question.fingerprint``), or empty where that is unknown.
     """
 
     schema: ClassVar[str] = "verdict/1"
@@ -203,6 +220,7 @@ class Verdict(Record):
     evidence: tuple[str, ...] = ()
     prompt_version: str = ""
     threshold: float | None = None
+    question_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +240,7 @@ class Prediction(Record):
         model: The model's name or its weights, or empty where that was not recorded.
         prompt_version: Which prompt of ``datamodules.prompts.questions``, or empty where that was not recorded.
         modalities: What the model got beside the text: ``audio``, ``video`` or ``audio_video``.
+        question_fingerprint: What the question asked then (``Question.fingerprint``), or empty where that is unknown.
     """
 
     schema: ClassVar[str] = "prediction/1"
@@ -238,6 +257,7 @@ class Prediction(Record):
     model: str = ""
     prompt_version: str = ""
     modalities: str = "audio"
+    question_fingerprint: str = ""
 
 
 def read_jsonl(path: str | os.PathLike[str], record: type[R]) -> Iterator[R]:

@@ -20,6 +20,7 @@ class RequestError(Record):
         message: What happened in one sentence, without credentials.
         attempts: How often it was tried.
         created: Seconds since the epoch.
+        question_fingerprint: What the question asked then (``Question.fingerprint``), or empty where that is unknown.
     """
 
     schema: ClassVar[str] = "error/1"
@@ -31,6 +32,7 @@ class RequestError(Record):
     message: str
     attempts: int = 1
     created: float | None = None
+    question_fingerprint: str = ""
 
     @classmethod
     def now(

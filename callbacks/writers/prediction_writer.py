@@ -99,6 +99,11 @@ class PredictionWriter(Callback):
                     f"{self.path}: {question.id} was answered before with other options or with other audio: restore "
                     "data.option_order and data.probe, or set resume to false"
                 )
+            if then.question_fingerprint not in ("", question.fingerprint):
+                raise UserError(
+                    f"{self.path}: {question.id} was answered before when it asked something else: restore the old "
+                    "question, set trainer.default_root_dir to another folder, or set resume to false"
+                )
             for name, value in now.items():
                 found = vars(then)[name]
                 if found and value and found != value:  # files of older versions do not say

@@ -1,19 +1,21 @@
 """Writes what the teacher and the checker return, so that a killed run continues where it was."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from datamodules.audio_qa import AudioQADataModule
 from datamodules.media.audio import MediaError
 from lightning_modules.doors import RecordStage, fitting
+from records.changed_questions import without_changed
 from records.completed import Completed, Place
-from records.records import Record, Trace, Verdict
+from records.records import Question, Record, Trace, Verdict
 from records.request_records import ItemResult, RequestError, Usage, spent
 from records.shards import JsonlShards
 from runtime.errors import UserError
@@ -29,8 +31,9 @@ class RecordWriter(Callback):
 
     Below ``directory`` there are the folders ``traces`` or ``verdicts`` (whatever the stage makes), ``errors`` and
     ``usage``, each with one file of each rank, which that rank appends to. A run finds what is on disk already, repairs
-    a line that was torn by a crash, and makes only what is missing. The files stay as they are at the end: the next
-    stage reads the whole folder.
+    a line that was torn by a crash, and makes only what is missing. Each record says what its question asked
+    (``Question.fingerprint``): where a question has changed since, it is asked again. The files stay as they are at the
+    end: the next stage reads the whole folder.
 
     Args:
         directory: Where to write.
@@ -42,11 +45,13 @@ class RecordWriter(Callback):
         self.directory = Path(directory)
         self.retry_errors = retry_errors
         self._shards = JsonlShards(self.directory, FOLDERS)
+        self._questions: dict[str, Question] = {}
         self.written = 0
 
     def read(self, record: type[Record]) -> list[Any]:
-        """Return the records of a kind that are on disk, of all ranks and runs."""
-        return self._shards.read(record)
+        """Return the records of a kind that are on disk, of all ranks and runs, none of a question that has changed."""
+        found = self._shards.read(record)
+        return found if record is Usage else without_changed(found, self._questions.values())[0]
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -58,8 +63,10 @@ class RecordWriter(Callback):
             for file in self._shards.repair(kinds):
                 rank_zero_info(f"{file}: the last line was torn by a crash and was removed")
         trainer.strategy.barrier("records repaired")
-        results = self.read(kinds[0])
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        asked = datamodule.questions("predict") if isinstance(datamodule, AudioQADataModule) else []
+        self._questions = {question.id: question for question in asked}
+        results = self.read(kinds[0])
         done: set[Place] = {(one.question_id, one.sample) for one in results}
         if not self.retry_errors:
             failed = failed_for_good(self.read(RequestError), done)
@@ -71,7 +78,15 @@ class RecordWriter(Callback):
         if isinstance(datamodule, AudioQADataModule):  # others give all questions, and the module asks what remains
             datamodule.completed = module.completed
         module.spent = spent(self.read(Usage))
-        check_provenance(self.directory, results, module.provenance)
+        on_disk = self._shards.read(kinds[0])
+        check_provenance(self.directory, on_disk, module.provenance)
+        if stale := without_changed(on_disk, asked)[1]:
+            rank_zero_warn(
+                f"{self.directory}: {len(stale)} {FOLDERS[kinds[0]]} are of questions that have changed since "
+                f"({stale[0].question_id} is the first) and are not used; these questions are asked again. If that "
+                "is not meant, restore the old questions; for other data, move the folder away or set "
+                "trainer.default_root_dir to another one"
+            )
         if results:
             rank_zero_info(f"{self.directory}: {len(results)} {FOLDERS[kinds[0]]} were written before")
         trainer.strategy.barrier("records read")
@@ -93,10 +108,15 @@ class RecordWriter(Callback):
         if not made:
             return
         self._shards.append(Usage, (outcome.usage for outcome in made))  # first: what was paid for is never forgotten
-        self._shards.append(RequestError, (error for outcome in made for error in outcome.errors))
-        results = [record for outcome in made for record in outcome.records]
+        self._shards.append(RequestError, (self._marked(error) for outcome in made for error in outcome.errors))
+        results = [self._marked(record) for outcome in made for record in outcome.records]
         if results:
             self.written += self._shards.append(type(results[0]), results)
+
+    def _marked(self, record: Any) -> Any:
+        """Return a record with the fingerprint of its question."""
+        question = self._questions.get(record.question_id)
+        return record if question is None else dataclasses.replace(record, question_fingerprint=question.fingerprint)
 
     @override
     def on_predict_batch_end(

@@ -41,7 +41,8 @@ class ResumePoint:
             data: Class of the DataModule.
 
         Raises:
-            UserError: The data are not those of the checkpoint, which was written in the middle of an epoch.
+            UserError: The data are not those of the checkpoint, which was written in the middle of an epoch, or an
+                optimizer step would gather fewer batches than before and after.
         """
         if self.restored is None:
             if trained_batches(trainer) and begins:
@@ -51,6 +52,15 @@ class ResumePoint:
             return
         if self.restored["batch"] == 0:
             return
+        gathered = trainer.accumulate_grad_batches if trainer is not None else 1
+        before = self.restored.get("accumulate_grad_batches", gathered)  # older checkpoints do not say
+        if before != gathered and self.restored["batch"] % gathered:
+            raise UserError(
+                f"training cannot go on after batch {self.restored['batch']} of an epoch with "
+                f"trainer.accumulate_grad_batches {before} -> {gathered}, which would make an optimizer step of fewer "
+                f"batches than either: restore the setting, set a divisor of {self.restored['batch']}, or resume from "
+                "a checkpoint of an epoch's end"
+            )
         then = {name: self.restored.get(name) for name in now}
         changed = [f"{name} {then[name]} -> {now[name]}" for name in now if then[name] != now[name]]
         if changed:
@@ -72,7 +82,13 @@ def state_of(trainer: Trainer, epoch: int, data: dict[str, Any]) -> dict[str, An
     batch = progress.current.processed
     if progress.is_last_batch:
         epoch, batch = epoch + 1, 0
-    return {**data, "epoch": epoch, "batch": batch, "trained_batches": progress.total.processed}
+    return {
+        **data,
+        "epoch": epoch,
+        "batch": batch,
+        "trained_batches": progress.total.processed,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+    }
 
 
 def fingerprint(

@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from datamodules.reading.annotations import without_control_tokens
+from records.changed_questions import without_changed
 from records.record_files import read_records
 from records.records import Question, RecordError, Trace
 
@@ -20,7 +23,13 @@ def read_hints(files: Sequence[str], questions: Sequence[Question]) -> dict[str,
     """
     asked = {question.id for question in questions}
     first: dict[str, Trace] = {}
-    for trace in read_records(files, Trace):
+    traces, changed = without_changed(read_records(files, Trace), questions)
+    if changed:
+        rank_zero_warn(
+            f"{', '.join(files)}: {len(changed)} traces are of questions that have changed since "
+            f"({changed[0].question_id} is the first) and are no hints"
+        )
+    for trace in traces:
         if trace.question_id in asked and trace.reasoning.strip():
             known = first.get(trace.question_id)
             if known is None or trace.sample < known.sample:

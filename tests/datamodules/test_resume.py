@@ -124,6 +124,20 @@ def test_other_data_in_the_middle_of_an_epoch_is_refused(data: Callable[..., AVQ
         )
 
 
+def test_a_step_of_fewer_batches_is_refused(data: Callable[..., AVQADataModule], tmp_path: Path) -> None:
+    """After 4 of 6 batches a step over 3 would have begun with the third, which is learned from already."""
+    keep = ModelCheckpoint(tmp_path / "kept", every_n_train_steps=2, filename="{step}")
+    trainer(tmp_path, keep, max_steps=2, accumulate_grad_batches=2).fit(Recorder(), datamodule=data())
+    checkpoint = tmp_path / "kept" / "step=2.ckpt"
+    with pytest.raises(UserError, match=r"after batch 4 .*accumulate_grad_batches 2 -> 3, .* a divisor of 4"):
+        trainer(tmp_path, max_steps=4, accumulate_grad_batches=3).fit(
+            Recorder(), datamodule=data(), ckpt_path=checkpoint
+        )
+    module = Recorder()
+    trainer(tmp_path, max_steps=4, accumulate_grad_batches=1).fit(module, datamodule=data(), ckpt_path=checkpoint)
+    assert len(module.seen) == 2
+
+
 def test_overfitting_sees_the_same_batch_each_time(data: Callable[..., AVQADataModule], tmp_path: Path) -> None:
     module = Recorder()
     trainer(tmp_path, max_epochs=3, overfit_batches=1, limit_val_batches=0).fit(module, datamodule=data())

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,22 @@ def test_both_filters_and_a_number() -> None:
     found, counts = selected(TraceFilter(unanimous=False, max_traces=1))
     assert found == [("0", [0], "a dog"), ("1", [0], "a dog"), ("2", [0], "a violin")]
     assert counts["traces beyond max_traces_per_question"] == 3
+
+
+def test_traces_and_verdicts_of_changed_questions_are_left_out() -> None:
+    asked = [question(0), replace(question(1), text="Who?"), question(2)]
+    traces = [replace(trace(n, 0, "a dog"), question_fingerprint=question(n).fingerprint) for n in range(2)]
+    traces += [replace(trace(1, 0, "a cat"), question_fingerprint=asked[1].fingerprint), trace(2, 0, "rain")]
+    verdicts = [replace(verdict(n, 0, True), question_fingerprint=question(n).fingerprint) for n in range(3)]
+    counts: Counter[str] = Counter()
+    found = select_traces(asked, traces, verdicts, TraceFilter(), counts)
+    assert [one.teacher_label for one in found] == ["a dog", "a cat", "rain"]  # the new one; the old file does not say
+    assert counts == {
+        "traces of questions that have changed since": 1,
+        "verdicts on questions that have changed since": 1,
+    }
+    found = select_traces(asked, traces, verdicts, TraceFilter(verified=True), Counter())
+    assert [one.teacher_label for one in found] == ["a dog", "rain"]
 
 
 @pytest.fixture

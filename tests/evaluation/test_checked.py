@@ -34,6 +34,7 @@ def test_predictions_that_fit() -> None:
         (lambda good: [prediction(0, options=("dog", "cat", "rain", "hail")), *good[1:]], "other annotation", 3),
         (lambda good: [prediction(0, answer=0), *good[1:]], "other annotation", 3),
         (lambda good: [prediction(0, answer=7), *good[1:]], "other annotation", 3),
+        (lambda good: [prediction(0, question_fingerprint="0" * 12), *good[1:]], "other annotation", 3),
     ],
 )
 def test_each_problem_is_named(change: Callable[[list[Prediction]], list[Prediction]], kind: str, right: int) -> None:

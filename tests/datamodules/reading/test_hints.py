@@ -32,6 +32,13 @@ def test_the_first_trace_with_reasoning_is_the_hint(tmp_path: Path) -> None:
     assert read_hints([folder], [QUESTION]) == {"avqa/val/1": "A dog barks."}
 
 
+def test_a_trace_of_a_changed_question_is_no_hint(tmp_path: Path) -> None:
+    old = Trace("avqa/val/1", 0, "a car", "a dog", "t", question_fingerprint="0" * 12)
+    new = Trace("avqa/val/1", 1, "a dog barks", "a dog", "t", question_fingerprint=QUESTION.fingerprint)
+    with pytest.warns(UserWarning, match=r"1 traces are of questions that have changed since \(avqa/val/1 is the"):
+        assert read_hints([traces(tmp_path, old, new)], [QUESTION]) == {"avqa/val/1": "a dog barks"}
+
+
 def test_hints_of_other_questions_are_an_error(tmp_path: Path) -> None:
     folder = traces(tmp_path, Trace("avqa/train/1", 0, "a dog barks", "a dog", "t"))
     with pytest.raises(RecordError, match=r"no trace is of a question that is asked; .*predict_split=val"):

@@ -158,9 +158,21 @@ def test_checkpoint_of_another_stage_is_refused(world: Path, tmp_path: Path, cap
 
 def test_configuration_wins_over_a_checkpoint(world: Path, tmp_path: Path) -> None:
     values = config("sft", world, tmp_path / "run")
-    values["trainer"]["max_steps"] = 1
-    fit(values, tmp_path / "run")
-    values["model"]["init_args"]["weight_decay"] = 0.5
     values["trainer"]["max_steps"] = 2
-    cli = fit(values, tmp_path / "run", f"--ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}")
-    assert (cli.model.weight_decay, cli.trainer.global_step) == (0.5, 2)
+    fit(values, tmp_path / "run")
+    values["model"]["init_args"] |= {"weight_decay": 0.5, "lr": 0.08}
+    values["data"]["init_args"]["prompt"] = "direct-short"
+    values["trainer"]["max_steps"] = 3
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    differing = (
+        r"data\.prompt think-short -> direct-short, model\.lr 0\.003 -> 0\.08, model\.weight_decay 0\.0 -> 0\.5, "
+        r"trainer\.max_steps 2 -> 3\): the new values count from here on"
+    )
+    with pytest.warns(UserWarning, match=differing):
+        cli = fit(values, tmp_path / "run", f"--ckpt_path={checkpoint}")
+    assert (cli.model.weight_decay, cli.trainer.global_step) == (0.5, 3)
+    groups = cli.trainer.optimizers[0].param_groups
+    assert groups[0]["weight_decay"] == 0.5
+    assert {group["initial_lr"] for group in groups} == {0.08}
+    assert float(cli.trainer.callback_metrics["lr"]) == pytest.approx(0.08 * 2 / 4)  # after 2 of 4 steps of warm-up
+    assert {group["lr"] for group in groups} == {0.08 * 3 / 4}
