@@ -22,7 +22,7 @@ unexport PYTHONSAFEPATH
 
 help:
 	@echo "make mini    the whole pipeline on the synthetic world (7 to 9 minutes on two cores); ARGS=--resume goes on after an interruption"
-	@echo "make test    all tests, with real vLLM servers (about 16 minutes on two cores); make test-fast the unit tests alone"
+	@echo "make test    all tests, with real vLLM servers (about 15 minutes on two cores); make test-fast the unit tests alone"
 	@echo "             (below two minutes); make test-slow what takes minutes each; make test ARGS=... chosen ones, as pytest has it"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the documentation as a site, in site/"

@@ -170,7 +170,7 @@ def test_configuration_wins_over_a_checkpoint(world: Path, tmp_path: Path) -> No
     )
     with pytest.warns(UserWarning, match=differing):
         cli = fit(values, tmp_path / "run", f"--ckpt_path={checkpoint}")
-    assert (cli.model.weight_decay, cli.trainer.global_step) == (0.5, 3)
+    assert (cli.model.settings.weight_decay, cli.trainer.global_step) == (0.5, 3)
     groups = cli.trainer.optimizers[0].param_groups
     assert groups[0]["weight_decay"] == 0.5
     assert {group["initial_lr"] for group in groups} == {0.08}

@@ -55,7 +55,7 @@ def length(completion: str, question: object, label: object) -> float:
 
 def train(tmp_path: Path, weights: Path, drawing: FakeServer, urls: list[str]) -> Kept:
     module = GRPOModule(
-        str(weights), 1e-4, num_completions=2, warmup_steps=0, reference_urls=urls, reward_functions=[length]
+        str(weights), lr=1e-4, num_completions=2, warmup_steps=0, reference_urls=urls, reward_functions=[length]
     )
     assert module.reference is None
     object.__setattr__(module, "sft", GRPOModule(str(weights), num_completions=2).reference)
