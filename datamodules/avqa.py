@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.audio_qa import AudioQADataModule, Role
-from datamodules.reading.annotations import AnnotatedQuestion, take
+from datamodules.reading.annotations import AnnotatedQuestion, take, take_label
 from datamodules.settings import DataSettings
 from runtime.settings import takes
 
@@ -41,6 +41,7 @@ class AVQADataModule(AudioQADataModule):
 
     A row is ``{"id": 183, "video_name": "-HG3Omg_89c_000030", "video_id": 341, "question_text": "What happened in the
     video?", "multi_choice": ["motorboat", ...], "answer": 1, "question_relation": "View", "question_type": "Which"}``.
+    Questions without an answer, such as those of one's own that the teacher answers, can be trained on with its traces.
     Categories are the question types. Videos that no longer exist are reported and left out.
     """
 
@@ -74,7 +75,7 @@ class AVQADataModule(AudioQADataModule):
             media=(f"{self.settings.media_dir}/{take(row, 'video_name', str)}{self.settings.media_suffix}",),
             text=about_audio(text) if self.settings.audio_text else text,
             options=take(row, "multi_choice", list),
-            answer=take(row, "answer", int),
+            answer=take_label(row, "answer", int),
             category=kind,
             metadata={
                 "question_type": kind,

@@ -50,6 +50,17 @@ class TestAVQA:
         assert question.text == "What can be heard in the video?"
         assert np.array_equal(data.load(question), load_waveform(root / "videos" / "clip17.wav"))
 
+    def test_questions_of_ones_own_need_no_answer(
+        self, write_avqa: Callable[..., Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The teacher answers them; trained on by themselves they are refused."""
+        data = AVQADataModule(str(write_avqa([avqa_row(1, answer=...), avqa_row(2, answer=None), avqa_row(3)], [])))
+        with caplog.at_level("INFO"):
+            assert [question.answer for question in data.questions("train")] == [None, None, 3]
+        assert "2 of 3 questions have no answer" in caplog.text
+        with pytest.raises(UserError, match="2 of 3 questions have no answer"):
+            data.train_items(data.questions("train"))
+
     def test_about_audio(self) -> None:
         assert about_audio("Video, video and VIDEO videos.") == "Audio, audio and AUDIO audios."
         assert about_audio("The videographer's videotape") == "The videographer's videotape"

@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 import soundfile
 
-from datamodules.audio_qa import AudioQADataModule
-from datamodules.avqa import AVQADataModule
-from datamodules.batching.items import Item
 from datamodules.mmau import MMAUDataModule
 from datamodules.music_avqa import MusicAVQADataModule
 from records.records import Question
 from runtime.errors import UserError
-from tests.support.dataset_files import avqa_row, tone, write_mp4
+from tests.support.dataset_files import tone, write_mp4
 
 ROW = {
     "id": "x",
@@ -180,11 +177,3 @@ def test_music_avqa_without_answers(tmp_path: Path, change: dict[str, Any]) -> N
     (tmp_path / "avqa-test.json").write_text(json.dumps(rows))
     data = MusicAVQADataModule(str(tmp_path), report_dir=str(tmp_path / "report"), num_workers=0)
     assert [question.answer_text for question in data.questions("test")] == [None, "no"]
-
-
-def test_avqa_needs_its_answers(write_avqa: Callable[..., Path]) -> None:
-    """AVQA is what is trained on: its rows without an answer stay left out."""
-    data: AudioQADataModule = AVQADataModule(str(write_avqa(None, [avqa_row(0), avqa_row(1, answer=None)])))
-    with pytest.warns(UserWarning, match="1 left out"):
-        (question,) = data.questions("val")
-    assert data.train_items([question]) == [Item(question, "a dog")]
