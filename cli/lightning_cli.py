@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,8 @@ class SightSoundCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options: dict[str, Any] = self._get(self.config_init, "trainer", default={})
+        if self.subcommand == "predict" and not self._get(self.config_init, "return_predictions"):
+            refuse_unwritten(_as_list(options.get("callbacks")))
         ending = EndBySignal()
         fellows = FellowRanks(ending.status_of)
         options["callbacks"] = [
@@ -234,6 +237,25 @@ class SightSoundCLI(LightningCLI):
         if wanted and not bar_is_visible() and not any(isinstance(callback, ProgressBar) for callback in callbacks):
             standing.append(ProgressLines())
         return standing
+
+
+def refuse_unwritten(callbacks: Sequence[Callback]) -> None:
+    """Refuse a run of ``predict`` of which nothing would be left.
+
+    Args:
+        callbacks: The configuration's own.
+
+    Raises:
+        ConfigError: None of them looks at predictions.
+    """
+    hooks = ("on_predict_batch_end", "on_predict_epoch_end", "on_predict_end")
+    if not any(
+        getattr(type(callback), hook) is not getattr(Callback, hook) for callback in callbacks for hook in hooks
+    ):
+        raise ConfigError(
+            "nothing would be kept of what predict makes: give trainer.callbacks one that writes it "
+            "(callbacks.RecordWriter for teacher and checkers, callbacks.PredictionWriter for students)"
+        )
 
 
 def check_checkpoint_class(path: str, class_path: str, readable: bool = True) -> None:

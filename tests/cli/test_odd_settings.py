@@ -44,6 +44,14 @@ def test_seeds(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"seed_everything is {seed}: a number from 0 to 4294967295" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("callbacks", ["null", '[{"class_path": "callbacks.RewardLogger"}]'])
+def test_predictions_that_nobody_writes(callbacks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = [f"--trainer.default_root_dir={tmp_path}", f"--trainer.callbacks={callbacks}"]
+    with pytest.raises(SystemExit):
+        main(["predict", "--config", "teacher.yaml", *told])
+    assert "nothing would be kept of what predict makes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["cut", "junk", "pickle"])
 def test_a_damaged_checkpoint_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
