@@ -20,6 +20,7 @@ from mini.evaluation import BENCHMARKS, PROBES, STUDENTS
 from mini.pipeline import Pipeline, Stage
 from runtime.errors import UserError
 
+pytestmark = pytest.mark.timeout(1800)
 ROOT = Path(__file__).parents[3]
 TINY = ("--scale", "tiny")
 SERVER = "server"
@@ -36,7 +37,7 @@ def start(output: Path, *extra: str) -> subprocess.Popen[bytes]:
 def finish(output: Path, *extra: str) -> str:
     """Run the pipeline to its end and return what it printed."""
     process = start(output, *extra)
-    status = process.wait(600)
+    status = process.wait(1500)
     said = output.with_suffix(".log").read_text()
     assert status == 0, said[-4000:]
     return said
@@ -151,7 +152,7 @@ CHAINS = [
 @pytest.mark.server
 @pytest.mark.parametrize(
     "chain",
-    [CHAINS[0], *(pytest.param(chain, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for chain in CHAINS[1:])],
+    [CHAINS[0], *(pytest.param(chain, marks=pytest.mark.slow) for chain in CHAINS[1:])],
     ids=range(len(CHAINS)),
 )
 def test_resumes_after_any_interruption(uninterrupted: tuple[Path, str], tmp_path: Path, chain: list[Any]):
