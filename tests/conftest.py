@@ -14,7 +14,7 @@ from mini.world.endpoints import MiniEndpoints
 from tests.support.synthetic_world import build_world
 from tests.support.tiny_model import build
 
-pytest_plugins = ["tests.support.stage_runs"]
+pytest_plugins = ["tests.support.chromium", "tests.support.stage_runs"]
 
 INTEGRATION = Path(__file__).parent / "integration"
 LONGEST = INTEGRATION / "stages" / "test_pipeline.py"

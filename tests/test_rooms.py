@@ -23,6 +23,8 @@ FLOORS = (
     {"callbacks/writers"},
     {"callbacks"},
     {"evaluation"},
+    {"corpus/browsing"},
+    {"corpus"},
     {"cli"},
     {"."},
     {"mini/world"},

@@ -140,15 +140,20 @@ def _shrink(frames: np.ndarray, max_side: int) -> np.ndarray:
     return np.asarray(small.round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy())
 
 
-def jpeg_base64(frames: np.ndarray, quality: int) -> list[str]:
-    """Return each frame as a JPEG image in base64.
+def jpeg_images(frames: np.ndarray, quality: int) -> list[bytes]:
+    """Return each frame as a JPEG image.
 
     Args:
         frames: Frames ``[N, height, width, 3]``, uint8, RGB.
         quality: Quality of the images, 1 to 100.
     """
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous()
-    return [base64.b64encode(encode_jpeg(image, quality).numpy().tobytes()).decode("ascii") for image in pixels]
+    return [encode_jpeg(image, quality).numpy().tobytes() for image in pixels]
+
+
+def jpeg_base64(frames: np.ndarray, quality: int) -> list[str]:
+    """Return each frame as a JPEG image in base64; arguments are those of :func:`jpeg_images`."""
+    return [base64.b64encode(image).decode("ascii") for image in jpeg_images(frames, quality)]
 
 
 def image_parts(images: list[str]) -> list[dict[str, Any]]:

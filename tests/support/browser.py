@@ -1,5 +1,6 @@
 """A real headless Chromium: found, or installed from Debian, and driven through its debugging pipe."""
 
+import base64
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ def find_or_install() -> str:
             log = (done.stdout + done.stderr)[-500:]
     if found := next(filter(None, map(shutil.which, NAMES)), None):
         return found
-    raise RuntimeError(f"the report is tested in Chromium, which is not installed: {INSTALL}\n{log}")
+    raise RuntimeError(f"pages are tested in Chromium, which is not installed: {INSTALL}\n{log}")
 
 
 class Browser:
@@ -83,9 +84,30 @@ class Browser:
 
     def open(self, url: str) -> None:
         """Load a page and wait until everything in it is there."""
+        loads = self.loads
         self._ask("Page.navigate", url=url)
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+        self.wait_for_load(loads + 1)
+
+    @property
+    def loads(self) -> int:
+        """How many pages have been loaded."""
+        return sum(event["method"] == "Page.loadEventFired" for event in self.events)
+
+    def wait_for_load(self, number: int) -> None:
+        """Wait until so many pages have been loaded, as after a click on a link."""
+        while self.loads < number:
             self.events.append(self._next())
+
+    def press(self, key: str) -> None:
+        """Press a key and let go."""
+        text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+        code = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}.get(key, 0)
+        self._ask("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+        self._ask("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def picture(self, file: Path) -> None:
+        """Write what can be seen to a PNG file."""
+        file.write_bytes(base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"]))
 
     def evaluate(self, script: str) -> Any:
         """Return what a script returns; it may be a promise."""

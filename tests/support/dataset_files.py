@@ -21,12 +21,18 @@ def tone(seconds: float, frequency: float = 440.0, rate: int = 16_000) -> np.nda
 
 
 def write_mp4(
-    path: Path, samples: np.ndarray | None, rate: int = 16_000, channels: int = 1, seconds: float = 1, **options: str
+    path: Path,
+    samples: np.ndarray | None,
+    rate: int = 16_000,
+    channels: int = 1,
+    seconds: float = 1,
+    codec: str = "mpeg4",
+    **options: str,
 ) -> Path:
     """Write a video of grey frames with an AAC track, or none, with options for the container; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options) as container:
-        video = container.add_stream("mpeg4", rate=5)
+        video: Any = container.add_stream(codec, rate=5)
         video.width = video.height = 32
         video.pix_fmt = "yuv420p"
         audio: Any = None

@@ -1,4 +1,4 @@
-"""A real browser for the report."""
+"""A real browser for pages."""
 
 from collections.abc import Iterator
 from pathlib import Path
