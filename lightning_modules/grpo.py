@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -60,6 +61,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.last_rewards: dict[str, Tensor] = {}
         self.last_totals: Tensor | None = None
         self.last_advantages: Tensor | None = None
+        self._rewarded: Completions | None = None
+        self._dead = np.zeros(0, dtype=bool)
         self._grad_norm = torch.zeros(())
 
     def train(self, mode: bool = True) -> "GRPOModule":
@@ -73,8 +76,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @override
     def training_rollouts(self) -> TrainingRollouts:
         wanted = self.reference_urls if self.settings.beta > 0 else ()
+        chosen = self.settings
         return TrainingRollouts(
-            self.settings.num_completions, self.settings.temperature, self.settings.num_iterations, wanted
+            chosen.num_completions, chosen.temperature, chosen.num_iterations, chosen.max_resamples, wanted
         )
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
@@ -115,9 +119,19 @@ class GRPOModule(StudentTraining, GradedRollouts):
             refresh.refresh(self.reference, self.student)
 
     def _reward(self, batch: AudioQABatch) -> None:
-        """Reward the rollouts, in main memory, where they are logged from."""
+        """Reward the rollouts, in main memory, where they are logged from; those that are rewarded already are not."""
+        if self._rewarded is batch.completions:
+            return
         self.last_rewards = self.compute_rewards(batch)
         self.last_totals = weighted_sum(torch.stack(list(self.last_rewards.values())), self._reward_weights)
+        rewards = torch.stack(list(self.last_rewards.values()))
+        self._dead = self.settings.objective.advantages.dead_groups(rewards, self._reward_weights).numpy()
+        self._rewarded = batch.completions
+
+    @override
+    def dead_groups(self, batch: AudioQABatch) -> np.ndarray:
+        self._reward(batch)
+        return self._dead
 
     def _prepare(self, batch: AudioQABatch) -> RolloutWork:
         """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
@@ -277,6 +291,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
             "train/completion_length": torch.from_numpy(rollouts.lengths).float().mean(),
             "train/truncated": torch.from_numpy(~rollouts.finished).float().mean(),
         }
+        if self.settings.max_resamples:
+            parts["train/resampled"] = torch.tensor(rollouts.discarded_groups)
+            parts["train/wasted_tokens"] = torch.tensor(rollouts.discarded_tokens + rollouts.lengths[self._dead].sum())
         return {name: float(value) for name, value in (parts | whole).items()}
 
     def _fetch(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
