@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import lightning
+import numpy as np
 from torch import Tensor
 
+from datamodules.batching.batch import AudioQABatch
 from records.completed import Completed
 from records.records import Prediction, Record
 from records.request_records import ItemResult
@@ -39,12 +41,14 @@ class TrainingRollouts:
         num_completions: G, completions of each question.
         temperature: Sampling temperature.
         steps: Optimizer steps that each batch is used for.
+        max_resamples: How often at most a question is asked again whose completions are all equally good.
         reference_urls: Servers that hold the reference and are to score each completion; none where none shall.
     """
 
     num_completions: int
     temperature: float = 1.0
     steps: int = 1
+    max_resamples: int = 0
     reference_urls: tuple[str, ...] = ()
 
 
@@ -82,6 +86,10 @@ class GradedRollouts(RolloutModule):
     last_rewards: Mapping[str, Tensor]
     last_totals: Tensor | None
     last_advantages: Tensor | None
+
+    def dead_groups(self, batch: AudioQABatch) -> np.ndarray:
+        """Return which questions of a batch with rollouts nothing could be learned of ``[B]``, in main memory."""
+        raise NotImplementedError
 
 
 class AnsweringModule(lightning.LightningModule):

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -60,6 +61,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.last_rewards: dict[str, Tensor] = {}
         self.last_totals: Tensor | None = None
         self.last_advantages: Tensor | None = None
+        self._rewarded: Completions | None = None
         self._grad_norm = torch.zeros(())
 
     def train(self, mode: bool = True) -> "GRPOModule":
@@ -73,8 +75,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
     @override
     def training_rollouts(self) -> TrainingRollouts:
         wanted = self.reference_urls if self.settings.beta > 0 else ()
+        chosen = self.settings
         return TrainingRollouts(
-            self.settings.num_completions, self.settings.temperature, self.settings.num_iterations, wanted
+            chosen.num_completions, chosen.temperature, chosen.num_iterations, chosen.max_resamples, wanted
         )
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
@@ -100,7 +103,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             (rollouts.logprobs - torch.cat(work.old)).abs().flatten()[real].mean()
         )
         logged = self._fetch(metrics, norms, first_step)
-        logged |= self._rollout_metrics(rollouts)
+        logged |= self._rollout_metrics(batch, rollouts)
         logged |= {"lr": lr, "time/learner": time.perf_counter() - begun}
         values = to_device(torch.tensor([float(value) for value in logged.values()]), self.device)
         there = dict(zip(logged, values, strict=True))  # a number by itself would make the host wait for each
@@ -115,9 +118,19 @@ class GRPOModule(StudentTraining, GradedRollouts):
             refresh.refresh(self.reference, self.student)
 
     def _reward(self, batch: AudioQABatch) -> None:
-        """Reward the rollouts, in main memory, where they are logged from."""
+        """Reward the rollouts, in main memory, where they are logged from; those that are rewarded already are not."""
+        if self._rewarded is batch.completions:
+            return
         self.last_rewards = self.compute_rewards(batch)
         self.last_totals = weighted_sum(torch.stack(list(self.last_rewards.values())), self._reward_weights)
+        self._rewarded = batch.completions
+
+    @override
+    def dead_groups(self, batch: AudioQABatch) -> np.ndarray:
+        self._reward(batch)
+        rewards = torch.stack(list(self.last_rewards.values()))
+        dead: np.ndarray = self.settings.objective.advantages.dead_groups(rewards, self._reward_weights).numpy()
+        return dead
 
     def _prepare(self, batch: AudioQABatch) -> RolloutWork:
         """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
@@ -265,7 +278,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             [p for _, p in self.student.trainable_parameters()], self.settings.max_grad_norm
         )
 
-    def _rollout_metrics(self, rollouts: Completions) -> dict[str, float]:
+    def _rollout_metrics(self, batch: AudioQABatch, rollouts: Completions) -> dict[str, float]:
         """What is known of the rollouts in main memory."""
         rewards = self.last_totals
         assert rewards is not None
@@ -277,6 +290,11 @@ class GRPOModule(StudentTraining, GradedRollouts):
             "train/completion_length": torch.from_numpy(rollouts.lengths).float().mean(),
             "train/truncated": torch.from_numpy(~rollouts.finished).float().mean(),
         }
+        if self.settings.max_resamples:
+            parts["train/resampled"] = torch.tensor(rollouts.discarded_groups)
+            parts["train/wasted_tokens"] = torch.tensor(
+                rollouts.discarded_tokens + rollouts.lengths[self.dead_groups(batch)].sum()
+            )
         return {name: float(value) for name, value in (parts | whole).items()}
 
     def _fetch(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:

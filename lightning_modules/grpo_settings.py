@@ -43,6 +43,8 @@ class GRPOSettings(TrainingSettings):
             the rollout servers.
         objective: What is maximised, Eq. 2 unless its parts are replaced; see Objective and docs/objectives.md.
         reference_refresh: Have the reference follow the policy; by default it stays the SFT policy.
+        max_resamples: A question whose completions are all equally good teaches nothing: it is asked again, with other
+            seeds, so often at most within the same step.
     """
 
     lr: float = 1e-6
@@ -57,10 +59,12 @@ class GRPOSettings(TrainingSettings):
     reference_urls: list[str] | None = None
     objective: Objective = _EQ_2
     reference_refresh: ReferenceRefresh | None = None
+    max_resamples: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_below(2, "model.", num_completions=self.num_completions)
+        refuse_below(0, "model.", max_resamples=self.max_resamples)
         refuse_below(1, "model.", num_iterations=self.num_iterations, micro_batch_size=self.micro_batch_size)
         if self.temperature <= 0:
             raise UserError(f"model.temperature is {self.temperature}: GRPO samples, so it must be above 0")

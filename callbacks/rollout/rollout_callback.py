@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 from callbacks.rollout.earlier_answers import earlier_completions
 from datamodules.batching.batch import AudioQABatch, Completions
 from inference.vllm.sampling import CompletionOutput, SamplingParams
-from lightning_modules.doors import RolloutModule, TrainingRollouts, fitting
+from lightning_modules.doors import GradedRollouts, RolloutModule, TrainingRollouts, fitting
 from runtime.errors import refuse_below
 
 MODULES = "modules that answer questions with a student, such as AudioQAModule, SFTModule and GRPOModule"
@@ -97,7 +98,8 @@ class RolloutCallback(Callback):
             return
         sampling = self._train_sampling(trainer.global_step, module, wanted, batch)
         self.prepare(trainer, module, batch, sampling)
-        self._fill(trainer, module, batch, sampling)
+        samples = self._fill(trainer, module, batch, sampling)
+        self._resample(trainer, module, wanted, batch, samples)
         self._log_rollout(module, batch, trainer.global_step)
 
     def on_validation_batch_start(
@@ -134,10 +136,10 @@ class RolloutCallback(Callback):
         self._evaluate(trainer, pl_module, batch, batch_idx)
 
     def _train_sampling(
-        self, step: int, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch
+        self, step: int, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch, attempt: int = 0
     ) -> list[SamplingParams]:
         """Return how the completions of a training batch are drawn at an optimizer step."""
-        seeds = request_seeds(self._base_seed(), step, [question.id for question in batch.questions])
+        seeds = request_seeds(self._base_seed(), step, [question.id for question in batch.questions], attempt)
         stop = end_token_ids(module.student.processor.tokenizer)
         return [
             SamplingParams(wanted.num_completions, self.max_new_tokens, wanted.temperature, seed, stop)
@@ -167,10 +169,11 @@ class RolloutCallback(Callback):
 
     def _fill(
         self, trainer: Trainer, pl_module: RolloutModule, batch: AudioQABatch, sampling: list[SamplingParams]
-    ) -> Completions:
+    ) -> list[list[CompletionOutput]]:
         begun = time.perf_counter()
         samples, version = self.sample(trainer, pl_module, batch, sampling)
-        return self._put(pl_module, batch, samples, version, time.perf_counter() - begun, sampling[0].stop_token_ids)
+        self._put(pl_module, batch, samples, version, time.perf_counter() - begun, sampling)
+        return samples
 
     def _put(
         self,
@@ -179,14 +182,69 @@ class RolloutCallback(Callback):
         samples: list[list[CompletionOutput]],
         version: str,
         seconds: float,
-        end_tokens: Sequence[int],
+        sampling: Sequence[SamplingParams],
     ) -> Completions:
         tokenizer = pl_module.student.processor.tokenizer
-        done = to_completions(samples, tokenizer, end_tokens, batch.prompt_ids.device)
+        done = to_completions(samples, tokenizer, sampling[0].stop_token_ids, batch.prompt_ids.device)
         done.weight_version = version
         done.seconds = seconds
+        done.seeds = [one.seed for one in sampling]
         batch.completions = done
         return done
+
+    def _resample(
+        self,
+        trainer: Trainer,
+        module: RolloutModule,
+        wanted: TrainingRollouts,
+        batch: AudioQABatch,
+        samples: list[list[CompletionOutput]],
+    ) -> None:
+        """Draw again, where the module wants it, what it could learn nothing of; all ranks go the same rounds."""
+        if not isinstance(module, GradedRollouts):
+            return
+        for attempt in range(1, wanted.max_resamples + 1):
+            dead = np.flatnonzero(module.dead_groups(batch)).tolist()
+            if not trainer.strategy.reduce_boolean_decision(bool(dead), all=False):
+                return
+            begun, done = time.perf_counter(), batch.completions
+            assert done is not None and done.seeds is not None and done.weight_version is not None
+            sampling = self._train_sampling(trainer.global_step, module, wanted, batch, attempt)
+            drawn = self.sample_again(trainer, module, batch, sampling, dead)
+            seconds = done.seconds + time.perf_counter() - begun
+            for row, group in zip(dead, drawn, strict=True):
+                samples[row] = group
+            chosen = [replace(one, seed=seed) for one, seed in zip(sampling, done.seeds, strict=True)]
+            for row in dead:
+                chosen[row] = sampling[row]
+            fresh = self._put(module, batch, samples, done.weight_version, seconds, chosen)
+            fresh.stale = done.stale
+            fresh.discarded_groups = done.discarded_groups + len(dead)
+            fresh.discarded_tokens = done.discarded_tokens + int(done.lengths[dead].sum())
+
+    def sample_again(
+        self,
+        trainer: Trainer,
+        pl_module: RolloutModule,
+        batch: AudioQABatch,
+        sampling: list[SamplingParams],
+        rows: Sequence[int],
+    ) -> list[list[CompletionOutput]]:
+        """Draw completions of some of a batch's questions; called on all ranks together, of which some may have none.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module with the ``student`` whose policy it is.
+            batch: B questions.
+            sampling: How to draw each one's completions.
+            rows: Which of them.
+
+        Returns:
+            The completions of these.
+        """
+        if not rows:
+            return []
+        return self.sample(trainer, pl_module, batch.chosen(rows), [sampling[row] for row in rows])[0]
 
     def _base_seed(self) -> int:
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
@@ -199,13 +257,14 @@ def end_token_ids(tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def request_seeds(seed: int, step: int, question_ids: Sequence[str]) -> list[int]:
+def request_seeds(seed: int, step: int, question_ids: Sequence[str], attempt: int = 0) -> list[int]:
     """Derive the seed of each question's request from what a resumed run and any split over ranks know alike.
 
     Args:
         seed: The run's seed.
         step: Optimizer steps taken.
         question_ids: The batch's questions; one that occurs twice gets two seeds.
+        attempt: How often they were asked before within the step.
 
     Returns:
         A seed below 2**48 for each question.
@@ -213,7 +272,7 @@ def request_seeds(seed: int, step: int, question_ids: Sequence[str]) -> list[int
     seen: Counter[str] = Counter()
     seeds = []
     for question_id in question_ids:
-        text = f"{seed}/{step}/{question_id}/{seen[question_id]}"
+        text = f"{seed}/{step}/{question_id}/{seen[question_id]}" + f"/{attempt}" * (attempt > 0)
         seen[question_id] += 1
         seeds.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
     return seeds

@@ -1,7 +1,7 @@
 """Rollouts from external vLLM servers, which are given the weights after each optimizer step."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -209,6 +209,20 @@ class VLLMRollout(RolloutCallback):
         self._pass_alone(trainer, pl_module, batch, sampling[0])  # for servers that were restarted in between
         return drawn
 
+    @override
+    def sample_again(
+        self,
+        trainer: Trainer,
+        pl_module: RolloutModule,
+        batch: AudioQABatch,
+        sampling: list[SamplingParams],
+        rows: Sequence[int],
+    ) -> list[list[CompletionOutput]]:
+        if not rows:  # this rank still takes part where all push the weights together
+            assert self.weight_version is not None
+            return self._draw(trainer, pl_module, batch, sampling, ([], self.weight_version))[0]
+        return super().sample_again(trainer, pl_module, batch, sampling, rows)
+
     def _draw(
         self,
         trainer: Trainer,
@@ -248,15 +262,17 @@ class VLLMRollout(RolloutCallback):
         self._sync(trainer, module, timed=True)  # nothing is under way now, so that it takes as long as the transfer
         self.prepare(trainer, module, batch, sampling)
         if drawn is None:
-            done = self._fill(trainer, module, batch, sampling)
+            samples = self._fill(trainer, module, batch, sampling)
             waited = time.perf_counter() - begun
         else:
-            self._draw(trainer, module, batch, sampling, (drawn.samples, drawn.version))  # another rank may have none
-            stop = drawn.sampling[0].stop_token_ids
-            done = self._put(module, batch, drawn.samples, drawn.version, drawn.seconds, stop)
+            samples = drawn.samples
+            self._draw(trainer, module, batch, sampling, (samples, drawn.version))  # another rank may have none
+            self._put(module, batch, samples, drawn.version, drawn.seconds, drawn.sampling)
             self._pass_alone(trainer, module, batch, sampling[0])  # for servers that were restarted in between
-        assert done.weight_version is not None
+        done = batch.completions
+        assert done is not None and done.weight_version is not None
         done.stale = done.weight_version != self.weight_version
+        self._resample(trainer, module, wanted, batch, samples)
         module.log("time/rollout_wait", waited, on_step=True, on_epoch=False, batch_size=1)
         self._log_rollout(module, batch, int(done.weight_version.rpartition(":")[2]))
 

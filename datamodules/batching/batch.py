@@ -8,6 +8,7 @@ knows its lengths, and waits for no device to learn them.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -35,6 +36,9 @@ class Completions:
         stale: True where the weights that sampled are older than those that are trained.
         lengths: Real tokens of each completion, in main memory ``[B, G]``; counted in the mask unless given.
         reference_logprobs: Log-probabilities under the reference at temperature 1 ``[B, G, C]``, where a server told.
+        seeds: Seed of the request that drew each question's completions ``[B]``; None for targets.
+        discarded_groups: How often a question's completions were thrown away and drawn again.
+        discarded_tokens: How many tokens were thrown away with them.
     """
 
     ids: Tensor
@@ -47,6 +51,9 @@ class Completions:
     stale: bool = False
     lengths: np.ndarray = None  # type: ignore[assignment]
     reference_logprobs: Tensor | None = None
+    seeds: list[int] | None = None
+    discarded_groups: int = 0
+    discarded_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Count the tokens."""
@@ -123,6 +130,20 @@ class AudioQABatch:
             sliced: dict[str, Any] = {n: v[rows] for n, v in vars(done).items() if isinstance(v, kinds)}
             done = dataclasses.replace(done, **sliced)
         return dataclasses.replace(self, **part, completions=done)
+
+    def chosen(self, rows: Sequence[int]) -> Self:
+        """Return some of the questions, in any order, without completions.
+
+        Args:
+            rows: Their places in the batch.
+        """
+        part: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                part[name] = [value[row] for row in rows]
+            elif isinstance(value, (Tensor, np.ndarray)):
+                part[name] = value[list(rows)]
+        return dataclasses.replace(self, **part, completions=None)
 
 
 def _moved(item: T, device: torch.device | str, non_blocking: bool) -> T:

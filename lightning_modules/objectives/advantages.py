@@ -26,6 +26,18 @@ class Advantages(ABC):
             Advantages ``[B, G]``.
         """
 
+    def dead_groups(self, rewards: Tensor, weights: Tensor) -> Tensor:
+        """Return which questions say nothing, since none of their completions is better than the others.
+
+        Args:
+            rewards: By each of R reward functions ``[R, B, G]``.
+            weights: How much each counts ``[R]``.
+
+        Returns:
+            True for those whose advantages are all zero ``[B]``.
+        """
+        return zero_std(weighted_sum(rewards, weights))
+
 
 @dataclass(frozen=True)
 class GroupNormalised(Advantages):
@@ -63,6 +75,10 @@ class GDPO(Advantages):
         deviation = mean_over_ranks(total.square().mean()).sqrt()
         return total / deviation.masked_fill(deviation == 0, 1.0)
 
+    def dead_groups(self, rewards: Tensor, weights: Tensor) -> Tensor:
+        """See :class:`Advantages`; here rewards that only add up to the same still differ."""
+        return zero_std(rewards[weights != 0]).all(0)
+
 
 def weighted_sum(rewards: Tensor, weights: Tensor) -> Tensor:
     """``sum_k w_k r_k``: ``[R, B, G] -> [B, G]``."""
@@ -88,14 +104,23 @@ def group_relative_advantages(rewards: Tensor, tolerance: float = 1e-6) -> Tenso
     return (centred / deviation.masked_fill(flat, 1.0)).masked_fill(flat, 0.0)
 
 
-def frac_reward_zero_std(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
+def zero_std(rewards: Tensor, tolerance: float = 1e-6) -> Tensor:
+    """Return the groups whose completions all got the same reward: ``[..., G] -> [...]``.
+
+    Args:
+        rewards: ``[..., G]``.
+        tolerance: Standard deviations up to this count as zero.
+    """
+    return rewards.std(-1, correction=0) <= tolerance
+
+
+def frac_reward_zero_std(rewards: Tensor) -> Tensor:
     """Share of questions whose completions all got the same reward; these contribute no policy gradient.
 
     Args:
         rewards: ``[B, G]``.
-        tolerance: Standard deviations up to this count as zero.
 
     Returns:
         A scalar between 0 and 1.
     """
-    return (rewards.std(-1, correction=0) <= tolerance).float().mean()
+    return zero_std(rewards).float().mean()

@@ -37,8 +37,8 @@ def load_processor(weights: str) -> Any:
         )
     if not Path(weights).is_dir() and (weights.startswith((".", "/", "~")) or weights.count("/") > 1):
         raise WeightsError(
-            f"weights: there is no folder {weights!r}, and it is no name on the Hub either: the stage before exports its "
-            "best weights to the folder best of its run (sft.yaml to runs/sft/best), a name on the Hub looks like "
+            f"weights: there is no folder {weights!r}, and it is no name on the Hub either: the stage before exports "
+            "its best weights to the folder best of its run (sft.yaml to runs/sft/best), a name on the Hub looks like "
             "Qwen/Qwen2-Audio-7B-Instruct"
         )
     try:

@@ -78,3 +78,13 @@ def test_ranks_make_of_their_questions_what_one_would(advantages) -> None:
 def test_nothing_to_tell_apart_is_zero() -> None:
     for advantages in (GroupNormalised(), GroupCentred(), GDPO()):
         assert advantages(torch.ones(2, 3, 4), ONE_EACH, lambda x: x).abs().sum() == 0
+
+
+def test_dead_groups() -> None:
+    # summed, the first and second question's rewards are all alike; each by itself, those of the second differ
+    rewards = torch.tensor([[[1.0, 1.0], [2.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
+    weights = torch.ones(2)
+    for advantages in (GroupNormalised(), GroupCentred()):
+        assert advantages.dead_groups(rewards, weights).tolist() == [True, True, False]
+    assert GDPO().dead_groups(rewards, weights).tolist() == [True, False, False]
+    assert GDPO().dead_groups(rewards, torch.tensor([0.0, 1.0])).tolist() == [True, False, True]
