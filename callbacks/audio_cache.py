@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from datamodules.batching.audio_tokens import num_audio_tokens
 from datamodules.batching.batch import AudioQABatch
 from lightning_modules.models.student import Student
 from lightning_modules.models.trained_parts import trained_parts
@@ -73,7 +72,7 @@ class AudioCache(Callback):
         """Put the embeddings into the batch; those that are missing are made and kept."""
         student = cast(Student, pl_module.student)
         files = [self._file(waveform) for waveform in batch.waveforms]
-        counts = num_audio_tokens(batch.feature_lengths).tolist()
+        counts = student.architecture.front_end.num_tokens(batch.feature_lengths).tolist()
         device = batch.features.device
         known = [_load(file, count) for file, count in zip(files, counts, strict=True)]
         missing = [row for row, clip in enumerate(known) if clip is None]

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.batching.audio_tokens import EDGE_FRAMES, audio_token_counts
+from datamodules.batching.audio_tokens import EDGE_FRAMES
 from datamodules.batching.batch import AudioQABatch, Completions
+from datamodules.batching.front_end import FrontEnd
 from datamodules.media.audio import SAMPLE_RATE
 from records.records import Question
 
@@ -15,11 +16,19 @@ FRAME_RATE = 100
 
 
 def fake_batch(
-    questions: int, completions: int, audio_token: int, mel_bins: int, seconds: float, prompt: int, completion: int
+    front_end: FrontEnd,
+    questions: int,
+    completions: int,
+    audio_token: int,
+    mel_bins: int,
+    seconds: float,
+    prompt: int,
+    completion: int,
 ) -> AudioQABatch:
     """Return questions that all have the greatest length.
 
     Args:
+        front_end: How the clips become audio tokens.
         questions: B.
         completions: G.
         audio_token: Id of the audio placeholder.
@@ -30,7 +39,7 @@ def fake_batch(
     """
     frames = max(round(FRAME_RATE * seconds), 4)
     heard = np.full(questions, frames)
-    audio = int(audio_token_counts(heard)[1][0])
+    audio = int(front_end.num_tokens(frames))
     word = audio_token - 1 if audio_token else 1
     text = torch.full((questions, prompt), word)
     ids = torch.cat([text[:, :1], torch.full((questions, audio), audio_token), text[:, 1:]], 1)

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.strategies import ModelParallelStrategy
 from transformers import AutoConfig
 
+from lightning_modules.models.architectures.architecture import architecture_of
 from planning.fake_batch import fake_batch
 from planning.geometry import find_geometry
 from planning.machine import Machine
@@ -126,7 +127,7 @@ def rehearse_stage(stage: Stage, machine: Machine, folder: Path | None = None) -
     """
     short, folder = stage.short(), folder or stage.folder
     config = AutoConfig.from_pretrained(folder)
-    audio = getattr(config, "thinker_config", config).audio_config
+    architecture = architecture_of(config)
     low = machine.is_gpu and str(stage.trainer.get("precision")).startswith("bf16")
     parser = LightningArgumentParser(exit_on_error=False)
     parser.add_argument("--strategy", type=ModelParallelStrategy | None)
@@ -152,11 +153,10 @@ def rehearse_stage(stage: Stage, machine: Machine, folder: Path | None = None) -
         )
 
     def batches_for(module: Any) -> list[Any]:
-        token = module.student.base.config.audio_token_id
+        token = architecture.audio_token_id(module.student.base.config)
         sizes = dataclasses.astuple(short.lengths)
-        return [fake_batch(short.questions, short.completions, token, audio.num_mel_bins, *sizes)] * min(
-            stage.gathered, 2
-        )
+        counts = (short.questions, short.completions, token, architecture.mel_bins(config))
+        return [fake_batch(architecture.front_end, *counts, *sizes)] * min(stage.gathered, 2)
 
     def make() -> Any:
         model = LightningArgumentParser(exit_on_error=False)

@@ -82,7 +82,9 @@ def peak_of(work: Work, device: Device, stage: Stage, folder: str) -> dict[str, 
         module = kind(folder, lora=LoRASettings(rank=8, alpha=16), **options)
     fill(module)
     sizes = dataclasses.asdict(stage.lengths)
-    batch = fake_batch(stage.questions, stage.completions, work.audio_token, 128, **sizes)
+    batch = fake_batch(
+        module.student.architecture.front_end, stage.questions, stage.completions, work.audio_token, 128, **sizes
+    )
     marks = Marks(device)
     fit(module, [batch] * STEPS, marks, device=work.device, dtype=work.torch_dtype)
     return {"measured_gb": marks.peak["peak_gb"], "reserved_gb": marks.peak.get("reserved_gb")}

@@ -66,7 +66,7 @@ def folded(student: Student, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]
         layer: Any = adapters.get(plain)
         if layer is not None:
             value = layer.get_delta_weight(layer.active_adapters[0]).float().add_(value)
-        yield student.architecture.hub_name(plain), value.to(dtype)
+        yield from student.architecture.hub_weights(plain, value.to(dtype)).items()
 
 
 def _buckets(

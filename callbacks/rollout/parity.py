@@ -14,6 +14,7 @@ from torch import Tensor
 
 from callbacks.rollout.rollout_callback import end_token_ids, evaluating, to_completions
 from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.front_end import front_end_of
 from inference.vllm.client import VLLMClient, audio_url
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.models.student import Student
@@ -135,7 +136,7 @@ def ask_server(
         check_prompt(client, batch.questions[row].id, expected, answer.prompt_token_ids)
         samples.append(answer.samples)
     heard = dataclasses.replace(batch, completions=to_completions(samples, tokenizer, stop, batch.prompt_ids.device))
-    unheard = _without_audio(heard, processor.feature_extractor)
+    unheard = _without_audio(heard, processor)
     scores = _score(client, heard, urls)
     silent_scores = _score(client, unheard, [audio_url(waveform) for waveform in unheard.waveforms])
     return Asked(heard, unheard, temperature, scores, silent_scores)
@@ -247,16 +248,14 @@ def _loudest(batch: AudioQABatch) -> AudioQABatch:
     return dataclasses.replace(batch, completions=None)[first : first + QUESTIONS]
 
 
-def _without_audio(batch: AudioQABatch, extractor: Any) -> AudioQABatch:
+def _without_audio(batch: AudioQABatch, processor: Any) -> AudioQABatch:
     """Replace each clip by silence of the same length; a clip that is silent itself by noise."""
     noise = np.random.default_rng(0)
     waveforms = [
         (0.1 * noise.standard_normal(len(w))).astype(np.float32) if np.abs(w).max() < QUIET else np.zeros_like(w)
         for w in batch.waveforms
     ]
-    features = extractor(waveforms, sampling_rate=extractor.sampling_rate, padding="max_length", return_tensors="pt")
-    frames = batch.features.shape[-1]
-    silent = features["input_features"][..., :frames].to(batch.features)
+    silent = front_end_of(processor).features(waveforms, processor)[0].to(batch.features)
     return dataclasses.replace(batch, waveforms=waveforms, features=silent, audio=None)  # not what a cache has heard
 
 

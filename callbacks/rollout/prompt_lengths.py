@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.audio_qa import AudioQADataModule, Role
-from datamodules.batching.audio_tokens import num_audio_tokens
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.collate import Collator
 from datamodules.media.audio import SAMPLE_RATE, MediaError
@@ -94,7 +93,7 @@ def too_long(
     if not questions:
         return []
     around = _bytes(collator.text(questions[0])) - _bytes(collator.prompt.render(questions[0]))  # of the chat template
-    longest_audio = _audio_tokens(collator, collator.max_samples)
+    longest_audio = collator.num_audio_tokens(collator.max_samples)
     found = []
     for question in questions:
         if around + _bytes(collator.prompt.render(question)) + longest_audio <= most:
@@ -105,13 +104,13 @@ def too_long(
             least, largest = 1, longest_audio
         else:
             least, largest = (
-                _audio_tokens(collator, round((known + wrong) * SAMPLE_RATE)) for wrong in (-_ROUNDED, _ROUNDED)
+                collator.num_audio_tokens(round((known + wrong) * SAMPLE_RATE)) for wrong in (-_ROUNDED, _ROUNDED)
             )
         if text + largest <= most:
             continue
         if text + least <= most:
             try:
-                largest = _audio_tokens(collator, len(load(question)))
+                largest = collator.num_audio_tokens(len(load(question)))
             except MediaError:
                 continue  # named by the loader
         if text + largest > most:
@@ -141,12 +140,6 @@ def sentence(found: Sequence[TooLong], total: int, most: int, new_tokens: int, u
 def _limits(servers: Sequence[PooledServer]) -> list[tuple[int, str]]:
     """Return how many tokens each server has room for, where it says so, and its address."""
     return [(s.info.max_model_len, s.url) for s in servers if s.info and s.info.max_model_len]
-
-
-def _audio_tokens(collator: Collator, samples: int) -> int:
-    """Return how many placeholders a clip of so many samples becomes."""
-    heard = -(-min(max(samples, 1), collator.max_samples) // collator.hop)
-    return max(num_audio_tokens(heard), 1)
 
 
 def _bytes(text: str) -> int:

@@ -1,4 +1,4 @@
-"""How many tokens a clip becomes, and how far the encoder sees beyond its end: what data and encoders must agree on."""
+"""How many tokens a clip becomes after an encoder like Whisper's, and how far that sees beyond the clip's end."""
 
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Frames = TypeVar("Frames", int, np.ndarray)
 def audio_token_counts(feature_lengths: Frames) -> tuple[Frames, Frames]:
     """Return how many encoder positions and how many audio tokens clips of ``feature_lengths`` mel frames have.
 
-    Both architectures descend from Whisper's encoder: a convolution of stride 2 and a pooling of 2. Their processors
+    Qwen2-Audio, Qwen2.5-Omni and Audio Flamingo 3 have a convolution of stride 2 and a pooling of 2. Their processors
     expand the audio's placeholder to as many tokens.
 
     Args:

@@ -9,16 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batching.audio_tokens import EDGE_FRAMES, num_audio_tokens
 from datamodules.batching.batch import AudioQABatch, Completions
+from datamodules.batching.front_end import FrontEnd, front_end_of
 from datamodules.media.audio import SAMPLE_RATE
 from datamodules.prompts.questions import Prompt
 from records.records import Question
 from runtime.errors import UserError
-
-_FRAMES_OF_SILENCE = 4
-"""Frames computed beyond the heard ones, so that the end of the shortened signal cannot be seen in those that are kept:
-a window reaches 1.25 frames beyond its own place, and as much is mirrored at the signal's end."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +56,25 @@ def said_of_cuts(heard: float, max_seconds: float | None, clips: Sequence[float]
 class Collator:
     """Makes a batch of examples.
 
-    Token ids and features are those that the processor would return for the same text and audio, except that features
-    end two frames after the longest clip (those are needed, the silence behind them is not). Clips longer than the
-    feature extractor's chunk are cut, and ``batch.waveforms`` with them.
+    Token ids and features are those that the processor would return for the same text and audio, as far as they are
+    needed (:mod:`datamodules.batching.front_end`). Clips longer than the model hears are cut, and ``batch.waveforms``
+    with them.
     """
 
     def __init__(self, processor: Any, prompt: Prompt, end_token: str = "<|im_end|>") -> None:
         """Prepare for a processor.
 
         Args:
-            processor: A Qwen2AudioProcessor or a Qwen2_5OmniProcessor.
+            processor: That of a student.
             prompt: How the question is asked.
             end_token: Ends a completion.
 
         Raises:
-            UserError: The processor lacks the audio placeholder or the end token, or hears at another rate than 16 kHz.
+            UserError: The processor is no student's, lacks the audio placeholder or the end token, or hears at another
+                rate than 16 kHz.
         """
         self.processor = processor
+        self.front_end: FrontEnd = front_end_of(processor)
         self.prompt = prompt
         self.end_token = end_token
         tokenizer = processor.tokenizer
@@ -86,8 +84,7 @@ class Collator:
         extractor = processor.feature_extractor
         if extractor.sampling_rate != SAMPLE_RATE:
             raise UserError(f"the processor hears at {extractor.sampling_rate} Hz, only {SAMPLE_RATE} Hz is supported")
-        self.max_samples = int(extractor.n_samples)
-        self.hop = int(extractor.hop_length)
+        self.max_samples = self.front_end.max_samples(processor)
 
     @property
     def seconds(self) -> float:
@@ -96,7 +93,7 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example]) -> AudioQABatch:
         """Return the examples as a batch."""
-        waveforms = [np.ascontiguousarray(e.waveform[: self.max_samples], dtype=np.float32) for e in examples]
+        waveforms = [self.front_end.heard(e.waveform, self.processor) for e in examples]
         features, feature_lengths = self.features(waveforms)
         request_ids = [self.request_ids(e.question) for e in examples]
         prompts = [
@@ -135,23 +132,21 @@ class Collator:
         return ids
 
     def expand(self, request_ids: list[int], heard_frames: int) -> list[int]:
-        """Return the ids with as many audio placeholders as the clip has audio tokens."""
+        """Return the ids with as many audio placeholders as the clip has audio tokens, and what goes around them."""
         place = request_ids.index(self.audio_id)
-        return request_ids[:place] + [self.audio_id] * num_audio_tokens(heard_frames) + request_ids[place + 1 :]
+        before, after = self.front_end.around(self.processor)
+        audio = [*before, *[self.audio_id] * self.front_end.num_tokens(heard_frames), *after]
+        return request_ids[:place] + audio + request_ids[place + 1 :]
+
+    def num_audio_tokens(self, samples: int) -> int:
+        """Return how many tokens the placeholder of a clip of so many samples becomes."""
+        heard = self.front_end.num_frames(min(max(samples, 1), self.max_samples), self.processor)
+        around = sum(len(ids) for ids in self.front_end.around(self.processor))
+        return max(self.front_end.num_tokens(heard), 1) + around
 
     def features(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, np.ndarray]:
-        """Return log-mel features ``[B, M, F]`` and the heard frames ``[B]`` of clips that fit the chunk."""
-        heard = -(-max(len(waveform) for waveform in waveforms) // self.hop)
-        extracted = self.processor.feature_extractor(
-            list(waveforms),
-            sampling_rate=SAMPLE_RATE,
-            padding="max_length",
-            max_length=min((heard + _FRAMES_OF_SILENCE) * self.hop, self.max_samples),
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        lengths: np.ndarray = extracted["attention_mask"].sum(-1).long().numpy()
-        return extracted["input_features"][..., : heard + EDGE_FRAMES].contiguous(), lengths
+        """Return log-mel features ``[B, M, F]`` and the heard frames ``[B]`` of clips that are not too long."""
+        return self.front_end.features(waveforms, self.processor)
 
     def completions(self, targets: Sequence[Sequence[str]]) -> Completions:
         """Return targets as completions ``[B, G, C]``, each with its end token; G is the longest list's length.

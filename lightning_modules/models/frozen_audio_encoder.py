@@ -10,13 +10,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
 
-from datamodules.batching.audio_tokens import num_audio_tokens
 from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError, load_architecture, reason
 
 Hears = Literal["encoder", "spectrum", "both"]
 
 _FRAMES, _HOP = 64, 16
-"""Mel frames of a window, and from one window to the next; an audio token stands for four frames."""
+"""Mel frames of a window, and from one window to the next; both are whole audio tokens."""
 
 _EMBEDDING = "embed_tokens"
 
@@ -28,14 +27,15 @@ class FrozenAudioEncoder(nn.Module):
         """Load the parts.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
+            weights: Hub name or directory of a student's checkpoint.
 
         Raises:
-            WeightsError: Nothing is there, it is neither, or weights are missing.
+            WeightsError: Nothing is there, it is no student's, or weights are missing.
         """
         super().__init__()
         self.architecture, config = load_architecture(weights)
         text = self.architecture.text_config(config)
+        self.mel_bins = self.architecture.mel_bins(config)
         self.audio_modules: Any = nn.ModuleDict(self.architecture.new_audio_modules(config))
         self.embedding = nn.Embedding(text.vocab_size, text.hidden_size)
         parts: dict[str, nn.Module] = {**dict(self.audio_modules.items()), _EMBEDDING: self.embedding}
@@ -60,7 +60,7 @@ class FrozenAudioEncoder(nn.Module):
 
     def audio_width(self, hears: Hears) -> int:
         """Width of what :meth:`windows` returns."""
-        spectrum = 3 * int(self.audio_modules["audio_tower"].conv1.in_channels)
+        spectrum = 3 * self.mel_bins
         return {"encoder": self.text_width, "spectrum": spectrum, "both": self.text_width + spectrum}[hears]
 
     def train(self, mode: bool = True) -> "FrozenAudioEncoder":
@@ -75,7 +75,7 @@ class FrozenAudioEncoder(nn.Module):
             features: Log-mel features ``[K, M, F]``.
             feature_lengths: Heard frames ``[K]``.
         """
-        tokens = num_audio_tokens(feature_lengths).tolist()
+        tokens = self.architecture.front_end.num_tokens(feature_lengths).tolist()
         flat = self.architecture.encode_audio(self.audio_modules, features, feature_lengths)
         return list(flat.float().split(tokens))
 
@@ -91,7 +91,8 @@ class FrozenAudioEncoder(nn.Module):
         """
         parts: list[list[Tensor]] = []
         if hears in ("encoder", "both"):
-            parts.append([_means(tokens, _FRAMES // 4, _HOP // 4) for tokens in self.hear(features, feature_lengths)])
+            size, hop = (frames // self.architecture.front_end.frames_per_token for frames in (_FRAMES, _HOP))
+            parts.append([_means(tokens, size, hop) for tokens in self.hear(features, feature_lengths)])
         if hears in ("spectrum", "both"):
             lengths = feature_lengths.tolist()
             parts.append([_rhythm(mel[:, :n].T.float()) for mel, n in zip(features, lengths, strict=True)])

@@ -22,6 +22,9 @@ from datamodules.batching.host_arrays import to_device_together
 ATTENTION = "shared_prompt"
 """Name under which the attention is registered with transformers."""
 
+_NOT_COMPUTED = ("sliding_window", "softcap", "s_aux")
+"""Arguments by which layers of transformers ask for a window, capped scores or sinks."""
+
 
 @dataclass(frozen=True)
 class SharedPromptLayout:
@@ -183,14 +186,21 @@ def shared_prompt_attention(
         scaling: Multiplies the scores.
         dropout: Dropout probability of the attention weights.
         shared_prompt: Where the prompts and the completions are.
-        **kwargs: Passed on without a layout.
+        **kwargs: Passed on without a layout; with one, none may change what is attended to.
 
     Returns:
         ``[1, N, heads, d]`` and None for the weights.
+
+    Raises:
+        ValueError: The layer wants something that the two calls do not compute.
     """
     if shared_prompt is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    if unknown := [name for name in _NOT_COMPUTED if kwargs.get(name) is not None]:
+        raise ValueError(
+            f"{type(module).__name__} attends with {', '.join(unknown)}, which {ATTENTION} does not compute"
         )
     layout = shared_prompt
     attend: Callable[..., Tensor] = nn.functional.scaled_dot_product_attention

@@ -19,7 +19,7 @@ from lightning_modules.models.activation_offload import kept_in_main_memory
 from lightning_modules.models.adapters import LoRASettings, with_adapters
 from lightning_modules.models.architectures.architecture import Architecture, architecture_of
 from lightning_modules.models.architectures.audio_encoding import audio_places, check_attention
-from lightning_modules.models.architectures.transformers_internals import attention_of, fuse, set_attention
+from lightning_modules.models.architectures.transformers_internals import fuse, set_attention
 from lightning_modules.models.checkpoints.checkpoint_folder import load_architecture, load_model, load_processor
 from lightning_modules.models.checkpoints.deferred_weights import (
     TensorPlace,
@@ -30,6 +30,7 @@ from lightning_modules.models.checkpoints.deferred_weights import (
 from lightning_modules.models.checkpoints.hub_weights import HubTensors, HubType, Read, hub_shapes, untied_by_adapters
 from lightning_modules.models.checkpoints.loading import present_loading
 from lightning_modules.models.checkpoints.shapes_only import model_of_shapes
+from lightning_modules.models.plain_attention import check_plain_attention
 from lightning_modules.models.sharding import score, spread_weights
 from lightning_modules.models.shared_prompt import ATTENTION, pack_groups, spread
 from lightning_modules.models.student_settings import StudentSettings
@@ -68,8 +69,8 @@ class Student(nn.Module):
         """Load the model and its processor, as :class:`.student_settings.StudentSettings` describes.
 
         Raises:
-            WeightsError: Nothing is there, it is neither architecture, weights are missing or of a wrong shape, or
-                settings contradict each other.
+            WeightsError: Nothing is there, it is no known architecture or attends in a way that is not computed here,
+                weights are missing or of a wrong shape, or settings contradict each other.
         """
         super().__init__()
         wanted, loading = StudentSettings(*weights, **settings), present_loading()
@@ -125,6 +126,7 @@ class Student(nn.Module):
         self.sharded = self._head_apart = False
         self.processor = processor
         self.architecture: Architecture = architecture_of(model.config)
+        check_plain_attention(self.architecture.text_config(model.config), settings.weights)
         set_attention(self.architecture.language_model(model), ATTENTION)
         fuse(self.architecture.language_model(model))
         if settings.freeze_audio_tower or self.lora is not None:
@@ -198,7 +200,7 @@ class Student(nn.Module):
         if batch.audio is not None:
             return torch.cat([clip.to(batch.features.device, non_blocking=True) for clip in batch.audio])
         tower: Any = self.audio_modules["audio_tower"]
-        check_attention(attention_of(tower), tower.conv1.weight.dtype, batch.features.device.type)
+        check_attention(tower, batch.features.device.type)
         with contextlib.nullcontext() if not self.audio_tower_frozen else torch.no_grad():
             return self.architecture.encode_audio(self.audio_modules, batch.features, batch.feature_lengths)
 
@@ -240,7 +242,7 @@ class Student(nn.Module):
                 hidden = self.architecture.language_model(self.base)(
                     inputs_embeds=embedded,
                     position_ids=packed.positions,
-                    attention_mask={"full_attention": None},
+                    attention_mask=self.architecture.no_mask(embedded),
                     use_cache=False,
                     shared_prompt=packed.layout,
                 ).last_hidden_state
@@ -271,7 +273,9 @@ class Student(nn.Module):
             ValueError: The prompts have another number of placeholders than their clips have audio tokens.
         """
         starts = np.arange(len(batch)) * ids.shape[1] if starts is None else starts
-        places = to_device(audio_places(batch, self.base.config.audio_token_id, starts), ids.device)
+        tokens = self.architecture.front_end.num_tokens(batch.feature_lengths)
+        placeholder = self.architecture.audio_token_id(self.base.config)
+        places = to_device(audio_places(batch, tokens, placeholder, starts), ids.device)
         embeddings = self.base.get_input_embeddings()(ids)
         return embeddings.flatten(0, 1).index_copy(0, places, audio.to(embeddings.dtype)).view_as(embeddings)
 

@@ -109,9 +109,8 @@ def build_student(
     model = _random_model(config, tokenizer)
     architecture = Qwen2Audio()
     with whole_folder(target, lasting=False) as partial:
-        save_torch_state_dict(
-            {architecture.hub_name(n): v.contiguous() for n, v in model.state_dict().items()}, partial
-        )
+        weights = (architecture.hub_weights(name, value) for name, value in model.state_dict().items())
+        save_torch_state_dict({name: part.contiguous() for parts in weights for name, part in parts.items()}, partial)
         model.config.save_pretrained(partial)
         model.generation_config.save_pretrained(partial)
         processor.save_pretrained(partial)

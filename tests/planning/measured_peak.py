@@ -51,7 +51,9 @@ def measured(folder: str, kind: str, lora: bool, ranks: int) -> int:
         )
         group = GROUP if kind == "grpo" else 1
         token = module.student.base.config.audio_token_id
-        batch = fake_batch(QUESTIONS, group, token, 128, SECONDS, PROMPT, COMPLETION)
+        batch = fake_batch(
+            module.student.architecture.front_end, QUESTIONS, group, token, 128, SECONDS, PROMPT, COMPLETION
+        )
         trainer.fit(module, Batches([batch] * 2))
     events = sorted(seen.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     begun = next(event.start_ns() for event in events if event.name() == MARK)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from datamodules.batching.front_end import FrontEnd
 from lightning_modules.models.architectures.qwen2_5_omni import Qwen25Omni
 from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
 
@@ -18,18 +19,23 @@ class Architecture(Protocol):
         model_class: Its class in transformers, with ``from_pretrained`` and an ``lm_head``.
         language_model_linears: Regular expression on the names of the language model's linear layers.
         ignored_prefixes: Prefixes of names in a released checkpoint that belong to parts which the student lacks.
+        front_end: How its clips become mel frames and audio tokens.
     """
 
     name: str
     model_class: Any
     language_model_linears: str
     ignored_prefixes: tuple[str, ...]
+    front_end: FrontEnd
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head; it takes plain positions and ``shared_prompt``."""
 
+    def no_mask(self, embedded: Tensor) -> Any:
+        """Return what the language model takes as its mask so that it makes none itself: the attention knows better."""
+
     def audio_modules(self, model: Any) -> dict[str, nn.Module]:
-        """Return what turns features into embeddings, by name; the first, ``audio_tower``, begins with ``conv1``."""
+        """Return what turns features into embeddings, by name; the first is ``audio_tower``."""
 
     def new_audio_modules(self, config: Any) -> dict[str, nn.Module]:
         """Return such parts without weights, for a checkpoint's configuration."""
@@ -43,11 +49,21 @@ class Architecture(Protocol):
     def text_config(self, config: Any) -> Any:
         """Return the language model's part of a checkpoint's configuration."""
 
+    def audio_token_id(self, config: Any) -> int:
+        """Return the token id of the audio placeholder, given the model's configuration."""
+
+    def mel_bins(self, config: Any) -> int:
+        """Return how many mel bins a frame has, given a checkpoint's configuration."""
+
     def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: np.ndarray) -> Tensor:
         """Return the embeddings of all clips' audio tokens ``[sum of tokens, H]``, given the audio path's parts."""
 
-    def hub_name(self, name: str) -> str:
-        """Translate a name in memory to the Hub's, which vLLM reads too; KeyError where it has none."""
+    def hub_weights(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """Return what a weight in memory is on the Hub, as vLLM reads it too: one tensor or several, by name.
+
+        They are ``value`` itself or views of it, so that shapes are known of a tensor without storage; KeyError where
+        the name has none on the Hub.
+        """
 
     def hub_config(self, config: Any, tied: bool) -> Any:
         """Return the configuration that belongs beside exported weights, given the model's.

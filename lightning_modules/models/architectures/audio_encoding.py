@@ -1,23 +1,26 @@
-"""What both audio encoders share; the encoders themselves are in ``qwen2_audio.py`` and ``qwen2_5_omni.py``."""
+"""What all audio encoders share; each is in the file of its architecture."""
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batching.audio_tokens import num_audio_tokens
 from datamodules.batching.batch import AudioQABatch
+from lightning_modules.models.architectures.transformers_internals import attention_of
 from runtime.errors import UserError
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 """Attentions that the audio tower may have."""
 
 
-def audio_places(batch: AudioQABatch, placeholder: int, starts: np.ndarray) -> np.ndarray:
+def audio_places(batch: AudioQABatch, tokens: np.ndarray, placeholder: int, starts: np.ndarray) -> np.ndarray:
     """Return where the audio tokens of a batch belong among its prompts' tokens, clip after clip.
 
     Args:
         batch: The questions.
-        placeholder: Token id of the audio placeholder.
+        tokens: Audio tokens of each clip ``[B]``.
+        placeholder: Token id of the audio placeholder, which is nowhere else.
         starts: Where each prompt begins ``[B]``.
 
     Returns:
@@ -26,16 +29,15 @@ def audio_places(batch: AudioQABatch, placeholder: int, starts: np.ndarray) -> n
     Raises:
         ValueError: The prompts have another number of placeholders than their clips have audio tokens.
     """
-    expected = num_audio_tokens(batch.feature_lengths)
     asked = np.array([len(ids) for ids in batch.request_ids])
     named = np.array([ids.count(placeholder) for ids in batch.request_ids])  # one, which the prompt has as a run
     found = batch.prompt_lengths - asked + named
-    if not np.array_equal(found, expected) or not (named == 1).all():
+    if not np.array_equal(found, tokens) or not (named == 1).all():
         raise ValueError(
-            f"prompts have {found.tolist()} audio placeholders, their clips {expected.tolist()} audio tokens"
+            f"prompts have {found.tolist()} audio placeholders, their clips {tokens.tolist()} audio tokens"
         )
     first = starts + np.array([ids.index(placeholder) for ids in batch.request_ids])
-    return np.concatenate([np.arange(n) + start for start, n in zip(first, expected, strict=True)])
+    return np.concatenate([np.arange(n) + start for start, n in zip(first, tokens, strict=True)])
 
 
 def attention_mask(seen: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
@@ -58,18 +60,18 @@ def attention_mask(seen: Tensor, attention: str, dtype: torch.dtype) -> Tensor:
     return mask.expand(-1, 1, longest, longest)
 
 
-def check_attention(attention: str, dtype: torch.dtype, device: str) -> None:
+def check_attention(tower: Any, device: str) -> None:
     """Refuse an attention whose kernel cannot compute in the type at hand.
 
     Args:
-        attention: One of :data:`ATTENTIONS`.
-        dtype: Type of the audio tower's weights.
-        device: Type of their device.
+        tower: The audio tower.
+        device: Type of its device.
 
     Raises:
         UserError: Flash attention in float32.
     """
-    low = torch.is_autocast_enabled(device) or dtype in (torch.bfloat16, torch.float16)
+    attention = attention_of(tower)
+    low = torch.is_autocast_enabled(device) or tower.dtype in (torch.bfloat16, torch.float16)
     if "flash" in attention and not low:
         raise UserError(
             f"attn_implementation {attention} computes in bfloat16 and float16 only, and the audio tower is in "

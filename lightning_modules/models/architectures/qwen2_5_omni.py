@@ -17,7 +17,9 @@ from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGene
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder
 
 from datamodules.batching.audio_tokens import audio_token_counts
+from datamodules.batching.front_end import FrontEnd
 from datamodules.batching.host_arrays import to_device, to_device_together
+from datamodules.batching.whisper_front_end import WhisperFrontEnd
 from lightning_modules.models.architectures.transformers_internals import attention_of, new_model
 
 _PARTS = ("model.", "lm_head.", "audio_tower.", "visual.")
@@ -30,10 +32,15 @@ class Qwen25Omni:
     model_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
     language_model_linears = r"model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     ignored_prefixes: tuple[str, ...] = ("talker.", "token2wav.")
+    front_end: FrontEnd = WhisperFrontEnd()
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head."""
         return model.model
+
+    def no_mask(self, embedded: Tensor) -> Any:
+        """Return Qwen2's masks by kind of layer."""
+        return {"full_attention": None}
 
     def audio_modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the tower, whose last layer projects."""
@@ -55,6 +62,14 @@ class Qwen25Omni:
     def text_config(self, config: Any) -> Any:
         """Return the language model's configuration."""
         return _thinker(config).text_config
+
+    def audio_token_id(self, config: Any) -> int:
+        """Return the token id of the audio placeholder."""
+        return int(_thinker(config).audio_token_id)
+
+    def mel_bins(self, config: Any) -> int:
+        """Return how many mel bins a frame has."""
+        return int(_thinker(config).audio_config.num_mel_bins)
 
     def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: np.ndarray) -> Tensor:
         """Encode clips into the language model's embedding space, as long as they are heard.
@@ -92,15 +107,15 @@ class Qwen25Omni:
         ).last_hidden_state
         return embeddings
 
-    def hub_name(self, name: str) -> str:
-        """Translate an in-memory weight name of the thinker to the Hub's.
+    def hub_weights(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """Return a weight of the thinker under its name on the Hub.
 
         Raises:
             KeyError: The name belongs to no known part of the model.
         """
         if not name.startswith(_PARTS):
             raise KeyError(f"weight {name!r} has no name on the Hub: expected one of the prefixes {sorted(_PARTS)}")
-        return f"thinker.{name}"
+        return {f"thinker.{name}": value}
 
     def hub_config(self, config: Any, tied: bool) -> Any:
         """Return the configuration that is exported with the weights: that of a Qwen2.5-Omni without talker."""

@@ -16,7 +16,9 @@ from transformers import Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 
 from datamodules.batching.audio_tokens import EDGE_FRAMES, audio_token_counts
+from datamodules.batching.front_end import FrontEnd
 from datamodules.batching.host_arrays import to_device
+from datamodules.batching.whisper_front_end import WhisperFrontEnd
 from lightning_modules.models.architectures.audio_encoding import attention_mask
 from lightning_modules.models.architectures.transformers_internals import attention_of, new_model
 
@@ -37,10 +39,15 @@ class Qwen2Audio:
     model_class: Any = Qwen2AudioForConditionalGeneration
     language_model_linears = LANGUAGE_MODEL_LINEARS
     ignored_prefixes: tuple[str, ...] = ()
+    front_end: FrontEnd = WhisperFrontEnd()
 
     def language_model(self, model: Any) -> Any:
         """Return what is between embeddings and head."""
         return model.model.language_model
+
+    def no_mask(self, embedded: Tensor) -> Any:
+        """Return Qwen2's masks by kind of layer."""
+        return {"full_attention": None}
 
     def audio_modules(self, model: Any) -> dict[str, nn.Module]:
         """Return the tower and the projector."""
@@ -67,6 +74,14 @@ class Qwen2Audio:
     def text_config(self, config: Any) -> Any:
         """Return the language model's configuration."""
         return config.text_config
+
+    def audio_token_id(self, config: Any) -> int:
+        """Return the token id of the audio placeholder."""
+        return int(config.audio_token_id)
+
+    def mel_bins(self, config: Any) -> int:
+        """Return how many mel bins a frame has."""
+        return int(config.audio_config.num_mel_bins)
 
     def encode_audio(self, parts: Mapping[str, Any], features: Tensor, feature_lengths: np.ndarray) -> Tensor:
         """Encode clips into the language model's embedding space, as long as they are heard.
@@ -101,15 +116,15 @@ class Qwen2Audio:
         embeddings = projector(tower.layer_norm(pooled))
         return torch.cat([clip[:count] for clip, count in zip(embeddings, tokens.tolist(), strict=True)])
 
-    def hub_name(self, name: str) -> str:
-        """Translate an in-memory weight name of ``Qwen2AudioForConditionalGeneration`` to the Hub's.
+    def hub_weights(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """Return a weight under its name on the Hub.
 
         Raises:
             KeyError: The name belongs to no known part of the model.
         """
         for ours, hub in _PREFIXES.items():
             if name.startswith(ours):
-                return hub + name.removeprefix(ours)
+                return {hub + name.removeprefix(ours): value}
         raise KeyError(f"weight {name!r} has no name on the Hub: expected one of the prefixes {sorted(_PREFIXES)}")
 
     def hub_config(self, config: Any, tied: bool) -> Any:

@@ -104,13 +104,34 @@ def model_without_weights(
             f"no {architecture.name} could be loaded from {weights!r}: {reason(weights, error)}"
         ) from error
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    places = {name: place for name in shapes if (place := found.get(architecture.hub_name(name)) or found.get(name))}
+    places = _places(model, architecture, weights, found)
     missing = shapes.keys() - places.keys() - model.all_tied_weights_keys.keys()
     read = {place.name for place in places.values()}
     refuse_misfits(architecture, weights, "missing_keys", iter(missing))
     refuse_misfits(architecture, weights, "mismatched_keys", (n for n in places if places[n].shape != shapes[n]))
     refuse_misfits(architecture, weights, "unexpected_keys", (name for name in found if name not in read))
     return model, places
+
+
+def _places(
+    model: Any, architecture: Architecture, weights: str, found: Mapping[str, TensorPlace]
+) -> dict[str, TensorPlace]:
+    """Return where each weight of a model is, by its name there.
+
+    Raises:
+        WeightsError: A weight is several tensors of the checkpoint, which cannot be read row by row.
+    """
+    places = {}
+    for name, value in model.state_dict().items():
+        names = list(architecture.hub_weights(name, value))
+        if len(names) > 1:
+            raise WeightsError(
+                f"weights of {architecture.name} cannot be read by each rank for itself: {name} is {len(names)} "
+                f"tensors of {weights!r}; use a strategy in which each rank holds the whole model"
+            )
+        if place := found.get(names[0]) or found.get(name):
+            places[name] = place
+    return places
 
 
 def read_weights(base: Any, places: Mapping[str, TensorPlace], device: torch.device) -> None:

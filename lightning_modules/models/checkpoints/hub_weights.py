@@ -4,6 +4,7 @@ Folding all adapted matrices at once would hold a second copy of the language mo
 however many are written or sent.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -25,10 +26,14 @@ Read = Callable[[str], Tensor]
 
 
 class _Source(NamedTuple):
-    """Where a weight comes from: its value in memory, its name there, and the layer whose adapter changes it."""
+    """Where a weight comes from: its value in memory, its name there, and the layer whose adapter changes it.
+
+    ``plain`` is the name without adapters.
+    """
 
     value: Tensor
     name: str
+    plain: str
     adapter: Any | None
 
 
@@ -51,8 +56,9 @@ def hub_shapes(base: Any, architecture: Architecture, dtype: HubType = None) -> 
         dtype: As for :class:`HubTensors`.
     """
     return {
-        name: HubTensor(tuple(source.value.shape), _type_of(name, source, dtype))
-        for name, source in _sources(base, architecture).items()
+        name: HubTensor(tuple(part.shape), _type_of(name, source, dtype))
+        for source in _sources(base)
+        for name, part in _named(source, architecture).items()
     }
 
 
@@ -85,25 +91,41 @@ class HubTensors(Iterator[tuple[str, Tensor]]):
             read: Reads weights that have no storage, one at a time.
         """
         self._device = torch.device(device)
-        self._sources = iter(_sources(base, architecture).items())
+        self._architecture = architecture
+        self._sources = iter(_sources(base))
+        self._parts: Iterator[tuple[str, Tensor]] = iter(())
         self._dtype = dtype
         self._read = read
 
     def __next__(self) -> tuple[str, Tensor]:
         """Compute the next weight."""
-        for name, source in self._sources:
+        while (part := next(self._parts, None)) is None:
+            source = next(self._sources)
             if source.value.is_meta and self._read is not None:
                 source = source._replace(value=self._read(source.name).to(source.value.dtype))
-            value = _whole(source, _type_of(name, source, self._dtype), self._device)
+            value = _whole(source, self._type_of_all(source), self._device)
             if value is not None:
-                return name, value
-        raise StopIteration
+                self._parts = self._split(source, value)
+        return part
 
     def close(self) -> None:
         """Gather what is left, with the other ranks, and drop it."""
-        for name, source in self._sources:
+        self._parts = iter(())
+        for source in self._sources:
             if isinstance(source.value, DTensor):
-                _whole(source, _type_of(name, source, self._dtype), self._device)
+                _whole(source, self._type_of_all(source), self._device)
+
+    def _type_of_all(self, source: _Source) -> torch.dtype:
+        """Return the type in which a weight is gathered: that of its tensor on the Hub, or the widest of several."""
+        names = _named(source, self._architecture)
+        return functools.reduce(torch.promote_types, (_type_of(name, source, self._dtype) for name in names))
+
+    def _split(self, source: _Source, value: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors on the Hub that a weight is."""
+        for name, part in self._architecture.hub_weights(source.plain, value).items():
+            part = part.to(_type_of(name, source, self._dtype)).contiguous()
+            # a part that shares the memory of others cannot be written to a file
+            yield name, part if part is value or part.untyped_storage().nbytes() == part.nbytes else part.clone()
 
 
 def _adapters(base: Any) -> dict[str, Any]:
@@ -111,16 +133,24 @@ def _adapters(base: Any) -> dict[str, Any]:
     return {f"{name}.weight": module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _sources(base: Any, architecture: Architecture) -> dict[str, _Source]:
+def _sources(base: Any) -> list[_Source]:
     adapters = _adapters(base)
     # the head where it is the token embeddings: no checkpoint has both, unless an adapter makes two of them
     tied = {} if untied_by_adapters(base) else base.all_tied_weights_keys
-    sources = {}
+    sources = []
     for name, value in base.state_dict().items():
         plain = name.replace(".base_layer.", ".")
         if ".lora_" not in name and plain not in tied:
-            sources[architecture.hub_name(plain)] = _Source(value.detach(), name, adapters.get(plain))
+            sources.append(_Source(value.detach(), name, plain, adapters.get(plain)))
     return sources
+
+
+def _named(source: _Source, architecture: Architecture) -> dict[str, Tensor]:
+    """Return what a weight is on the Hub, for its shapes and types alone."""
+    value = source.value
+    if isinstance(value, DTensor):  # a part of it may be on other ranks
+        value = torch.empty(value.shape, dtype=value.dtype, device="meta")
+    return architecture.hub_weights(source.plain, value)
 
 
 def _type_of(name: str, source: _Source, dtype: HubType) -> torch.dtype:

@@ -127,3 +127,8 @@ def test_control_tokens_in_a_target_are_letters(processor: Qwen2AudioProcessor) 
     assert set(ids) & set(processor.tokenizer.all_special_ids) == {collate.end_id}
     assert processor.tokenizer.decode(ids[:-1]) == text
     assert processor.tokenizer("<|im_end|>")["input_ids"] == [collate.end_id]  # prompts are encoded as before
+
+
+def test_a_processor_of_no_student_is_refused(processor: Qwen2AudioProcessor) -> None:
+    with pytest.raises(UserError, match=r"the processor is a WhisperFeatureExtractor, a student's is one of"):
+        Collator(processor.feature_extractor, THINK)

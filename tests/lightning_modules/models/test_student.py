@@ -251,9 +251,9 @@ def test_lora_trains_only_adapters_of_the_language_model(weights) -> None:
 
 def test_unknown_prefix_has_no_hub_name() -> None:
     with pytest.raises(KeyError, match="no name on the Hub"):
-        Qwen2Audio().hub_name("model.vision_tower.conv.weight")
+        Qwen2Audio().hub_weights("model.vision_tower.conv.weight", torch.zeros(1))
     with pytest.raises(KeyError, match="no name on the Hub"):
-        Qwen25Omni().hub_name("talker.model.norm.weight")
+        Qwen25Omni().hub_weights("talker.model.norm.weight", torch.zeros(1))
 
 
 def test_questions_in_one_row_do_not_see_each_other(weights, processor) -> None:

@@ -14,6 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_modules.models.adapters import LoRASettings
+from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
+from lightning_modules.models.checkpoints.checkpoint_folder import WeightsError
+from lightning_modules.models.checkpoints.deferred_weights import find_tensors, model_without_weights
+from lightning_modules.models.checkpoints.hub_weights import HubTensors, hub_shapes
 from lightning_modules.models.student import Student
 from records.hub_files import HubTensor, write_hub_files
 from runtime.errors import UserError
@@ -165,3 +169,36 @@ def test_what_a_killed_export_left_is_replaced(weights: str, tmp_path: Path) -> 
     with contextlib.suppress(UserError):
         Student(weights).save_pretrained(tmp_path / "best" / "config.json" / "below a file")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+class InHalves(Qwen2Audio):
+    """An architecture whose gates are two tensors on the Hub."""
+
+    def hub_weights(self, name, value):
+        (whole,) = super().hub_weights(name, value)
+        if not name.endswith("gate_proj.weight"):
+            return {whole: value}
+        upper, lower = value.chunk(2)
+        return {f"{whole}.0": upper, f"{whole}.1": lower}
+
+
+def test_a_weight_may_be_several_tensors_on_the_hub(weights: str, tmp_path: Path) -> None:
+    student = perturbed(Student(weights, LoRASettings()))
+    whole = dict(student.hub_tensors())
+    shapes = hub_shapes(student.base, InHalves())
+    write_hub_files(HubTensors(student.base, InHalves()), shapes, tmp_path)
+    written = load_file(tmp_path / "model.safetensors")
+    assert {name: HubTensor(tuple(v.shape), v.dtype) for name, v in written.items()} == shapes
+    gates = [name for name in whole if name.endswith("gate_proj.weight")]
+    assert gates and len(written) == len(whole) + len(gates)
+    for name in gates:
+        assert torch.equal(torch.cat([written[f"{name}.0"], written[f"{name}.1"]]), whole[name])
+    for name, value in HubTensors(student.base, InHalves(), {f"{gates[0]}.0": torch.bfloat16}):
+        wanted = torch.bfloat16 if name == f"{gates[0]}.0" else torch.float32
+        assert value.dtype == wanted, name
+        assert value.untyped_storage().nbytes() == value.nbytes or not name.startswith(tuple(gates)), name
+
+
+def test_several_tensors_are_not_read_row_by_row(weights: str) -> None:
+    with pytest.raises(WeightsError, match=r"gate_proj.weight is 2 tensors of .*each rank holds the whole model"):
+        model_without_weights(InHalves(), weights, find_tensors(weights), torch.float32, "sdpa")
