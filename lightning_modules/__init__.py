@@ -19,6 +19,7 @@ __getattr__, __dir__ = short_names(
         "RemoteQAModule": "remote_qa",
         "SFTModule": "sft",
         "ServedQAModule": "served_qa",
+        "SilentAnswersModule": "silent_answers",
         "TeacherModule": "teacher",
         "TrainedJudge": "trained_judge",
     },
