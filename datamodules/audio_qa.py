@@ -16,12 +16,14 @@ from datamodules.batching.loading import loader_settings, own_share, rank_of
 from datamodules.batching.sampler import ResumableLoader
 from datamodules.evaluation_batches import evaluation_batches, evaluation_requests
 from datamodules.evaluation_variant import check_prompt
+from datamodules.hearing import heard_only
 from datamodules.media.audio import ClipFolder
 from datamodules.reading.annotations import AnnotatedQuestion
 from datamodules.reading.splits import Splits
 from datamodules.settings import DataSettings
 from datamodules.training_order import TrainingOrder
 from records.completed import Completed
+from records.record_files import listed
 from records.records import Question
 from runtime.errors import UserError
 from runtime.settings import takes
@@ -71,6 +73,8 @@ class AudioQADataModule(LightningDataModule):
         super().__init__()
         if (settings.probe or settings.option_order is not None) and not self.can_probe:
             raise UserError(f"data.probe and data.option_order are for benchmarks; {type(self).__name__} has neither")
+        if (settings.hearing or settings.silent_answers) and not self.can_probe:
+            raise UserError(f"data.hearing and data.silent_answers are for students; {type(self).__name__} has neither")
         if (settings.hints or settings.requests) and not self.can_probe:
             raise UserError(f"data.hints and data.requests are for benchmarks; {type(self).__name__} has neither")
         self.settings = settings
@@ -158,7 +162,10 @@ class AudioQADataModule(LightningDataModule):
         Raises:
             UserError: The dataset has no split for training, or nothing to train on.
         """
-        return self.train_items(self.questions("train"))
+        items = self.train_items(self.questions("train"))
+        if files := listed(self.settings.silent_answers):
+            return heard_only(items, files, self.dataset, self.report_dir)
+        return items
 
     def asked(self, role: Role) -> list[Question]:
         """Return the questions that serve a role as the model is asked them, all ranks' together.
@@ -241,16 +248,30 @@ class AudioQADataModule(LightningDataModule):
             **loader_settings(self.settings.num_workers),
         )
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return this rank's share of the validation questions."""
-        return self._eval_loader("val")
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Return this rank's share of the validation questions; with ``hearing`` also of those asked again."""
+        plain = self._eval_loader("val")
+        hearing = self.settings.hearing
+        if hearing is None:
+            return plain
+        questions = self.questions("val")
+        chosen = hearing.chosen(questions, rank_of(self.trainer)[1])
+        return [plain] + [
+            evaluation_batches(
+                own_share(self.trainer, variant.asked(chosen)),
+                self.settings,
+                variant.heard(self.clips, questions),
+                self.collator,
+            )
+            for variant in hearing.variants(self.variant)
+        ]
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return this rank's share of the test questions."""
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return this rank's share of the questions of prediction."""
+        """Return this rank's share of the questions of prediction of which something remains to be made."""
         return self._eval_loader("predict")
 
     def _eval_loader(self, role: Role) -> DataLoader[Any]:
@@ -264,6 +285,8 @@ class AudioQADataModule(LightningDataModule):
         if len(questions) < world_size:
             raise UserError(f"{len(questions)} questions for {role} are fewer than the {world_size} devices")
         asked = own_share(self.trainer, self.variant.asked(questions, say_for=self.dataset))
+        if role == "predict" and self.completed.samples is not None:
+            asked = [question for question in asked if self.completed.lacks(question.id)] or asked[:1]  # all ranks ask
         heard = self.variant.heard(self.clips, questions)
         if self.requests is None:
             return evaluation_batches(asked, self.settings, heard, self.collator)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from datamodules.batching.clip_requests import RequestSettings
 from datamodules.evaluation_variant import EvaluationVariant
+from datamodules.hearing import HearingSettings
 from datamodules.media.probes import ProbeName
 from datamodules.prompts.questions import PROMPTS, TEACHER_PROMPTS, Prompt, PromptName, TeacherPromptName
 from datamodules.reading.record_report import BadRecordPolicy
@@ -47,6 +48,10 @@ class DataSettings:
             (``lightning_modules.RemoteQAModule``) and say what is sent of each clip; null makes batches for a model
             that is loaded here. ``validate_media`` looks at the sound only: with it set to false, clips that cannot be
             decoded become questions without an answer.
+        hearing: Ask part of validation again with another sound and log ``val/hearing_gap``, for a student that is
+            loaded here or served; null asks once.
+        silent_answers: Leave out of training what the student answers right without hearing: files and folders of the
+            answers that ``SilentAnswersModule`` wrote; null leaves out nothing.
     """
 
     root: str
@@ -69,6 +74,8 @@ class DataSettings:
     option_order: int | None = None
     hints: str | list[str] | None = None
     requests: RequestSettings | None = None
+    hearing: HearingSettings | None = None
+    silent_answers: str | list[str] | None = None
 
     def __post_init__(self) -> None:
         refuse_none(
@@ -80,6 +87,9 @@ class DataSettings:
         refuse_below(0, "data.", num_workers=self.num_workers)
         if self.max_seconds <= 0:
             raise UserError(f"data.max_seconds must be more than 0, found {self.max_seconds}")
+        if self.hearing is not None and (self.probe or self.requests):
+            other = "data.probe" if self.probe else "data.requests"
+            raise UserError(f"data.hearing asks with several sounds, {other} says otherwise: set one of them to null")
         self.whole_prompt  # noqa: B018  (refuses a name that there is not)
 
     @property

@@ -115,9 +115,12 @@ class StudentModule(QAEvaluation, RolloutModule):
                 f"{f' (such as {unknown[0]})' if unknown else ''}; resume with the configuration that wrote it"
             )
 
-    def validation_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
-        """Read the completions' answers."""
-        self._read(batch)
+    def validation_step(self, batch: AudioQABatch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
+        """Read the completions' answers; those of further loaders are to questions with another sound."""
+        if dataloader_idx:
+            self.probed += self._answers(batch)
+        else:
+            self._read(batch)
         return None
 
     def test_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
@@ -130,6 +133,12 @@ class StudentModule(QAEvaluation, RolloutModule):
         return self._read(batch)
 
     def _read(self, batch: AudioQABatch) -> list[Prediction]:
+        read = self._answers(batch)
+        for question, prediction in zip(batch.questions, read, strict=True):
+            self.keep(question, prediction)
+        return read
+
+    def _answers(self, batch: AudioQABatch) -> list[Prediction]:
         if batch.completions is None:
             raise UserError(
                 "nobody generated completions for this batch: add callbacks.VLLMRollout or "
@@ -140,7 +149,6 @@ class StudentModule(QAEvaluation, RolloutModule):
         finished = batch.completions.finished.tolist()
         for question, texts, ended in zip(batch.questions, batch.completions.texts, finished, strict=True):
             read.append(self.read_answer(question, texts[0], bool(ended[0]), **prediction_metadata))
-            self.keep(question, read[-1])
         return read
 
 

@@ -228,16 +228,24 @@ class ChatStage(RecordStage):
         self._doubts = [(answers, error) for answers, error in self._doubts if answers >= self.endpoint.answers]
         return decided
 
-    async def _all(self, works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        """Run coroutines side by side; when one raises, the others are given up."""
-        tasks = [asyncio.ensure_future(work) for work in works]
-        try:
-            return list(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
+
+async def side_by_side(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines side by side; when one raises, the others are given up.
+
+    Args:
+        works: The coroutines.
+
+    Returns:
+        What they return, in their order.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def spoken(choice: Choice) -> Choice:

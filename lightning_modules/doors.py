@@ -52,6 +52,19 @@ class TrainingRollouts:
     reference_urls: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class EvaluationRollouts:
+    """How questions of validation, test and prediction are answered.
+
+    Attributes:
+        num_completions: Answers to each question.
+        temperature: Sampling temperature; 0 takes the likeliest answer.
+    """
+
+    num_completions: int = 1
+    temperature: float = 0.0
+
+
 class RolloutModule(lightning.LightningModule):
     """A module whose batches a rollout callback fills: in evaluation always, in training where it says how.
 
@@ -72,6 +85,11 @@ class RolloutModule(lightning.LightningModule):
     def training_rollouts(self) -> TrainingRollouts | None:
         """How training batches are to be sampled; None where they come with targets."""
         return None
+
+    @property
+    def evaluation_rollouts(self) -> EvaluationRollouts:
+        """How evaluation answers questions: once, with the likeliest answer."""
+        return EvaluationRollouts()
 
 
 class GradedRollouts(RolloutModule):

@@ -1,31 +1,15 @@
 """AGFV (paper, section 3.2): an audio model hears the true clip and says whether a trace fits it."""
 
-import math
-import re
-from typing import Any, Literal
-
 from datamodules.batching.items import TracedClip
-from datamodules.media.audio import audio_part
-from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from datamodules.traces import thought
 from inference.chat_api.budget import BudgetSettings
-from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, RequestStats
-from lightning_modules.chat_stage import ChatStage, Work, spoken
+from inference.chat_api.chat_endpoint import BodyField, EndpointSettings
+from lightning_modules.chat_stage import ChatStage, Work, side_by_side
+from lightning_modules.trace_checker import CheckMode, TraceChecker
 from lightning_modules.trace_verdicts import NO_THOUGHT
-from records.records import Question, Trace, Verdict
+from records.records import Trace, Verdict
 from records.request_records import RequestError
-from runtime.errors import UserError, refuse_below
-
-_WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-_NEGATION = re.compile(
-    r"\b(?:not|cannot|never|neither|nor|hardly|unable|refuse|decline|hesitate|instead\s+of|rather\s+than|without)\b"
-    r"|n['’]t\b|不|没|未|非"
-    r"|\b(?:yes|no)\W+(?:\w+\W+){0,2}?(?:wrong|false|incorrect|untrue|mistaken|misleading)\b",
-    re.IGNORECASE,
-)
-_LEADS = re.compile(r"\W*(?:yes|no)\W*(?:[,，—–]|\s-|$)", re.IGNORECASE)
-_SENTENCE = re.compile(r"[.!?;:。！？；：\n]+")
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
+from runtime.errors import UserError
 
 
 class FactVerifierModule(ChatStage):
@@ -41,7 +25,7 @@ class FactVerifierModule(ChatStage):
     def __init__(
         self,
         endpoint: EndpointSettings,
-        mode: Literal["trace", "claims"] = "trace",
+        mode: CheckMode = "trace",
         threshold: float = 0.5,
         logprobs: bool = True,
         top_logprobs: int | None = 20,
@@ -69,27 +53,14 @@ class FactVerifierModule(ChatStage):
         """
         if not 0 <= threshold <= 1:
             raise UserError(f"model.threshold must be between 0 and 1, found {threshold}")
-        refuse_below(1, "model.", max_tokens=max_tokens, max_claims=max_claims, max_list_tokens=max_list_tokens)
+        checker = TraceChecker(mode, logprobs, top_logprobs, max_tokens, max_claims, max_list_tokens, check_fields)
         super().__init__(endpoint, budget, requests_per_item=1)
-        self.mode = mode
+        self.checker = checker
         self.threshold = threshold
-        self.max_claims = max_claims
-        self.max_list_tokens = max_list_tokens
-        self.check_fields = check_fields
-        self.fields = {
-            "max_tokens": max_tokens,
-            "temperature": 0.0,
-            "logprobs": True if logprobs else None,
-            "top_logprobs": top_logprobs if logprobs else None,
-        }
-        self.prompt = CHECK_TRACE if mode == "trace" else CHECK_CLAIM
-        self.prompt_version = (
-            CHECK_TRACE.identifier if mode == "trace" else f"{LIST_CLAIMS.identifier}+{CHECK_CLAIM.identifier}"
-        )
         self.provenance = {
             "checker": endpoint.model,
             "mode": mode,
-            "prompt_version": self.prompt_version,
+            "prompt_version": self.checker.prompt_version,
             "threshold": threshold,
         }
 
@@ -105,38 +76,22 @@ class FactVerifierModule(ChatStage):
         if item.error is not None:
             work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
             return
-        check = self._check_trace if self.mode == "trace" else self._check_claims
 
         async def one(trace: Trace) -> None:
-            asking = check(item, trace, work.tally)
+            asking = self._check(item, trace, work)
             if (verdict := await self._settle(question.id, [trace.sample], asking, work)) is not None:
                 work.records.append(verdict)
 
-        await self._all([one(trace) for trace in left if thought(trace)])
+        await side_by_side([one(trace) for trace in left if thought(trace)])
 
-    async def _check_trace(self, item: TracedClip, trace: Trace, tally: RequestStats) -> Verdict:
-        text = CHECK_TRACE.render(item.question, reasoning=trace.reasoning, answer=trace.answer or "")
-        reply = await self.endpoint.chat(listen(item.wav, text), tally, self.check_fields, **self.fields)
-        probability, said = yes_probability(checked(reply.choices[0]))
-        return self._verdict(trace, probability is not None and probability >= self.threshold, probability, (said,))
-
-    async def _check_claims(self, item: TracedClip, trace: Trace, tally: RequestStats) -> Verdict:
-        claims = await self._claims(item.question, trace, tally)
-        chats = [listen(item.wav, CHECK_CLAIM.render(item.question, claim=claim)) for claim in claims]
-        works = [self.endpoint.chat(chat, tally, self.check_fields, **self.fields) for chat in chats]
-        evidence, probabilities = [], []
-        for claim, reply in zip(claims, await self._all(works), strict=True):
-            probability, said = yes_probability(checked(reply.choices[0]))
-            evidence.append(f"{said}: {claim}")
-            probabilities.append(0.0 if probability is None else probability)
-        lowest = min(probabilities, default=1.0)
-        return self._verdict(trace, lowest >= self.threshold, lowest, tuple(evidence) or ("no claims about sounds",))
-
-    async def _claims(self, question: Question, trace: Trace, tally: RequestStats) -> list[str]:
-        text = LIST_CLAIMS.render(question, reasoning=trace.reasoning)
-        chat = [{"role": "user", "content": text}]
-        reply = await self.endpoint.chat(chat, tally, max_tokens=self.max_list_tokens, temperature=0.0)
-        return read_claims(spoken(reply.choices[0]).text)[: self.max_claims]
+    async def _check(self, item: TracedClip, trace: Trace, work: Work) -> Verdict:
+        found = await self.checker.check(self.endpoint, item.question, item.wav, trace, work.tally)
+        if self.checker.mode == "trace":
+            (probability,) = found.probabilities
+        else:
+            probability = min((p or 0.0 for p in found.probabilities), default=1.0)
+        accepted = probability is not None and probability >= self.threshold
+        return self._verdict(trace, accepted, probability, found.evidence or ("no claims about sounds",))
 
     def _verdict(self, trace: Trace, accepted: bool, probability: float | None, evidence: tuple[str, ...]) -> Verdict:
         return Verdict(
@@ -145,74 +100,8 @@ class FactVerifierModule(ChatStage):
             accepted=accepted,
             checker=self.endpoint_settings.model,
             probability=None if probability is None else round(probability, 6),
-            mode=self.mode,
+            mode=self.checker.mode,
             evidence=evidence,
-            prompt_version=self.prompt_version,
+            prompt_version=self.checker.prompt_version,
             threshold=self.threshold,
         )
-
-
-def listen(wav: str, text: str) -> list[dict[str, Any]]:
-    """Return the chat that plays a WAV file (base64) and then asks something."""
-    return [{"role": "user", "content": [audio_part(wav), {"type": "text", "text": text}]}]
-
-
-def checked(choice: Choice) -> Choice:
-    """Return a checker's completion that can be read: by what was said, or by its first token alone.
-
-    Raises:
-        RequestFailed: It was filtered, refused or left empty: no verdict, neither acceptance nor rejection.
-    """
-    return choice if choice.first_token and choice.finish_reason != "content_filter" else spoken(choice)
-
-
-def yes_probability(choice: Choice) -> tuple[float | None, str]:
-    """Return the probability of "yes" against "no", and the evidence in words.
-
-    It comes from the first token's log-probabilities where both words are among its candidates, or one of them is and
-    leaves less than half to all else, so that the other is less likely; else from the answer: 1 for yes, 0 for no, None
-    where it says neither or both, or one of them in a sentence with a negation ("I would not say yes").
-
-    Args:
-        choice: The checker's completion.
-    """
-    mass = {"yes": 0.0, "no": 0.0}
-    for token, logprob in choice.first_token:
-        word = token.strip(" \t\n.,!▁Ġ\"'").casefold()
-        if word in mass:
-            mass[word] += math.exp(logprob)
-    total = mass["yes"] + mass["no"]
-    if min(mass.values()) > 0 or total > 0.5:
-        probability = mass["yes"] / total
-        return probability, f"yes {probability:.3f}"
-    if (plain := _plain_word(choice.text)) is not None:
-        return (1.0, "yes") if plain == "yes" else (0.0, "no")
-    return None, f"neither yes nor no: {choice.text[:80]!r}"
-
-
-def _plain_word(text: str) -> str | None:
-    """Return the one of "yes" and "no" that a text says, or None where it says neither, both or what it negates.
-
-    A word that begins its sentence and is set off, as in "No, it does not", is the answer whatever follows it.
-    """
-    words = {word.casefold() for word in _WORDS.findall(text)}
-    if len(words) != 1:
-        return None
-    for sentence in _SENTENCE.split(text):
-        if _WORDS.search(sentence) and _NEGATION.search(sentence) and not _LEADS.match(sentence):
-            return None
-    return words.pop()
-
-
-def read_claims(text: str) -> list[str]:
-    """Return the claims of a list, one a line; empty for "none".
-
-    Args:
-        text: What the endpoint wrote.
-    """
-    claims = []
-    for line in text.splitlines():
-        claim = _BULLET.sub("", line).strip()
-        if claim and not claim.endswith(":") and claim.casefold().strip(".") not in ("none", "no claims"):
-            claims.append(claim)
-    return list(dict.fromkeys(claims))

@@ -22,6 +22,7 @@ from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import reference_type
 from lightning_modules.objectives.advantages import frac_reward_zero_std, weighted_sum
 from lightning_modules.objectives.averages import Counts
+from lightning_modules.objectives.batch_reward import BatchReward
 from lightning_modules.objectives.objective import Policies
 from lightning_modules.objectives.reward_checks import usable, weights_of
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
@@ -70,6 +71,22 @@ class GRPOModule(StudentTraining, GradedRollouts):
         if self.reference is not None:
             self.reference.eval()
         return self
+
+    @override
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        for function in self._batch_rewards:
+            function.prepare(self.device, self.global_rank, self.trainer.world_size)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        for function in self._batch_rewards:
+            function.close()
+
+    @property
+    def _batch_rewards(self) -> list[BatchReward]:
+        """The reward functions that grade a batch at once; models among them are no part of this module."""
+        return [function for function in self.reward_functions if isinstance(function, BatchReward)]
 
     @property
     @override
@@ -295,7 +312,8 @@ class GRPOModule(StudentTraining, GradedRollouts):
             parts["train/wasted_tokens"] = torch.tensor(
                 rollouts.discarded_tokens + rollouts.lengths[self.dead_groups(batch)].sum()
             )
-        return {name: float(value) for name, value in (parts | whole).items()}
+        told = {name: value for function in self._batch_rewards for name, value in function.metrics.items()}
+        return {name: float(value) for name, value in (parts | whole).items()} | told
 
     def _fetch(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
         """Bring what a batch's steps have computed to main memory: the one time that the device is waited for.

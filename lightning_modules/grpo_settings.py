@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lightning_modules.models.weight_types import AUTO
 from lightning_modules.objectives.advantages import GDPO
+from lightning_modules.objectives.batch_reward import BatchReward
 from lightning_modules.objectives.kl import K1
 from lightning_modules.objectives.objective import Objective
 from lightning_modules.objectives.reward_checks import Reward
@@ -33,7 +34,8 @@ class GRPOSettings(TrainingSettings):
             unless given.
         max_grad_norm: Gradients are scaled down to this norm; 0 leaves them alone.
         reward_functions: What is rewarded; their weighted sum is the reward. Accuracy and format unless given. Classes
-            with ``name`` and ``__call__(completion, question, label)``, or plain functions of the same.
+            with ``name`` and ``__call__(completion, question, label)``, plain functions of the same, or BatchRewards
+            such as GroundingReward, which grade a batch at once.
         reference_dtype: Type of the weights of the reference that is kept beside a policy without adapters: float32,
             bfloat16, float16, or null for the policy's. With auto it is the policy's, except in a stage of ``train.py``
             on a GPU with ``trainer.precision`` bf16-mixed, where it is bfloat16.
@@ -54,7 +56,7 @@ class GRPOSettings(TrainingSettings):
     num_iterations: int = 1
     micro_batch_size: int | None = None
     max_grad_norm: float = 1.0
-    reward_functions: list[Reward] | None = None
+    reward_functions: list[Reward | BatchReward] | None = None
     reference_dtype: str | None = AUTO
     reference_urls: list[str] | None = None
     objective: Objective = _EQ_2

@@ -1,6 +1,7 @@
 """Multiple-choice answers of any model, wherever it runs: one matcher reads them, accuracy is counted exactly."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import override
@@ -8,6 +9,7 @@ from typing_extensions import override
 from answers.answers import match_option
 from datamodules.audio_qa import AudioQADataModule
 from lightning_modules.doors import AnsweringModule
+from lightning_modules.hearing_gap import hearing_metrics
 from lightning_modules.objectives.rewards import FormatReward
 from records.records import Prediction, Question
 from runtime.all_ranks import all_gather_objects
@@ -20,6 +22,7 @@ class QAEvaluation(AnsweringModule):
     Attributes:
         model_name: What the model is called in predictions.
         predictions: The predictions of the running epoch on this rank.
+        probed: Those to questions of validation that were asked again with another sound.
     """
 
     model_name = ""
@@ -28,6 +31,7 @@ class QAEvaluation(AnsweringModule):
         """Begin without predictions."""
         super().__init__()
         self.predictions: list[Prediction] = []
+        self.probed: list[Prediction] = []
         self._format = FormatReward()
         self._formatted: dict[str, float] = {}
 
@@ -114,6 +118,7 @@ class QAEvaluation(AnsweringModule):
 
     def _begin(self) -> None:
         self.predictions = []
+        self.probed = []
         self._formatted = {}
 
     def _log_accuracy(self, stage: str) -> None:
@@ -136,7 +141,20 @@ class QAEvaluation(AnsweringModule):
             f"{stage}/format": _mean([row[5] for row in by_id.values()]),
             f"{stage}/questions": float(len(by_id)),
         }
+        if stage == "val":
+            metrics |= self._hearing({row[0]: row[2] for row in by_id.values()}, metrics.get("val/accuracy"))
         self.log_dict(metrics, sync_dist=True)  # equal on all ranks already
+
+    def _hearing(self, heard: Mapping[str, bool | None], accuracy: float | None) -> dict[str, float]:
+        """Return what is known of the questions that were asked again with another sound, where some are."""
+        data = self._questions
+        if data is None or (hearing := data.settings.hearing) is None:
+            return {}
+        rows = all_gather_objects(self.trainer, [(p.question_id, p.probe, p.correct) for p in self.probed])
+        found = {f"val/{name}": value for name, value in hearing_metrics(heard, rows).items()}
+        if found and accuracy is not None:
+            found["val/score"] = accuracy + hearing.weight * found["val/hearing_gap"]
+        return found
 
 
 def _mean(values: list[Any]) -> float:

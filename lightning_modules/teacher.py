@@ -14,7 +14,7 @@ from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPrompt
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
 from inference.chat_api.retries import EndpointError, Failure
-from lightning_modules.chat_stage import ChatStage, Work, refuse_sampling, spoken
+from lightning_modules.chat_stage import ChatStage, Work, refuse_sampling, side_by_side, spoken
 from records.reasoning_tags import split_thought, without_tags
 from records.records import Question, Trace
 from records.request_records import RequestError
@@ -120,7 +120,7 @@ class TeacherModule(ChatStage):
                 groups = [[sample] for sample in samples]
             else:
                 groups = [samples] if seed is None else consecutive(samples)
-            await self._all([together(group) for group in groups if group])
+            await side_by_side([together(group) for group in groups if group])
 
         async def together(samples: list[int]) -> None:
             asking = self.endpoint.chat(

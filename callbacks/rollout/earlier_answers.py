@@ -19,9 +19,10 @@ def earlier_completions(batch: AudioQABatch, earlier: Mapping[str, Prediction]) 
     Returns:
         Their texts; there are no tokens, since nothing is computed from them.
     """
-    if not earlier or any(question.id not in earlier for question in batch.questions):
-        return None
-    known = [earlier[question.id] for question in batch.questions]
+    known = [earlier[question.id] for question in batch.questions if question.id in earlier]
+    probes = [question.metadata.get("probe", "") for question in batch.questions]
+    if not known or [prediction.probe for prediction in known] != probes:
+        return None  # not all were, or they were asked with another sound
     shape = (len(known), 1, 1)
     return Completions(
         ids=torch.zeros(shape, dtype=torch.long),

@@ -159,7 +159,12 @@ class RolloutCallback(Callback):
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, batch: AudioQABatch, batch_idx: int) -> None:
         module = self.module(pl_module)
         stop = end_token_ids(module.student.processor.tokenizer)
-        sampling = [SamplingParams(1, self.eval_max_new_tokens, 0.0, 0, stop)] * len(batch)
+        wanted = module.evaluation_rollouts
+        n, temperature = wanted.num_completions, wanted.temperature
+        seeds = [0] * len(batch)
+        if temperature > 0:
+            seeds = request_seeds(self._base_seed(), 0, [question.id for question in batch.questions])
+        sampling = [SamplingParams(n, self.eval_max_new_tokens, temperature, seed, stop) for seed in seeds]
         if batch_idx == 0:
             self.prepare(trainer, module, batch, sampling)
         if (answered := earlier_completions(batch, module.completed.predictions)) is not None:

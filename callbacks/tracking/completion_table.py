@@ -93,7 +93,8 @@ class CompletionTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._evaluated(trainer, pl_module, batch)
+        if dataloader_idx == 0:  # the others are asked with another sound
+            self._evaluated(trainer, pl_module, batch)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

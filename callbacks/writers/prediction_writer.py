@@ -166,7 +166,8 @@ class PredictionWriter(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._check(pl_module, batch.questions)
+        if dataloader_idx == 0:  # the others are asked with another sound, and are not written
+            self._check(pl_module, batch.questions)
 
     @override
     def on_test_batch_start(

@@ -18,12 +18,19 @@ from records.completed import Completed, Place
 from records.records import Question, Record, Trace, Verdict
 from records.request_records import ItemResult, RequestError, Usage, spent
 from records.shards import JsonlShards
+from records.silent_answers import SilentAnswer
 from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
-FOLDERS: dict[type[Record], str] = {Trace: "traces", Verdict: "verdicts", RequestError: "errors", Usage: "usage"}
+FOLDERS: dict[type[Record], str] = {
+    Trace: "traces",
+    Verdict: "verdicts",
+    SilentAnswer: "silent_answers",
+    RequestError: "errors",
+    Usage: "usage",
+}
 
-MODULES = "the teacher and the fact verifiers, whose traces and verdicts it writes"
+MODULES = "the teacher, the fact verifiers and SilentAnswersModule, whose traces, verdicts and answers it writes"
 
 
 class RecordWriter(Callback):

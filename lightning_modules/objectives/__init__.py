@@ -8,6 +8,7 @@ from runtime.short_names import short_names
 __getattr__, __dir__ = short_names(
     __name__,
     {
+        "BatchReward": "batch_reward",
         "CISPO": "surrogates",
         "ClippedRatio": "surrogates",
         "ConstantLength": "averages",
@@ -19,8 +20,10 @@ __getattr__, __dir__ = short_names(
         "K1": "kl",
         "K2": "kl",
         "K3": "kl",
+        "LengthReward": "length_rewards",
         "Objective": "objective",
-        "OverlongPenalty": "rewards",
+        "OverlongPenalty": "length_rewards",
+        "RepetitionPenalty": "length_rewards",
         "ResponseMean": "averages",
         "SAPO": "surrogates",
         "SequenceMask": "importance",

@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.batching.batch import AudioQABatch
+from lightning_modules.objectives.batch_reward import BatchReward
 from records.records import Question
 from runtime.errors import UserError
 
-FACTS = ("finished", "tokens")
-"""Further parameters that a reward function may have: whether the completion came to its end, and how many tokens it
-has, the end token included."""
+FACTS = ("finished", "tokens", "waveform")
+"""Further parameters that a reward function may have: whether the completion came to its end, how many tokens it has,
+the end token included, and the samples of the clip."""
+
+LARGEST = 1e15
+"""Size of a reward beyond which its square is lost in float32, and with it the spread of the group."""
 
 Reward = Callable[[str, Question, str | None], float]
 """Grades a completion, given its question and the text of the option that is to be rewarded (or None)."""
@@ -67,7 +72,8 @@ def usable(functions: Sequence[Any]) -> list[Any]:
             raise RewardError(f"reward function {shown} needs a `name`, a text under which its mean is logged")
         if name in (other.name for other in found):
             raise RewardError(f"two reward functions are called {name!r}: each needs a name of its own")
-        _check_call(function, shown)
+        if not isinstance(function, BatchReward):
+            _check_call(function, shown)
         found.append(function)
     return found
 
@@ -114,7 +120,48 @@ def graded(function: Any, completion: str, question: Question, label: str | None
         number = math.nan
     if not math.isfinite(number):
         raise _about(function, completion, question, f"returned {_short(value)}, which is no finite number,")
+    if abs(number) > LARGEST:
+        raise _about(function, completion, question, f"returned {_short(value)}, too large to compute with,")
     return number
+
+
+def graded_batch(function: BatchReward, batch: AudioQABatch) -> Tensor:
+    """Return the rewards ``[B, G]`` of a reward function that grades a batch at once, in main memory.
+
+    Args:
+        function: The reward function.
+        batch: Questions with completions.
+
+    Raises:
+        RewardError: It raised, or did not return ``[B, G]`` finite numbers.
+        UserError: What it raised itself, where that says what to do.
+    """
+    done = batch.completions
+    assert done is not None
+    questions = batch.questions
+    which = questions[0].id + (f" and {len(questions) - 1} others" if len(questions) > 1 else "")
+    try:
+        value = function.grade(batch)
+    except UserError:
+        raise
+    except Exception as error:
+        said = f"raised {type(error).__name__}: {error}"
+        raise RewardError(f"reward function {function.name!r} {said} on a batch of question {which}") from error
+    shape = (len(questions), len(done.texts[0]))
+    found = tuple(value.shape) if isinstance(value, Tensor) else None
+    if found != shape or value.is_complex():
+        what = _short(value) if found is None else f"a tensor of shape {list(found)} and type {value.dtype}"
+        raise RewardError(
+            f"reward function {function.name!r} returned {what} for a batch of question {which}: it must return "
+            f"a tensor with a number for each completion, of shape {list(shape)}"
+        )
+    rewards = value.detach().to("cpu", torch.float32)
+    bad = (~(rewards.abs() <= LARGEST)).nonzero()
+    if len(bad):
+        b, g = bad[0].tolist()
+        what = f"returned {rewards[b, g].item():g}, which is no number to compute with,"
+        raise _about(function, done.texts[b][g], questions[b], what)
+    return rewards
 
 
 def _about(function: Any, completion: str, question: Question, what: str) -> RewardError:

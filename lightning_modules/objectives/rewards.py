@@ -1,27 +1,29 @@
-"""Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3); and a length penalty.
+"""Rewards of completions: accuracy (+1) and format (+1), so r is 0, 1 or 2 (paper, section 3.3).
 
 Any class with a ``name`` and ``__call__(completion, question, label)`` can be added by ``class_path``, annotated or
-not; so can a plain function, by its import path.
+not; so can a plain function, by its import path, and a :class:`.batch_reward.BatchReward`.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from answers.answers import match_option
 from datamodules.batching.batch import AudioQABatch
-from lightning_modules.objectives.reward_checks import graded, wanted_facts
+from lightning_modules.objectives.batch_reward import BatchReward
+from lightning_modules.objectives.reward_checks import graded, graded_batch, wanted_facts
 from records.reasoning_tags import exact_parts
 from records.records import Question
-from runtime.errors import UserError
 
 
 class RewardFunction(Protocol):
     """What a reward function looks like.
 
     One that has a further parameter ``finished: bool`` is told there whether the completion came to its end, or was cut
-    at the token limit; one with a parameter ``tokens: int`` how many tokens it has, the end token included.
+    at the token limit; one with a parameter ``tokens: int`` how many tokens it has, the end token included; one with a
+    parameter ``waveform: np.ndarray`` gets the clip as the student hears it, mono float32 at 16 kHz.
     """
 
     name: str
@@ -68,35 +70,7 @@ class FormatReward:
         return float(exact_parts(completion) is not None)
 
 
-class OverlongPenalty:
-    """From 0 down to -1 over the last tokens before the limit (DAPO's soft overlong punishment).
-
-    Yu et al., 2025, arXiv:2503.14476, Eq. 13: 0 up to ``max_tokens - buffer`` tokens, -1 from ``max_tokens`` on, a
-    straight line between. It is a reward like any other, to be added to those there are.
-    """
-
-    name = "overlong"
-
-    def __init__(self, max_tokens: int, buffer: int) -> None:
-        """Draw the line.
-
-        Args:
-            max_tokens: Where the penalty is full; as a rule ``max_new_tokens`` of the rollout callback.
-            buffer: How many tokens before that it begins.
-        """
-        if not 0 < buffer <= max_tokens:
-            raise UserError(
-                f"OverlongPenalty: buffer is {buffer} and max_tokens {max_tokens}; the buffer lies within max_tokens"
-            )
-        self.max_tokens = max_tokens
-        self.buffer = buffer
-
-    def __call__(self, completion: str, question: Question, label: str | None, tokens: int) -> float:
-        """Grade one completion; see :class:`RewardFunction`."""
-        return -min(max((tokens - (self.max_tokens - self.buffer)) / self.buffer, 0.0), 1.0)
-
-
-def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> dict[str, Tensor]:
+def compute_rewards(batch: AudioQABatch, functions: "Sequence[RewardFunction | BatchReward]") -> dict[str, Tensor]:
     """Grade all completions of a batch.
 
     Args:
@@ -108,22 +82,24 @@ def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> d
 
     Raises:
         ValueError: The batch has no completions, or two functions share a name.
-        RewardError: A function raised or did not return a finite number.
+        RewardError: A function raised or did not return finite numbers.
     """
     if batch.completions is None:
         raise ValueError("the batch has no completions to grade")
     if len({function.name for function in functions}) < len(functions):
         raise ValueError(f"reward functions need names of their own, found {[f.name for f in functions]}")
     done = batch.completions
-    facts = {"finished": done.finished.tolist(), "tokens": done.lengths.tolist()}
     rows = list(zip(done.texts, batch.questions, batch.labels, strict=True))
     found = {}
     for function in functions:
-        wanted = wanted_facts(function)
+        if isinstance(function, BatchReward):
+            found[function.name] = graded_batch(function, batch)
+            continue
+        facts = {fact: _fact(fact, batch) for fact in wanted_facts(function)}
         found[function.name] = torch.tensor(
             [
                 [
-                    graded(function, text, question, label, **{fact: facts[fact][b][g] for fact in wanted})
+                    graded(function, text, question, label, **{fact: known[b][g] for fact, known in facts.items()})
                     for g, text in enumerate(texts)
                 ]
                 for b, (texts, question, label) in enumerate(rows)
@@ -131,3 +107,13 @@ def compute_rewards(batch: AudioQABatch, functions: "list[RewardFunction]") -> d
             dtype=torch.float32,
         )
     return found
+
+
+def _fact(fact: str, batch: AudioQABatch) -> list[list[Any]]:
+    """Return what is known of each completion ``[B][G]``."""
+    done = batch.completions
+    assert done is not None
+    if fact == "waveform":
+        return [[waveform] * len(texts) for waveform, texts in zip(batch.waveforms, done.texts, strict=True)]
+    known: list[list[Any]] = (done.finished if fact == "finished" else done.lengths).tolist()
+    return known

@@ -14,7 +14,7 @@ import soundfile
 from benchmarks.stub_endpoint import StubEndpoint, text_of
 from datamodules.media.audio import load_waveform
 from inference.chat_api.chat_endpoint import Choice
-from lightning_modules.fact_verifier import read_claims, yes_probability
+from lightning_modules.trace_checker import read_claims, yes_probability
 from records.records import Trace, Verdict, write_jsonl
 from records.request_records import RequestError
 from tests.support.stages import OPTIONS, Stage, records

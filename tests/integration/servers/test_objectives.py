@@ -1,5 +1,6 @@
 """Each overlay of configs/objective takes its steps on rollouts of a real server."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from callbacks.rollout.vllm_rollout import VLLMRollout
 from cli.config_files import CONFIG_FOLDER
 from inference.vllm_server import VLLMServer
 from lightning_modules.grpo import GRPOModule
+from lightning_modules.judgement_memory import KeptJudgement
+from lightning_modules.models.alignment_head import AlignmentHead
+from lightning_modules.models.frozen_audio_encoder import FrozenAudioEncoder
+from lightning_modules.models.head_folder import save_head
+from mini.world.endpoints import CHECKER, MiniEndpoints
 from tests.support.questions import Questions
+from tests.support.stages import records
 
 pytestmark = pytest.mark.server
 OVERLAYS = sorted(path.stem for path in (CONFIG_FOLDER / "objective").glob("*.yaml"))
@@ -32,7 +39,31 @@ class Kept(lightning.Callback):
         self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
-def module_of(overlay: str, weights: Path, tmp_path: Path) -> GRPOModule:
+@pytest.fixture(scope="module")
+def checker() -> Iterator[str]:
+    with MiniEndpoints() as endpoints:
+        yield endpoints.url
+
+
+def at_hand(overlay: str, weights: Path, checker: str, tmp_path: Path) -> Path:
+    """An overlay whose judges are those that a test has."""
+    text = (CONFIG_FOLDER / "objective" / f"{overlay}.yaml").read_text(encoding="utf-8")
+    if overlay == "grounding_trained":
+        encoder = FrozenAudioEncoder(str(weights))
+        save_head(tmp_path / "head", AlignmentHead(encoder.audio_width("encoder"), encoder.text_width), {})
+    for there, here in (
+        ("Qwen/Qwen2-Audio-7B-Instruct", str(weights)),
+        ("runs/verifier/head", str(tmp_path / "head")),
+        ("https://api.openai.com/v1", checker),
+        ("gpt-4o-audio-preview", CHECKER),
+        ("runs/grpo/grounding", str(tmp_path / "grounding")),
+    ):
+        text = text.replace(there, here)
+    (tmp_path / f"{overlay}.yaml").write_text(text, encoding="utf-8")
+    return tmp_path / f"{overlay}.yaml"
+
+
+def module_of(overlay: Path, weights: Path, tmp_path: Path) -> GRPOModule:
     base = {
         "class_path": "lightning_modules.GRPOModule",
         "init_args": {"weights": str(weights), "lr": 1e-3, "num_completions": 3, "reward_functions": list(WORDS)},
@@ -41,7 +72,7 @@ def module_of(overlay: str, weights: Path, tmp_path: Path) -> GRPOModule:
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(lightning.LightningModule, "model")
-    files = (tmp_path / "base.yaml", CONFIG_FOLDER / "objective" / f"{overlay}.yaml")
+    files = (tmp_path / "base.yaml", overlay)
     return parser.instantiate(parser.parse_args([f"--config={file}" for file in files])).model
 
 
@@ -52,8 +83,10 @@ def weights_of(student: torch.nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize(
     "overlay", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in OVERLAYS]
 )
-def test_overlays_train(overlay: str, vllm_server: VLLMServer, server_weights: Path, tmp_path: Path) -> None:
-    module = module_of(overlay, server_weights, tmp_path)
+def test_overlays_train(
+    overlay: str, vllm_server: VLLMServer, server_weights: Path, checker: str, tmp_path: Path
+) -> None:
+    module = module_of(at_hand(overlay, server_weights, checker, tmp_path), server_weights, tmp_path)
     start, kept = weights_of(module.student), Kept()
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -75,6 +108,12 @@ def test_overlays_train(overlay: str, vllm_server: VLLMServer, server_weights: P
     assert not torch.equal(weights_of(module.student), start)
     if overlay == "overlong_penalty":
         assert kept.rows[0]["train/reward/overlong"] == 0  # 8 tokens are not many
+    if overlay.startswith("grounding"):
+        assert all(row["train/grounding_unjudged"] == 0 <= row["train/reward/grounding"] <= 1 for row in kept.rows)
+    if overlay == "grounding_trained":
+        assert len({row["train/reward/grounding"] for row in kept.rows}) == 2
+    if overlay == "grounding_endpoint":
+        assert records(tmp_path / "grounding" / "judgements", KeptJudgement)
     if overlay.startswith("importance"):
         metric = module.settings.objective.importance.metric
         assert 0 <= kept.rows[0][f"train/{metric}"] < 1

@@ -13,7 +13,7 @@ from datamodules.media.audio import audio_part, load_waveform, wav_base64
 from datamodules.media.video import FrameSampling, image_parts, jpeg_base64, load_frames, video_parts
 from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE
 from datamodules.prompts.questions import AUDIO_VIDEO_DIRECT, TEACHER_AUDIO_COT
-from lightning_modules.fact_verifier import listen
+from lightning_modules.trace_checker import listen
 from mini.world.claims import mentioned, read_question
 from mini.world.corpus import CorpusConfig, build_corpus
 from mini.world.endpoints import CHECKER, OMNI, TEACHER, MiniEndpoints

@@ -1,11 +1,16 @@
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from datamodules.batching.batch import AudioQABatch, Completions
 from evaluation.checked import check_predictions
-from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, OverlongPenalty, compute_rewards
+from lightning_modules.objectives.batch_reward import BatchReward
+from lightning_modules.objectives.length_rewards import LengthReward, OverlongPenalty, RepetitionPenalty
+from lightning_modules.objectives.reward_checks import RewardError, usable
+from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
 from lightning_modules.qa_evaluation import QAEvaluation
 from records.records import Question
 from runtime.errors import UserError
@@ -181,3 +186,86 @@ def test_a_reward_is_told_what_it_has_parameters_for() -> None:
     batch = AudioQABatch([QUESTION], [], [], *[torch.zeros(1)] * 4, [None], done)
     found = compute_rewards(batch, [told, OverlongPenalty(4, 2)])
     assert found["told"].tolist() == [[102, 4]] and found["overlong"].tolist() == [[0, -1]]
+
+
+class Loud:
+    """A plain reward that is given the clip."""
+
+    name = "loud"
+
+    def __call__(self, completion: str, question: Question, label: str | None, waveform: np.ndarray) -> float:
+        return float(waveform.max())
+
+
+class Given(BatchReward):
+    name = "given"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def grade(self, batch: AudioQABatch) -> Any:
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+def test_a_reward_may_hear_the_clip() -> None:
+    heard = batch([["x", "y"], ["x", "y"]], ["dog", "dog"])
+    heard.waveforms = [np.array([0.25, 0.0], np.float32), np.array([0.5], np.float32)]
+    assert compute_rewards(heard, usable([Loud()]))["loud"].tolist() == [[0.25, 0.25], [0.5, 0.5]]
+
+
+def test_a_reward_of_the_whole_batch() -> None:
+    rewards = compute_rewards(batch([["x", "y"]], ["dog"]), usable([Given(torch.tensor([[1, 2]]))]))
+    assert rewards["given"].tolist() == [[1.0, 2.0]] and rewards["given"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, r"returned None for a batch of question q/1 and 1 others: it must return .* of shape \[2, 2\]"),
+        ([[1.0, 2.0]] * 2, r"returned \[\[1.0.* it must return a tensor with a number for each completion"),
+        (torch.zeros(2), r"returned a tensor of shape \[2\]"),
+        (torch.zeros(2, 3), r"returned a tensor of shape \[2, 3\] and type torch.float32"),
+        (torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), "returned nan, .* on question q/1, 'third'"),
+        (torch.tensor([[0.0, 1.0], [0.0, 1e30]]), r"returned 1e\+30, .* 'fourth'"),
+        (
+            ZeroDivisionError("division by zero"),
+            "raised ZeroDivisionError: division by zero on a batch of",
+        ),
+    ],
+)
+def test_what_a_whole_batch_cannot_be_given_is_named(value: Any, said: str) -> None:
+    with pytest.raises(RewardError, match=f"reward function 'given' {said}"):
+        compute_rewards(batch([["first", "second"], ["third", "fourth"]], ["dog", "dog"]), [Given(value)])
+
+
+def test_a_reward_that_float32_cannot_compute_with_is_named() -> None:
+    """1e39 is a number, and infinite in float32: advantages would be NaN, and the gradient's norm with them."""
+    function = usable([lambda completion, question, label: 1e39])[0]
+    with pytest.raises(RewardError, match=r"returned 1e\+39, too large to compute with, on question q/1"):
+        compute_rewards(batch([["x"]], ["dog"]), [function])
+
+
+@pytest.mark.parametrize(
+    ("completion", "penalty"),
+    [
+        ("a dog barks", 0.0),
+        ("a dog", 0.0),  # no trigram at all
+        ("", 0.0),
+        ("a dog barks A dog barks a dog barks", -4 / 7),  # 7 trigrams, 3 of them distinct
+        ("la la la la la", -2 / 3),
+    ],
+)
+def test_repetition_by_hand(completion: str, penalty: float) -> None:
+    assert RepetitionPenalty()(completion, QUESTION, None) == pytest.approx(penalty)
+    assert RepetitionPenalty(most=0.5)(completion, QUESTION, None) == pytest.approx(penalty / 2)
+
+
+def test_length_by_hand() -> None:
+    """Lengths 10, 20, 30, 50 of which the second and the fourth are wrong: 0.5, 0.25 -> 0, 0, -0.5."""
+    texts = [["<answer>dog</answer>", "<answer>cat</answer>", "<answer>dog</answer>", "<answer>cat</answer>"]] * 2
+    graded = batch(texts, ["dog", "dog"])
+    assert graded.completions is not None
+    graded.completions.lengths = np.array([[10, 20, 30, 50], [7, 7, 7, 7]])
+    assert compute_rewards(graded, [LengthReward()])["length"].tolist() == [[0.5, 0.0, 0.0, -0.5], [0.0] * 4]
