@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 import lightning
 from torch import Tensor
 
+from lightning_modules.distillation import OnPolicyDistillation
 from records.completed import Completed
 from records.records import Prediction, Record
 from records.request_records import ItemResult
@@ -40,12 +41,14 @@ class TrainingRollouts:
         temperature: Sampling temperature.
         steps: Optimizer steps that each batch is used for.
         reference_urls: Servers that hold the reference and are to score each completion; none where none shall.
+        distillation: The teacher that is to score each completion too; None where none shall.
     """
 
     num_completions: int
     temperature: float = 1.0
     steps: int = 1
     reference_urls: tuple[str, ...] = ()
+    distillation: OnPolicyDistillation | None = None
 
 
 class RolloutModule(lightning.LightningModule):

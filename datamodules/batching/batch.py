@@ -35,6 +35,8 @@ class Completions:
         stale: True where the weights that sampled are older than those that are trained.
         lengths: Real tokens of each completion, in main memory ``[B, G]``; counted in the mask unless given.
         reference_logprobs: Log-probabilities under the reference at temperature 1 ``[B, G, C]``, where a server told.
+        teacher_logprobs: Those under a teacher that sees the clip ``[B, G, C]``, where one was asked; NaN elsewhere.
+        blind_logprobs: Those under the same teacher without the frames, where it was asked for them.
     """
 
     ids: Tensor
@@ -47,6 +49,8 @@ class Completions:
     stale: bool = False
     lengths: np.ndarray = None  # type: ignore[assignment]
     reference_logprobs: Tensor | None = None
+    teacher_logprobs: Tensor | None = None
+    blind_logprobs: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Count the tokens."""
