@@ -1,7 +1,6 @@
 """The student's completion in the teacher's tokens: as it is where their vocabularies agree, else by its bytes."""
 
 import itertools
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,7 +68,8 @@ class TeacherTokens:
             "input_ids"
         ]
         read = [self._their_bytes[token] for token in itertools.takewhile(self._their_bytes.__contains__, ids)]
-        known = len(os.path.commonprefix([said, b"".join(read)]))
+        differs = (at for at, (one, other) in enumerate(zip(said, b"".join(read), strict=False)) if one != other)
+        known = next(differs, len(said))
         spans, place = [], 0
         for span in byte_spans([len(token) for token in written], [len(token) for token in read]):
             place += sum(map(len, written[span.ours]))

@@ -1,4 +1,4 @@
-"""What can be set of cross-modal on-policy distillation: a teacher that sees scores what the student says on hearing."""
+"""Cross-modal on-policy distillation: a teacher that sees scores what the student says of what it hears."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -109,7 +109,9 @@ def prompts_of(trainer: Trainer, chosen: OnPolicyDistillation, tokenizer: Any) -
 def _other_clips(questions: Iterable[Question]) -> dict[str, str]:
     media = {question.media for question in questions}
     if len(media) < 2:
-        raise UserError("model.distillation.wrong_frames needs a second clip in the training data, whose frames to show")
+        raise UserError(
+            "model.distillation.wrong_frames needs a second clip in the training data, whose frames to show"
+        )
     return derangement(media)
 
 

@@ -205,6 +205,9 @@ class VLLMClient:
             rows, seen = answer["prompt_logprobs"][-len(completion_ids) :], answer["prompt_token_ids"]
             scores = [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
             drawn = self._sample(answer["choices"][0])
+            shown = len((answer.get("mm_placeholders") or {}).get("image") or ())
+        if shown != len(images):
+            raise ServerRefused(f"{self.url} was sent {len(images)} pictures, and its model was shown {shown}")
         if seen[-len(completion_ids) :] != completion_ids:
             raise ServerRefused(f"{self.url} scored other tokens than it was sent")
         if any(score <= NOT_A_NUMBER for score in scores):
