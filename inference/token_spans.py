@@ -24,7 +24,7 @@ def byte_spans(ours: Sequence[int], theirs: Sequence[int]) -> list[Span]:
         ours: Bytes of each token in the first vocabulary, at least 1 each.
         theirs: The same text's in the second; where one text is longer, its end has no span.
     """
-    spans = []
+    spans: list[Span] = []
     first = second = here = there = 0
     i = j = 0
     while True:
