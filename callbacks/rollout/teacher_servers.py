@@ -86,7 +86,7 @@ class TeacherServers:
         for server in self.pool.servers:
             if not self._gated or not server.gate_due or server.suspect:
                 continue
-            text = ". ".join(batch.questions[0].options)
+            text = f"The answer is {batch.questions[0].options[0]}."
             ids = self._tokens.translate(student(text, add_special_tokens=False)["input_ids"]).ids
             try:
                 change = check_teacher(server.client, self._prompts, batch.questions[0], ids)

@@ -61,10 +61,9 @@ def questions(avqa: Path, **settings: Any) -> AVQADataModule:
     return AVQADataModule(str(avqa), batch_size=2, num_workers=0, prompt="think-short", **settings)
 
 
-def by_transformers(weights: Path, messages: list[dict[str, Any]], completion: list[int]) -> torch.Tensor:
-    """Log-probabilities of a completion in float32, after the frames as images."""
+def inputs_of(weights: Path, messages: list[dict[str, Any]], completion: list[int]) -> dict[str, torch.Tensor]:
+    """What transformers' model is given of a chat with frames as images, and a completion."""
     processor = AutoProcessor.from_pretrained(weights)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(weights, dtype=torch.float32).eval()
     content = messages[0]["content"]
     urls = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
     images = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB") for url in urls]
@@ -78,6 +77,13 @@ def by_transformers(weights: Path, messages: list[dict[str, Any]], completion: l
     }
     for name in more.keys() & inputs.keys():
         inputs[name] = torch.cat([inputs[name], torch.tensor([more[name]])], -1)
+    return inputs
+
+
+def by_transformers(weights: Path, messages: list[dict[str, Any]], completion: list[int]) -> torch.Tensor:
+    """Log-probabilities of a completion in float32."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(weights, dtype=torch.float32).eval()
+    inputs = inputs_of(weights, messages, completion)
     with torch.no_grad():
         scores = model(**inputs).logits.log_softmax(-1)[0, -len(completion) - 1 : -1]
     return scores.gather(-1, torch.tensor(completion)[:, None])[:, 0]
