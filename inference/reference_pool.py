@@ -1,22 +1,18 @@
 """Servers that hold the reference of GRPO's KL term: they score completions, and nobody gives them weights."""
 
 import dataclasses
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from typing_extensions import override
 
-from inference.rollout_requests import Prompt, RolloutRequests
-from inference.server_pool import ServerPool
+from inference.rollout_requests import Prompt
+from inference.scoring_pool import SINCE_START, ScoringPool
 from inference.vllm.client import RequestOutput, ServerRefused, ServerUnreachable
 from inference.vllm.pooled_server import PooledServer
 from inference.weight_transfer.weight_keeper import WeightKeeper
 from inference.weight_transfer.weight_sync import PUSH_SECONDS
-
-SINCE_START = "default"
-"""What vLLM calls the weights that it was started with."""
 
 SAME = 1e-3
 """Largest difference of a log-probability between two servers of the same weights in float32."""
@@ -106,12 +102,8 @@ class ReferenceKeeper(WeightKeeper):
             self.probe.check(server)
 
 
-class ReferencePool(ServerPool):
-    """The servers that hold the reference.
-
-    Attributes:
-        seconds: How long the completions of each question took to be scored, since somebody emptied it.
-    """
+class ReferencePool(ScoringPool):
+    """The servers that hold the reference."""
 
     setting = "reference_urls"
 
@@ -119,14 +111,6 @@ class ReferencePool(ServerPool):
         """Describe the servers, as :class:`ServerPool` does."""
         super().__init__(*args, **kwargs)
         self.keeper: ReferenceKeeper = ReferenceKeeper(self.servers, self.retry_seconds, self.keeper.request_seconds)
-        self.seconds: list[float] = []
-        self._over = threading.Event()
-
-    @override
-    def close(self) -> None:
-        """Close all connections; nobody waits for scores any more."""
-        self._over.set()
-        super().close()
 
     def score(self, prompt: Prompt, drawn: RequestOutput) -> RequestOutput:
         """Let completions be scored that a rollout server has drawn.
@@ -143,7 +127,7 @@ class ReferencePool(ServerPool):
             UserError: One refused, or sees another prompt, or holds other weights.
         """
         begun = time.perf_counter()
-        requests = RolloutRequests((), self.keeper, self.retry_seconds, self.watch_seconds, over=self._over)
+        requests = self.requests()
         sampling = dataclasses.replace(prompt.sampling, n=1)
         scored = []
         for sample in drawn.samples:

@@ -11,6 +11,7 @@ from inference.vllm.client import RequestOutput, ServerFailed, ServerRefused, Se
 from inference.vllm.pooled_server import PooledServer, ServersLost, StaleWeights, WeightsAwaited
 from inference.vllm.sampling import SamplingParams
 from inference.weight_transfer.weight_keeper import WeightKeeper
+from records.records import Question
 
 log = logging.getLogger("lightning.pytorch.rollout")  # below Lightning's logger, so that it is seen
 
@@ -27,9 +28,11 @@ class Prompt(NamedTuple):
     Attributes:
         name: What it is called in messages: the question's id and its clip.
         token_ids: Its tokens, with ONE audio placeholder.
-        audio: The clip as a data URL.
+        audio: The clip as a data URL; empty where the prompt has none.
         sampling: How completions are drawn.
         completion: A completion that is scored, in place of others that are drawn.
+        images: Pictures as data URLs, each with ONE placeholder.
+        question: The question that is asked.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Prompt(NamedTuple):
     audio: str
     sampling: SamplingParams
     completion: list[int] | None = None
+    images: tuple[str, ...] = ()
+    question: Question | None = None
 
 
 Then = Callable[[Prompt, RequestOutput], RequestOutput]
@@ -184,7 +189,7 @@ class RolloutRequests:
         if prompt.completion is None:
             answer = server.client.generate(prompt.token_ids, prompt.audio, prompt.sampling)
         else:
-            answer = server.client.force(prompt.token_ids, prompt.audio, prompt.completion)
+            answer = server.client.force(prompt.token_ids, prompt.audio, prompt.completion, prompt.images)
         check_version(server, answer, self.keeper.version)
         server.failures = 0
         return answer

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.batching.batch import AudioQABatch
+from lightning_modules.distillation import OnPolicyDistillation
 from records.completed import Completed
 from records.records import Prediction, Record
 from records.request_records import ItemResult
@@ -43,6 +44,7 @@ class TrainingRollouts:
         steps: Optimizer steps that each batch is used for.
         max_resamples: How often at most a question is asked again whose completions are all equally good.
         reference_urls: Servers that hold the reference and are to score each completion; none where none shall.
+        distillation: The teacher that is to score each completion too; None where none shall.
     """
 
     num_completions: int
@@ -50,6 +52,7 @@ class TrainingRollouts:
     steps: int = 1
     max_resamples: int = 0
     reference_urls: tuple[str, ...] = ()
+    distillation: OnPolicyDistillation | None = None
 
 
 @dataclass(frozen=True)

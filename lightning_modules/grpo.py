@@ -64,6 +64,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.last_advantages: Tensor | None = None
         self._rewarded: Completions | None = None
         self._grad_norm = torch.zeros(())
+        self._of_teacher: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> "GRPOModule":
         """Switch the policy; the reference always stays in evaluation mode."""
@@ -94,7 +95,12 @@ class GRPOModule(StudentTraining, GradedRollouts):
         wanted = self.reference_urls if self.settings.beta > 0 else ()
         chosen = self.settings
         return TrainingRollouts(
-            chosen.num_completions, chosen.temperature, chosen.num_iterations, chosen.max_resamples, wanted
+            num_completions=chosen.num_completions,
+            temperature=chosen.temperature,
+            steps=chosen.num_iterations,
+            max_resamples=chosen.max_resamples,
+            reference_urls=wanted,
+            distillation=chosen.distillation,
         )
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
@@ -114,6 +120,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
         norms = [self._update(work, sums) for _ in range(self.settings.num_iterations)]
         metrics = {name: value / self.settings.num_iterations for name, value in sums.items()}
+        metrics |= self._of_teacher
         real = to_device(rollouts.places(), self.device)
         self._refresh_reference(first_step)
         metrics["train/sampling_logp_difference"] = (
@@ -158,7 +165,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         audio = [self.student.encode_audio(micro) if frozen_audio else None for micro in micro_batches]
         reference = [self._reference_logprobs(m, a) for m, a in zip(micro_batches, audio, strict=True)]
         self.last_advantages = self._compare(micro_batches, reference)
-        advantages = to_device(self.last_advantages, self.device)
+        advantages = self._with_teacher(batch, to_device(self.last_advantages, self.device))
         return RolloutWork(
             micro_batches=micro_batches,
             shares=[len(micro) / len(batch) for micro in micro_batches],
@@ -176,6 +183,15 @@ class GRPOModule(StudentTraining, GradedRollouts):
             rewards = torch.cat([rewards, distance.cpu()[None]])
             weights = torch.cat([weights, torch.tensor([-self.settings.beta])])
         return self.settings.objective.advantages(rewards, weights, self._mean_over_ranks)
+
+    def _with_teacher(self, batch: AudioQABatch, advantages: Tensor) -> Tensor:
+        """Add what the teacher thinks of each token: ``[B, G] -> [B, G, C]``; without a teacher nothing is added."""
+        chosen, done = self.settings.distillation, batch.completions
+        if chosen is None:
+            return advantages
+        assert done is not None
+        added, self._of_teacher = chosen.advantages(done, self.global_step, self._mean_over_ranks)
+        return advantages[..., None] + added
 
     def _distance(self, batch: AudioQABatch, reference: Tensor | None) -> Tensor:
         """Estimate how far the policy that sampled is from the reference, summed over tokens ``[b, G]``."""

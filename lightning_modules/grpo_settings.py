@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+from lightning_modules.distillation import OnPolicyDistillation
 from lightning_modules.models.weight_types import AUTO
 from lightning_modules.objectives.advantages import GDPO
 from lightning_modules.objectives.batch_reward import BatchReward
@@ -47,6 +48,8 @@ class GRPOSettings(TrainingSettings):
         reference_refresh: Have the reference follow the policy; by default it stays the SFT policy.
         max_resamples: A question whose completions are all equally good teaches nothing: it is asked again, with other
             seeds, so often at most within the same step.
+        distillation: Have a vision-language teacher score each sampled token, and add what it thinks to the advantages;
+            by default there is no teacher. Needs callbacks.VLLMRollout and temperature 1, which servers score at.
     """
 
     lr: float = 1e-6
@@ -62,6 +65,7 @@ class GRPOSettings(TrainingSettings):
     objective: Objective = _EQ_2
     reference_refresh: ReferenceRefresh | None = None
     max_resamples: int = 0
+    distillation: OnPolicyDistillation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,6 +79,12 @@ class GRPOSettings(TrainingSettings):
                 f"model.temperature is {self.temperature} and model.reference_urls names servers: they score given "
                 "tokens at temperature 1 only, so that the KL term would compare two temperatures; set "
                 "model.temperature to 1, or leave model.reference_urls out, and the reference is computed here"
+            )
+        if self.distillation is not None and self.temperature != 1:
+            raise UserError(
+                f"model.temperature is {self.temperature} and model.distillation asks a teacher: servers score given "
+                "tokens at temperature 1 only, so that student and teacher would be compared at two temperatures; set "
+                "model.temperature to 1"
             )
         kl = self.objective.kl
         if self.beta > 0 and kl.in_reward and isinstance(self.objective.advantages, GDPO):

@@ -62,5 +62,6 @@ def fake_batch(
             logprobs=torch.zeros(shape),
             lengths=np.full(shape[:2], completion),
             reference_logprobs=torch.zeros(shape),
+            teacher_logprobs=torch.zeros(shape),
         ),
     )

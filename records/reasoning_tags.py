@@ -27,6 +27,7 @@ _OPENED = re.compile(r"<answer>([^<]*(?:<(?!/?answer>)[^<]*)*)")
 
 _EXACT = re.compile(r"\s*<think>(.+?)</think>\s*<answer>(.+?)</answer>\s*", re.DOTALL)
 _EXACT_TAG = re.compile(r"<\s*(?:/\s*)?(?:think|answer)\s*>", re.IGNORECASE)
+_INSIDE_ANSWER = re.compile(r"<\s*answer\s*>(.*?)(?:<\s*/\s*answer\s*>|$)", re.IGNORECASE | re.DOTALL)
 _SHOWN = re.compile(r"<think>(.*?)(?:</think>|<answer>|$)", re.IGNORECASE | re.DOTALL)
 
 
@@ -53,6 +54,15 @@ def exact_parts(completion: str) -> tuple[str, str] | None:
     if found is None or any(not part.strip() or _EXACT_TAG.search(part) for part in found.groups()):
         return None
     return found[1], found[2]
+
+
+def answer_places(completion: str) -> list[tuple[int, int]]:
+    """Return where the text inside of each ``<answer>`` begins and ends; an open one goes to the completion's end.
+
+    Args:
+        completion: The completion.
+    """
+    return [found.span(1) for found in _INSIDE_ANSWER.finditer(completion)]
 
 
 def shown_thoughts(completion: str) -> str:

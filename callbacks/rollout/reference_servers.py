@@ -80,5 +80,4 @@ class ReferenceServers:
 
     def seconds(self) -> float:
         """Return how long one question's completions took to be scored, on average since the last call."""
-        found, self.pool.seconds = self.pool.seconds, []
-        return sum(found) / max(len(found), 1)
+        return self.pool.mean_seconds()

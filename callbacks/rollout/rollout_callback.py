@@ -301,15 +301,11 @@ def to_completions(
     shape = (len(samples), len(samples[0]), max(longest, 1))
     ids = torch.full(shape, tokenizer.pad_token_id, dtype=torch.long)
     logprobs = torch.zeros(shape)
-    scored = any(s.reference_logprobs is not None for group in samples for s in group)
-    reference = torch.zeros(shape) if scored else None
     for b, group in enumerate(samples):
         for g, sample in enumerate(group):
             length = len(sample.token_ids)
             ids[b, g, :length] = torch.tensor(sample.token_ids, dtype=torch.long)
             logprobs[b, g, :length] = torch.tensor(sample.logprobs)
-            if reference is not None:
-                reference[b, g, :length] = torch.tensor(sample.reference_logprobs)
     lengths = np.array([[len(s.token_ids) for s in group] for group in samples])
     done = Completions(
         ids=ids,
@@ -318,9 +314,25 @@ def to_completions(
         finished=np.array([[s.finished for s in group] for group in samples]),
         logprobs=logprobs,
         lengths=lengths,
-        reference_logprobs=reference,
+        reference_logprobs=_padded([[s.reference_logprobs for s in group] for group in samples], shape),
+        teacher_logprobs=_padded([[s.teacher_logprobs for s in group] for group in samples], shape, torch.nan),
+        blind_logprobs=_padded([[s.blind_logprobs for s in group] for group in samples], shape, torch.nan),
     )
     return (done.pin_memory() if torch.device(device).type == "cuda" else done).to(device)
+
+
+def _padded(
+    scores: list[list[list[float] | None]], shape: tuple[int, int, int], rest: float = 0.0
+) -> torch.Tensor | None:
+    """Put what others think of completions into a tensor ``[B, G, C]``; None where nobody was asked."""
+    if all(row is None for group in scores for row in group):
+        return None
+    padded = torch.full(shape, rest)
+    for b, group in enumerate(scores):
+        for g, row in enumerate(group):
+            assert row is not None, "either all completions of a batch are scored or none"
+            padded[b, g, : len(row)] = torch.tensor(row)
+    return padded
 
 
 def completion_text(token_ids: Sequence[int], tokenizer: Any, end_tokens: Sequence[int]) -> str:

@@ -9,13 +9,15 @@ from callbacks.rollout.parity import check_prompt
 from callbacks.rollout.parity_gate import ParityGate
 from callbacks.rollout.prompt_lengths import check_batch, check_questions
 from callbacks.rollout.reference_servers import ReferenceServers
+from callbacks.rollout.teacher_servers import TeacherServers
 from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.audio_qa import AudioQADataModule, Role
 from datamodules.batching.batch import AudioQABatch
 from inference.reference_pool import ReferencePool
 from inference.rollout_requests import Prompt
 from inference.server_pool import ServerPool
-from inference.vllm.client import audio_url
+from inference.teacher_pool import TeacherPool
+from inference.vllm.client import RequestOutput, audio_url
 from inference.vllm.pooled_server import ServersLost, WeightsAwaited
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from lightning_modules.doors import RolloutModule
@@ -27,6 +29,7 @@ class RolloutServers:
 
     Attributes:
         reference: Servers that score what these draw, where the module wants a reference on servers.
+        teacher: Servers whose teacher scores what these draw, where the module wants one.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class RolloutServers:
         make_pusher: Callable[[ServerPool], WeightPusher],
         make_gate: Callable[[ServerPool], ParityGate] | None,
         make_reference: Callable[[list[str]], ReferencePool],
+        make_teacher: Callable[[list[str]], TeacherPool],
     ) -> None:
         """Describe the parts, each stage gets new ones; nothing is contacted.
 
@@ -43,16 +47,19 @@ class RolloutServers:
             make_pusher: Makes what gives them weights.
             make_gate: Makes what lets those pass that compute what the trainer computes; None lets all pass.
             make_reference: Describes servers that hold the reference, given their addresses.
+            make_teacher: Describes servers that hold a teacher, given their addresses.
         """
         self._make_pool = make_pool
         self._make_pusher = make_pusher
         self._make_gate = make_gate
         self._make_reference = make_reference
+        self._make_teacher = make_teacher
         make_pool()
         self._pool: ServerPool | None = None
         self._pusher: WeightPusher | None = None
         self._gate: ParityGate | None = None
         self.reference: ReferenceServers | None = None
+        self.teacher: TeacherServers | None = None
 
     @property
     def pool(self) -> ServerPool:
@@ -84,14 +91,20 @@ class RolloutServers:
         self.pool.wait(1 if wanted is None else wanted.num_completions, checkpoint)
         if wanted is not None and wanted.reference_urls:
             self.reference = ReferenceServers(self._make_reference(list(wanted.reference_urls)), self._make_gate)
-            self._refuse_both(self.reference.pool)
+            self._refuse_both(self.reference.pool, "the reference keeps those of the SFT policy")
             self.reference.pool.wait(1, checkpoint)
+        if wanted is not None and wanted.distillation is not None:
+            chosen = wanted.distillation
+            pool = self._make_teacher(list(chosen.urls))
+            self.teacher = TeacherServers(pool, chosen, self._make_gate is not None)
+            self._refuse_both(pool, "the teacher keeps its own")
+            self.teacher.wait()
 
-    def _refuse_both(self, scorers: ServerPool) -> None:
+    def _refuse_both(self, scorers: ServerPool, why: str) -> None:
         if both := {server.url for server in self.pool.servers} & {server.url for server in scorers.servers}:
             raise UserError(
-                f"{both.pop()} is in server_urls and in reference_urls: rollout servers get each step's weights, the "
-                "reference keeps those of the SFT policy; start another server for it"
+                f"{both.pop()} is in server_urls and in {scorers.setting}: rollout servers get each step's weights, "
+                f"{why}; start another server for it"
             )
 
     def check_questions(self, trainer: Trainer, role: Role, new_tokens: int) -> None:
@@ -154,6 +167,16 @@ class RolloutServers:
         if self.reference is not None:
             self.reference.pass_alone(trainer, module, batch, sampling)
 
+    def meet_teacher(self, trainer: Trainer, module: RolloutModule) -> None:
+        """Compare the teacher's vocabulary with the student's, and find the clips that it is shown."""
+        if self.teacher is not None:
+            self.teacher.meet(trainer, module)
+
+    def pass_teacher(self, module: RolloutModule, batch: AudioQABatch) -> None:
+        """Let the servers with the teacher pass their gate, for which nothing is computed here."""
+        if self.teacher is not None:
+            self.teacher.pass_gate(batch, module.student.processor.tokenizer)
+
     def check_batch(self, batch: AudioQABatch, sampling: list[SamplingParams]) -> None:
         """Refuse a batch that does not fit into every server."""
         check_batch(batch, sampling[0].max_tokens, self.pool.servers)
@@ -190,8 +213,8 @@ class RolloutServers:
         Args:
             batch: B questions.
             sampling: How each one's completions are drawn.
-            scored: Have each question's completions scored under the reference as soon as they have come, where it is
-                on servers.
+            scored: Have each question's completions scored by the reference and the teacher as soon as they have come,
+                where they are on servers.
 
         Returns:
             ``[B][G]`` completions, and the weights that drew them; None where no server has the weights any more and
@@ -203,14 +226,13 @@ class RolloutServers:
         version = self.version
         assert version is not None, "weights are pushed before the first batch"
         prompts = [
-            Prompt(f"{question.id} ({question.media})", ids, audio_url(waveform), how)
+            Prompt(f"{question.id} ({question.media})", ids, audio_url(waveform), how, question=question)
             for question, ids, waveform, how in zip(
                 batch.questions, batch.request_ids, batch.waveforms, sampling, strict=True
             )
         ]
-        then = self.reference.pool.score if scored and self.reference is not None else None
         try:
-            answers = self.pool.generate(prompts, then)
+            answers = self.pool.generate(prompts, self._score if scored else None)
         except WeightsAwaited:
             return None
         lengths = batch.prompt_lengths.tolist()
@@ -219,12 +241,20 @@ class RolloutServers:
             check_prompt(self.pool.servers[0].client, batch.questions[row].id, expected, found)
         return [answer.samples for answer in answers], version
 
+    def _score(self, prompt: Prompt, drawn: RequestOutput) -> RequestOutput:
+        """Have one question's completions scored by whoever is there to do so."""
+        if self.reference is not None:
+            drawn = self.reference.pool.score(prompt, drawn)
+        return drawn if self.teacher is None else self.teacher.score(prompt, drawn)
+
     def close(self) -> None:
         """Close connections and delete the weights that were sent, where a stage has begun."""
         if self._pool is not None:
             self._pool.close()
         if self.reference is not None:
             self.reference.pool.close()
+        if self.teacher is not None:
+            self.teacher.pool.close()
         if self._pusher is not None:
             self._pusher.close()
-        self._pool = self._pusher = self._gate = self.reference = None
+        self._pool = self._pusher = self._gate = self.reference = self.teacher = None

@@ -18,6 +18,7 @@ from callbacks.rollout.weight_pusher import WeightPusher
 from datamodules.batching.batch import AudioQABatch
 from inference.reference_pool import ReferencePool
 from inference.server_pool import ServerPool
+from inference.teacher_pool import TeacherPool
 from inference.vllm.sampling import CompletionOutput, SamplingParams
 from inference.weight_transfer.transfer import WeightTransfer
 from lightning_modules.doors import RolloutModule, TrainingRollouts
@@ -36,8 +37,8 @@ class VLLMRollout(RolloutCallback):
     module weights the objective accordingly. The first batch of an epoch and the first after resuming are sampled with
     the present weights.
 
-    Where the module wants its reference on servers (``reference_urls`` of GRPOModule), these score each question's
-    completions as soon as they have come, while others are still being sampled.
+    Where the module wants its reference on servers (``reference_urls`` of GRPOModule) or a teacher (``distillation``),
+    these score each question's completions as soon as they have come, while others are still being sampled.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class VLLMRollout(RolloutCallback):
             else partial(TransferPusher, way=weight_transfer, server_checkpoint=server_checkpoint),
             partial(ParityGate, tolerance=parity_tolerance) if parity_gate else None,
             lambda urls: ReferencePool(urls, wait_seconds, retry_seconds, request_seconds),
+            lambda urls: TeacherPool(urls, wait_seconds, retry_seconds, request_seconds),
         )
         self._kept_of_reference: dict[str, Any] | None = None
 
@@ -129,6 +131,7 @@ class VLLMRollout(RolloutCallback):
         """Refuse questions that no server has room for, now and not when their batch comes."""
         if self.module(pl_module).training_rollouts is not None:
             self._servers.check_questions(trainer, "train", self.max_new_tokens)
+            self._servers.meet_teacher(trainer, self.module(pl_module))
         if trainer.enable_validation:
             self._servers.check_questions(trainer, "val", self.eval_max_new_tokens)
 
@@ -250,6 +253,7 @@ class VLLMRollout(RolloutCallback):
         self._servers.pass_alone(trainer, module, batch, sampling)
         if trainer.training:
             self._servers.pass_reference_alone(trainer, module, batch, sampling)
+            self._servers.pass_teacher(module, batch)
 
     def _fill_from_ahead(
         self, trainer: Trainer, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch
@@ -297,6 +301,9 @@ class VLLMRollout(RolloutCallback):
         if (reference := self._servers.reference) is not None:
             seconds = reference.seconds()
             pl_module.log("time/reference", seconds, on_step=True, on_epoch=False, batch_size=len(batch))
+        if (teacher := self._servers.teacher) is not None:
+            seconds = teacher.pool.mean_seconds()
+            pl_module.log("time/teacher", seconds, on_step=True, on_epoch=False, batch_size=len(batch))
 
     def _sync(self, trainer: Trainer, pl_module: LightningModule, timed: bool = False) -> None:
         """Push the current weights where the servers have others; all ranks return together.

@@ -39,6 +39,8 @@ class Completions:
         seeds: Seed of the request that drew each question's completions ``[B]``; None for targets.
         discarded_groups: How often a question's completions were thrown away and drawn again.
         discarded_tokens: How many tokens were thrown away with them.
+        teacher_logprobs: Those under a teacher that sees the clip ``[B, G, C]``, where one was asked; NaN elsewhere.
+        blind_logprobs: Those under the same teacher without the frames, where it was asked for them.
     """
 
     ids: Tensor
@@ -54,6 +56,8 @@ class Completions:
     seeds: list[int] | None = None
     discarded_groups: int = 0
     discarded_tokens: int = 0
+    teacher_logprobs: Tensor | None = None
+    blind_logprobs: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Count the tokens."""

@@ -56,6 +56,19 @@ class RouteMissing(ServerRefused):
 
 
 @dataclass(frozen=True)
+class RenderedPrompt:
+    """A chat as the server's model is shown it.
+
+    Attributes:
+        token_ids: The prompt with placeholders of media expanded.
+        images: How many pictures have a place in it.
+    """
+
+    token_ids: list[int]
+    images: int
+
+
+@dataclass(frozen=True)
 class RequestOutput:
     """The server's answer to one prompt.
 
@@ -173,28 +186,45 @@ class VLLMClient:
         """
         return self.force(token_ids, audio, completion_ids).samples[0].logprobs
 
-    def force(self, token_ids: list[int], audio: str, completion_ids: list[int]) -> RequestOutput:
+    def force(
+        self, token_ids: list[int], audio: str, completion_ids: list[int], images: Sequence[str] = ()
+    ) -> RequestOutput:
         """Return what the server thinks of a completion that is not its own.
 
         Its log-probabilities are those at temperature 1, whatever is asked for: vLLM (0.32) takes them from the logits
         as they are. They are computed anew for all tokens; the prefix cache is not read.
 
         Args:
-            token_ids: The prompt with ONE audio placeholder.
-            audio: The clip as a data URL.
+            token_ids: The prompt with ONE placeholder for the audio and for each picture.
+            audio: The clip as a data URL; empty where the prompt has none.
             completion_ids: The completion, of one token at least.
+            images: Pictures as data URLs.
         """
         parameters = {"n": 1, "max_tokens": 1, "temperature": 0.0, "logprobs": 0, "prompt_logprobs": 0}
-        with self._generate([*token_ids, *completion_ids], audio, parameters) as answer:
+        with self._generate([*token_ids, *completion_ids], audio, parameters, images=images) as answer:
             rows, seen = answer["prompt_logprobs"][-len(completion_ids) :], answer["prompt_token_ids"]
             scores = [float(row[str(token)]["logprob"]) for row, token in zip(rows, completion_ids, strict=True)]
             drawn = self._sample(answer["choices"][0])
+            shown = len((answer.get("mm_placeholders") or {}).get("image") or ())
+        if shown != len(images):
+            raise ServerRefused(f"{self.url} was sent {len(images)} pictures, and its model was shown {shown}")
         if seen[-len(completion_ids) :] != completion_ids:
             raise ServerRefused(f"{self.url} scored other tokens than it was sent")
         if any(score <= NOT_A_NUMBER for score in scores):
             raise ServerRefused(f"{self.url} computes log-probabilities that are no numbers: its weights are broken")
         given = CompletionOutput(list(completion_ids), scores, True, drawn.weight_versions)
         return RequestOutput(seen[: -len(completion_ids)], [given])
+
+    def render(self, messages: list[dict[str, Any]]) -> RenderedPrompt:
+        """Return what a chat becomes for the server's model; nothing is computed.
+
+        Args:
+            messages: The chat in the terms of the chat API.
+        """
+        body = {"messages": messages}
+        with self._read("POST", "/v1/chat/completions/render", self.request_seconds, body) as answer:
+            places = (answer.get("features") or {}).get("mm_placeholders") or {}
+            return RenderedPrompt(answer["token_ids"], len(places.get("image") or ()))
 
     def pause(self, seconds: float | None = None) -> None:
         """Let requests under way finish, which may take so many seconds, hold new ones back and clear all caches."""
@@ -250,11 +280,18 @@ class VLLMClient:
             return str(answer["weight_version"])
 
     def _generate(
-        self, token_ids: list[int], audio: str | None, parameters: dict[str, Any], seconds: float | None = None
+        self,
+        token_ids: list[int],
+        audio: str | None,
+        parameters: dict[str, Any],
+        seconds: float | None = None,
+        images: Sequence[str] = (),
     ) -> contextlib.AbstractContextManager[Any]:
+        parts = [{"type": "audio_url", "url": audio}] if audio else []
+        parts += [{"type": "image_url", "url": image} for image in images]
         body = {
             "token_ids": token_ids,
-            **({"content_parts": [{"type": "audio_url", "url": audio}]} if audio else {}),
+            **({"content_parts": parts} if parts else {}),
             "return_token_ids": True,
             "sampling_params": NOTHING_INHERITED | parameters,
         }

@@ -32,6 +32,9 @@ class CompletionOutput:
         finished: False when it was cut at the token limit.
         weight_versions: Versions of the weights that drew it; more than one when they changed on the way.
         reference_logprobs: Log-probabilities of its tokens under the reference, where a server has told them.
+        teacher_logprobs: Those under a teacher that sees the clip, where one was asked; NaN for tokens that it did not
+            score.
+        blind_logprobs: Those under the same teacher without the frames, where it was asked for them.
     """
 
     token_ids: list[int]
@@ -39,3 +42,5 @@ class CompletionOutput:
     finished: bool
     weight_versions: tuple[str, ...] = ()
     reference_logprobs: list[float] | None = None
+    teacher_logprobs: list[float] | None = None
+    blind_logprobs: list[float] | None = None

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.collate import Collator, Example
 from datamodules.prompts.questions import THINK_SHORT
+from lightning_modules.distillation import OnPolicyDistillation
 from lightning_modules.doors import RolloutModule, TrainingRollouts
 from lightning_modules.models.student import LoRASettings, Student
 from records.records import Question
@@ -58,6 +59,7 @@ class Learner(RolloutModule):
 
     rollouts_in_training = True
     reference_urls: tuple[str, ...] = ()
+    distillation: OnPolicyDistillation | None = None
 
     student: Student
 
@@ -72,7 +74,12 @@ class Learner(RolloutModule):
     @property
     def training_rollouts(self) -> TrainingRollouts | None:
         """Groups of completions, unless the test wants none."""
-        wanted = TrainingRollouts(self.num_completions, self.temperature, reference_urls=self.reference_urls)
+        wanted = TrainingRollouts(
+            self.num_completions,
+            self.temperature,
+            reference_urls=self.reference_urls,
+            distillation=self.distillation,
+        )
         return wanted if self.rollouts_in_training else None
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> torch.Tensor:

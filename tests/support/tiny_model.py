@@ -95,8 +95,11 @@ def text_config(tokenizer: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-def build(directory: Path, seed: int = 0, seconds: int = 30, **text: Any) -> Path:
-    """Write the model to ``directory`` under Hub names, as vLLM and ``from_pretrained`` read it; ``text`` sizes it."""
+def build(directory: Path, seed: int = 0, seconds: int = 30, head: float = 40.0, **text: Any) -> Path:
+    """Write the model to ``directory`` under Hub names, as vLLM and ``from_pretrained`` read it; ``text`` sizes it.
+
+    Its head is spread by ``head``: the more, the surer it is of what it says.
+    """
     processor = build_processor(seconds)
     tokenizer = processor.tokenizer
     audio = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
@@ -108,7 +111,7 @@ def build(directory: Path, seed: int = 0, seconds: int = 30, **text: Any) -> Pat
     torch.manual_seed(seed)
     model = Qwen2AudioForConditionalGeneration(config)
     fields = {"architectures": ["Qwen2AudioForConditionalGeneration"], "audio_token_index": audio}
-    return write_model(directory, processor, model, config.to_dict() | fields, hub_name)
+    return write_model(directory, processor, model, config.to_dict() | fields, hub_name, head)
 
 
 def write_model(

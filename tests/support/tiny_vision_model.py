@@ -1,6 +1,7 @@
 """A tiny random Qwen2.5-VL with its processor, for tests: what it says is noise, but it sees."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -42,9 +43,16 @@ CHAT = (
 )
 
 
-def build(directory: Path, seed: int = 0) -> Path:
+def of_student() -> Any:
+    """Return a tokenizer whose words, and tokens that end something, have the ids of the tiny student's."""
+    tokenizer = build_tokenizer(SPECIAL[:-1], CHAT)
+    tokenizer.add_tokens(SPECIAL[-1:], special_tokens=True)
+    return tokenizer
+
+
+def build(directory: Path, seed: int = 0, tokenizer: Any = None) -> Path:
     """Write the model to ``directory``; pictures of up to 84 x 84 pixels are seen as they are, to the next 28."""
-    tokenizer = build_tokenizer(SPECIAL, CHAT)
+    tokenizer = tokenizer or build_tokenizer(SPECIAL, CHAT)
     size = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 9 * (PATCH * MERGE) ** 2}
     processor = Qwen2_5_VLProcessor(
         Qwen2VLImageProcessor(size=size), tokenizer, Qwen2VLVideoProcessor(size=size), chat_template=CHAT

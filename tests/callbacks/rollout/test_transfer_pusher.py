@@ -322,7 +322,8 @@ def test_rollouts_go_on_when_the_only_server_was_started_anew(tmp_path: Path, se
 
 
 def test_an_evaluation_on_several_ranks_cannot_send_weights_again():
-    servers = RolloutServers(lambda: None, lambda pool: SimpleNamespace(together=True), None, lambda urls: None)
+    nobody = [lambda urls: None] * 2
+    servers = RolloutServers(lambda: None, lambda pool: SimpleNamespace(together=True), None, *nobody)
     servers._pusher = SimpleNamespace(together=True)
     several = SimpleNamespace(world_size=2, training=False)
     assert servers.all_have_drawn(several, True)
