@@ -23,6 +23,8 @@ FLOORS = (
     {"callbacks/writers"},
     {"callbacks"},
     {"evaluation"},
+    {"corpus/clips"},
+    {"corpus"},
     {"cli"},
     {"."},
     {"mini/world"},

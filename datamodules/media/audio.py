@@ -17,8 +17,8 @@ import numpy as np
 import soundfile
 
 from datamodules.media.media_files import MediaError as MediaError
+from datamodules.media.media_files import PastTheEndError, undecodable, unreadable
 from datamodules.media.media_files import resolve_media as resolve_media
-from datamodules.media.media_files import undecodable, unreadable
 from datamodules.media.resampling import SAMPLE_RATE as SAMPLE_RATE
 from datamodules.media.resampling import resample
 from datamodules.media.segments import Place, Segment, file_of, key_of, segment_of
@@ -85,7 +85,7 @@ def load_segment(segment: Segment, max_seconds: float | None = None) -> np.ndarr
     with segment.opened() as path:
         samples = decode_sound_segment(path, segment.start, segment.start + seconds)
     if len(samples) < MIN_SAMPLES:
-        raise MediaError(f"{segment}: the file has no sound there that can be heard ({len(samples)} samples)")
+        raise PastTheEndError(f"{segment}: the file has no sound there that can be heard ({len(samples)} samples)")
     return samples
 
 
