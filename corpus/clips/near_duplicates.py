@@ -125,7 +125,6 @@ def _write_positions(logs: Sequence[Path], file: Path) -> int:
 
 
 def _write_keys(prints: _Prints, folder: Path, parts: int) -> None:
-    width = -(-(2**64) // parts)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(_appended(folder / f"keys-{part:05d}")) for part in range(parts)]
         for clip, printed in enumerate(prints.all()):
@@ -133,7 +132,7 @@ def _write_keys(prints: _Prints, folder: Path, parts: int) -> None:
             entries = np.empty(len(keys), _ENTRY)
             entries["key"], entries["clip"] = keys, clip
             # the smallest keys are taken of a clip, so that their last bits and not their first spread them evenly
-            where = (_spread(keys) // np.uint64(width)).astype(int)
+            where = ((_spread(keys) >> np.uint64(32)) % np.uint64(parts)).astype(int)
             for part in np.unique(where):
                 files[part](entries[where == part].tobytes())
 
