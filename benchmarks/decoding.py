@@ -30,17 +30,17 @@ WARM_UP = 50
 LIMIT_MB = 30
 
 
-def write_clip(mp4: Path, wav: Path) -> None:
-    """Write ten seconds of changing pictures and stereo noise, and the sound alone."""
+def write_clip(mp4: Path, wav: Path, seconds: int = SECONDS) -> None:
+    """Write some seconds of changing pictures and stereo noise, and the sound alone."""
     rng = np.random.default_rng(0)
-    sound = rng.normal(0, 0.1, (2, SECONDS * RATE)).astype(np.float32)
+    sound = rng.normal(0, 0.1, (2, seconds * RATE)).astype(np.float32)
     soundfile.write(wav, sound.T, RATE)
     with av.open(str(mp4), "w") as file:
         video: Any = file.add_stream("libx264", rate=FRAMES_A_SECOND)
         video.width, video.height, video.pix_fmt = 320, 240, "yuv420p"
         audio: Any = file.add_stream("aac", rate=RATE, layout="stereo")
         ramp = np.add.outer(np.arange(240), np.arange(320))
-        for number in range(SECONDS * FRAMES_A_SECOND):
+        for number in range(seconds * FRAMES_A_SECOND):
             picture = np.repeat((ramp + 3 * number).astype(np.uint8)[..., None], 3, axis=2)
             file.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(video.encode())

@@ -1,6 +1,47 @@
 """What the commands of ``python -m corpus`` do, see ``corpus/__main__.py``; each imports what it alone needs."""
 
 import argparse
+import json
+import sys
+from dataclasses import fields
+
+from runtime.errors import UserError, refuse_below
+
+
+def clips(options: argparse.Namespace) -> None:
+    """Make clips of videos.
+
+    Raises:
+        UserError: Options do not fit, or something as a whole cannot be read or written.
+    """
+    from corpus.clips.inputs import Inputs
+    from corpus.clips.settings import ClipSettings
+    from corpus.clips.stage import REPORT, ClipStage
+
+    refuse_below(1, "--", processes=options.processes, ranks=options.ranks)
+    if not 0 <= options.rank < options.ranks:
+        raise UserError(f"--rank is {options.rank}: of {options.ranks} ranks it is one from 0 to {options.ranks - 1}")
+    stage = ClipStage(
+        Inputs(options.root, options.manifest, options.shards, options.follow_links),
+        ClipSettings(**{field.name: getattr(options, field.name) for field in fields(ClipSettings)}),
+        options.output,
+        tuple(options.against),
+        options.data,
+        options.rank,
+        options.ranks,
+    )
+    if not stage.run(options.processes, say):
+        print(f"{options.output}: this rank's share is done; the last rank to end writes {REPORT}")
+        return
+    report = json.loads((options.output / REPORT).read_text(encoding="utf-8"))
+    counted = ", ".join(f"{count} {reason}" for reason, count in report["left_out"].items())
+    print(f"{options.output}: {report['clips']} clips of {report['inputs']} inputs; left out: {counted or 'none'}")
+    for one in report["benchmarks"]:
+        unheard = len(one["not_compared_by_sound"])
+        print(
+            f"  {one['benchmark']}: {one['clips']} clips, {one['kept_out_by_sound']} clips of the input sound like one "
+            "and are kept out" + (f"; {unheard} have no sound to be compared by" if unheard else "")
+        )
 
 
 def browse(options: argparse.Namespace) -> None:
@@ -28,3 +69,8 @@ def agree(options: argparse.Namespace) -> None:
 
     checker, person = (list(read_records(paths, Verdict)) for paths in (options.verdicts, options.labels))
     print(agreement_lines(agreement(*on_same_traces(checker, person))))
+
+
+def say(line: str) -> None:
+    """Say how far a command is."""
+    print(line, file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ from datamodules.reading.annotations import AnnotatedQuestion
 from datamodules.reading.splits import Splits
 from datamodules.settings import DataSettings
 from datamodules.training_order import TrainingOrder
+from records.clips import read_clips
 from records.completed import Completed
 from records.record_files import listed
 from records.records import Question
@@ -81,7 +82,13 @@ class AudioQADataModule(LightningDataModule):
         self.root = Path(settings.root)
         self.prompt, self.variant, self.requests = settings.whole_prompt, settings.variant, settings.requests
         check_prompt(self.prompt, self.variant, self.requests)
-        self.clips = ClipFolder(self.root, settings.max_seconds, settings.cache_dir, settings.follow_links)
+        self.clips = ClipFolder(
+            Path(settings.clips_root or settings.root),
+            settings.max_seconds,
+            settings.cache_dir,
+            settings.follow_links,
+            read_clips(listed(settings.clips)) if settings.clips else None,
+        )
         self.report_dir = settings.reports
         self._collator: Collator | None = None
         self._training = TrainingOrder(settings, self.length)

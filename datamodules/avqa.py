@@ -72,7 +72,7 @@ class AVQADataModule(AudioQADataModule):
         kind = take(row, "question_type", str)
         return AnnotatedQuestion(
             id=str(take(row, "id", int, str)),
-            media=(f"{self.settings.media_dir}/{take(row, 'video_name', str)}{self.settings.media_suffix}",),
+            media=(self._media(take(row, "video_name", str)),),
             text=about_audio(text) if self.settings.audio_text else text,
             options=take(row, "multi_choice", list),
             answer=take_label(row, "answer", int),
@@ -83,6 +83,12 @@ class AVQADataModule(AudioQADataModule):
                 "video_id": row.get("video_id"),
             },
         )
+
+    def _media(self, video: str) -> str:
+        """Return how a video's clip is named: a file's path, or its id where the clips are those of a corpus."""
+        if self.clips.corpus is not None:
+            return video
+        return f"{self.settings.media_dir}/{video}{self.settings.media_suffix}"
 
 
 def about_audio(text: str) -> str:

@@ -45,7 +45,9 @@ class AVQAVideoDataModule(AVQADataModule):
         """Describe the data, as :class:`AVQAVideoSettings` does; nothing is read before ``setup``."""
         chosen = AVQAVideoSettings(*root, **settings)
         self.describe(chosen)
-        self.clips = FrameFolder(self.root, follow_links=self.clips.follow_links, sampling=chosen.frames)
+        self.clips = FrameFolder(
+            self.clips.root, follow_links=self.clips.follow_links, corpus=self.clips.corpus, sampling=chosen.frames
+        )
         self.report_dir = self.report_dir / "video"  # the index there is of frames, not of waveforms
 
     def predict_dataloader(self) -> DataLoader[Any]:

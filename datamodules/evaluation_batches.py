@@ -51,7 +51,9 @@ def evaluation_requests(
         prompt=settings.whole_prompt,
         settings=settings.requests,
         heard=heard,
-        seen=FrameFolder(clips.root, follow_links=clips.follow_links, sampling=settings.requests.frames),
+        seen=FrameFolder(
+            clips.root, follow_links=clips.follow_links, corpus=clips.corpus, sampling=settings.requests.frames
+        ),
         answered=frozenset(answered),
     )
     return _loader(Prepared(asked, prepare), settings, ClipRequests)

@@ -29,6 +29,10 @@ class DataSettings:
         validate_media: Before the start, look for missing clips and decode each clip once to find corrupt ones; what
             was found is remembered in ``report_dir``. Without it, a bad clip stops the run when it is reached.
         follow_links: Accept clips that are symbolic links to outside ``root``.
+        clips: Clips of a corpus as ``python -m corpus clips`` writes them: a file, a folder of files, or a list.
+            A question's clip is then named by its id there, and only that part of the file is decoded; null where each
+            clip is a file of its own.
+        clips_root: Folder that the clips' paths are relative to; null is ``root``.
         cache_dir: Folder that keeps decoded waveforms; null decodes each time.
         report_dir: Folder of the report on bad records and of the index of checked clips; null is a folder beside
             ``root`` whose name ends in ``-report``.
@@ -65,6 +69,8 @@ class DataSettings:
     on_bad_record: BadRecordPolicy = "skip"
     validate_media: bool = True
     follow_links: bool = False
+    clips: str | list[str] | None = None
+    clips_root: str | None = None
     cache_dir: str | None = None
     report_dir: str | None = None
     limit: int | None = None

@@ -135,7 +135,7 @@ def audit(
     unheard: dict[str, str] = {}
 
     def prints(side: ClipSet, media: Sequence[str], grids: int = 1) -> Iterator[tuple[str, Fingerprint]]:
-        for name, printed, problem in _fingerprints(side, media, grids, threads, say):
+        for name, printed, problem in fingerprints(side, media, grids, threads, say):
             if printed is None:
                 unheard[f"{side.name}/{name}"] = problem
             else:
@@ -169,9 +169,19 @@ def _by_name(train: Mapping[str, tuple[str, float]], benchmark: Mapping[str, tup
                 yield Shared(name, media, "overlapping", f"{video} from {other:g} s and from {start:g} s on")
 
 
-def _fingerprints(
+def fingerprints(
     side: ClipSet, media: Sequence[str], grids: int, threads: int, say: Callable[[str], None]
 ) -> Iterator[tuple[str, Fingerprint | None, str]]:
+    """Yield each clip of a set with its fingerprint, or with None and the reason why it has none.
+
+    Args:
+        side: The set.
+        media: Which of its clips.
+        grids: Of frames, see :func:`.fingerprint.fingerprint`.
+        threads: How many clips are decoded at once.
+        say: Told every ten seconds how far it is.
+    """
+
     def read(name: str) -> tuple[str, Fingerprint | None, str]:
         try:
             printed = fingerprint(side.clips.load(name), grids)

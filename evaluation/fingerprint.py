@@ -27,6 +27,7 @@ LEAST_COVER = 0.5  # of the common part; two clips in which one note is the same
 LEAST_COMMON = 125  # frames, two seconds; three quarters of shorter clips
 STRETCH = 16  # frames, a quarter of a second
 _FREQUENCIES = 256
+_SHIFTS = 2**32  # more than there are frames in a clip
 
 
 @dataclass(frozen=True)
@@ -166,16 +167,33 @@ class FingerprintIndex:
         starts = np.searchsorted(self._pairs, printed.pairs, side="left")
         stops = np.searchsorted(self._pairs, printed.pairs, side="right")
         found: dict[int, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
-        for place, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
-            time = int(printed.times[place])
-            for clip, known in zip(self._clips[start:stop].tolist(), self._times[start:stop].tolist(), strict=True):
-                # coding may move a peak by a frame, so that a vote counts for the shifts beside it too; a pair that
-                # comes again and again, as in a steady tone, counts once
-                for shift in (known - time - 1, known - time, known - time + 1):
-                    found[clip][shift].add(place)
+        for place, hit in zip(*self._promising(printed, starts, stops), strict=True):
+            clip, shift = int(self._clips[hit]), int(self._times[hit] - printed.times[place])
+            # coding may move a peak by a frame, so that a vote counts for the shifts beside it too; a pair that comes
+            # again and again, as in a steady tone, counts once
+            for near in (shift - 1, shift, shift + 1):
+                found[clip][near].add(place)
         best = {}
         for clip, shifts in found.items():
             distinct = {shift: len(set(printed.pairs[list(places)].tolist())) for shift, places in shifts.items()}
             shift = max(distinct, key=lambda s: (distinct[s], -abs(s)))
             best[clip] = shift, sorted(shifts[shift])
         return best
+
+    def _promising(self, printed: Fingerprint, starts: np.ndarray, stops: np.ndarray) -> tuple[list[int], list[int]]:
+        """Return the pairs of a clip and the indexed pairs that they equal, of known clips that can be matches at all.
+
+        Of most known clips a few pairs agree by chance; these would take most of the time.
+        """
+        counts = stops - starts
+        places = np.repeat(np.arange(len(counts)), counts)
+        hits = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[places]
+        clips, shifts = self._clips[hits], self._times[hits] - printed.times[places]
+        seen, votes = np.unique(clips * _SHIFTS + shifts + _SHIFTS // 2, return_counts=True)
+        total = votes.copy()
+        for apart in (1, 2):  # three shifts beside each other, as ``_votes`` counts them
+            total[:-apart] += np.where(seen[apart:] - seen[:-apart] <= 2, votes[apart:], 0)
+        promising = np.zeros(len(self._names), dtype=bool)
+        promising[seen[total >= LEAST_PAIRS] // _SHIFTS] = True
+        kept = promising[clips]
+        return places[kept].tolist(), hits[kept].tolist()

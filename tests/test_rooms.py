@@ -24,6 +24,7 @@ FLOORS = (
     {"callbacks"},
     {"evaluation"},
     {"corpus/browsing"},
+    {"corpus/clips"},
     {"corpus"},
     {"cli"},
     {"."},

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,14 @@ import numpy as np
 import soundfile
 
 from datamodules.media.media_files import MediaError as MediaError
+from datamodules.media.media_files import PastTheEndError, undecodable, unreadable
 from datamodules.media.media_files import resolve_media as resolve_media
-from datamodules.media.media_files import undecodable, unreadable
 from datamodules.media.resampling import SAMPLE_RATE as SAMPLE_RATE
 from datamodules.media.resampling import resample
+from datamodules.media.segments import Place, Segment, file_of, key_of, segment_of
 from datamodules.media.sound_decoding import decode_sound
+from datamodules.media.sound_segment import decode_sound_segment
+from records.clips import Clip
 from runtime.whole_file import whole_file
 
 AUDIO_SUFFIXES = frozenset(
@@ -65,6 +69,33 @@ def load_waveform(path: str | os.PathLike[str], max_seconds: float | None = None
     if len(samples) < MIN_SAMPLES:
         raise MediaError(f"{path}: the audio is too short to be heard ({len(samples) / SAMPLE_RATE * 1000:.1f} ms)")
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def load_segment(segment: Segment, max_seconds: float | None = None) -> np.ndarray:
+    """Decode a part of a file to mono float32 at 16 kHz; what lies before and behind it is not decoded.
+
+    Args:
+        segment: The part.
+        max_seconds: Keep only so much of its beginning.
+
+    Raises:
+        MediaError: As for :func:`load_waveform`, or the file has no sound there.
+    """
+    seconds = segment.seconds if max_seconds is None else min(segment.seconds, max_seconds)
+    with segment.opened() as path:
+        samples = decode_sound_segment(path, segment.start, segment.start + seconds)
+    if len(samples) < MIN_SAMPLES:
+        raise PastTheEndError(f"{segment}: the file has no sound there that can be heard ({len(samples)} samples)")
+    return samples
+
+
+def load_place(place: Place, max_seconds: float | None = None) -> np.ndarray:
+    """Decode a file or a part of one, as :func:`load_waveform` and :func:`load_segment` do.
+
+    Raises:
+        MediaError: As they do.
+    """
+    return load_segment(place, max_seconds) if isinstance(place, Segment) else load_waveform(place, max_seconds)
 
 
 def wav_bytes(waveform: np.ndarray, wav_format: WavFormat = "float32") -> bytes:
@@ -116,34 +147,34 @@ class WaveformCache:
         """
         self.directory = Path(directory)
 
-    def load(self, path: str | os.PathLike[str], max_seconds: float | None = None) -> np.ndarray:
-        """Do the same as :func:`load_waveform`, decoding only what is not kept yet.
+    def load(self, clip: Place, max_seconds: float | None = None) -> np.ndarray:
+        """Do the same as :func:`load_place`, decoding only what is not kept yet.
 
         Raises:
-            MediaError: As :func:`load_waveform` does.
+            MediaError: As :func:`load_place` does.
         """
-        place = self.place(path, max_seconds)
+        place = self.place(clip, max_seconds)
         if place.exists():
             with contextlib.suppress(ValueError, OSError, EOFError):  # a damaged file is decoded and written again
                 waveform = np.load(place, allow_pickle=False)
                 if waveform.dtype == np.float32 and waveform.ndim == 1 and len(waveform) >= MIN_SAMPLES:
                     return waveform
-        waveform = load_waveform(path, max_seconds)
+        waveform = load_place(clip, max_seconds)
         with whole_file(place) as partial, open(partial, "wb") as file:
             np.save(file, waveform)
         return waveform
 
-    def place(self, path: str | os.PathLike[str], max_seconds: float | None = None) -> Path:
+    def place(self, clip: Place, max_seconds: float | None = None) -> Path:
         """Return where a clip's waveform is kept.
 
         Raises:
             MediaError: The clip is missing or cannot be read.
         """
         try:
-            stat = os.stat(path)
+            stat = os.stat(file_of(clip))
         except OSError as error:
-            raise unreadable(path, error) from None
-        what = (_CACHE_VERSION, os.path.abspath(path), stat.st_size, stat.st_mtime_ns, max_seconds)
+            raise unreadable(file_of(clip), error) from None
+        what = (_CACHE_VERSION, key_of(clip), stat.st_size, stat.st_mtime_ns, max_seconds)
         key = hashlib.sha256(repr(what).encode()).hexdigest()
         return self.directory / key[:2] / f"{key[2:]}.npy"
 
@@ -153,34 +184,49 @@ class ClipFolder:
     """The clips of a dataset, and how they are read.
 
     Attributes:
-        root: The dataset's folder.
+        root: The folder that the clips' paths are relative to.
         max_seconds: Seconds of a clip that are used; None for all.
         cache_dir: Folder that keeps decoded waveforms; None decodes each time.
         follow_links: Accept symbolic links that lead out of ``root``.
+        corpus: Clips of a corpus by their ids. Clips are then named by these, and are parts of files below ``root``;
+            None where each clip is a file of its own.
     """
 
     root: Path
     max_seconds: float | None = None
     cache_dir: str | None = None
     follow_links: bool = False
+    corpus: Mapping[str, Clip] | None = None
 
     def path(self, media: str) -> Path:
-        """Return the path of a clip.
+        """Return the path of the file that holds a clip.
 
         Raises:
-            MediaError: The path leads out of ``root``.
+            MediaError: The path leads out of ``root``, or the corpus has no such clip.
         """
-        return resolve_media(self.root, media, self.follow_links)
+        return file_of(self.place(media))
 
-    def decode(self, path: Path) -> np.ndarray:
-        """Return the waveform of the clip at a path, from the cache where there is one.
+    def place(self, media: str) -> Place:
+        """Return where a clip is: a file, or of a corpus a part of one.
+
+        Raises:
+            MediaError: As for ``path``.
+        """
+        if self.corpus is None:
+            return resolve_media(self.root, media, self.follow_links)
+        clip = segment_of(self.corpus, media)
+        file = resolve_media(self.root, clip.path, self.follow_links)
+        return Segment(file, clip.start, clip.end, clip.member, clip.offset, clip.size)
+
+    def decode(self, place: Place) -> np.ndarray:
+        """Return the waveform of the clip at a place, from the cache where there is one.
 
         Raises:
             MediaError: The clip cannot be decoded.
         """
         if self.cache_dir:
-            return WaveformCache(self.cache_dir).load(path, self.max_seconds)
-        return load_waveform(path, self.max_seconds)
+            return WaveformCache(self.cache_dir).load(place, self.max_seconds)
+        return load_place(place, self.max_seconds)
 
     def load(self, media: str) -> np.ndarray:
         """Return the waveform of a clip.
@@ -188,4 +234,4 @@ class ClipFolder:
         Raises:
             MediaError: The clip cannot be decoded, or its path leads out of ``root``.
         """
-        return self.decode(self.path(media))
+        return self.decode(self.place(media))

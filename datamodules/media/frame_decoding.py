@@ -18,7 +18,7 @@ Choose = Callable[[np.ndarray, float], tuple[list[int], list[float]]]
 """Chooses frames and says for which moments they stand, given when each frame of the clip begins, and how many frames a
 second has on average; all in seconds."""
 
-_DECODING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, OSError, ArithmeticError, MemoryError)
+DECODING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, OSError, ArithmeticError, MemoryError)
 """What decoders raise for files that are broken in some way; decord's and PyAV's own errors are among them or added."""
 
 
@@ -51,7 +51,7 @@ def decode_frames(path: Path, choose: Choose) -> DecodedFrames:
         return _by_decord(path, choose, timeline) or _by_av(path, choose, timeline)
     except MediaError:
         raise
-    except (av.FFmpegError, *_DECODING_ERRORS) as error:
+    except (av.FFmpegError, *DECODING_ERRORS) as error:
         raise undecodable(path, "video", error) from None
 
 
@@ -81,7 +81,7 @@ def _by_decord(path: Path, choose: Choose, timeline: _Timeline) -> DecodedFrames
         begins = video.get_frame_timestamp(range(len(video)))[:, 0]
         indices, times = choose(begins, float(video.get_avg_fps()) or 1.0)
         pixels = video.get_batch(indices).asnumpy()
-    except (decord.DECORDError, *_DECODING_ERRORS):
+    except (decord.DECORDError, *DECODING_ERRORS):
         return None
     return DecodedFrames(pixels, times) if pixels.shape[-1] == 3 else None
 
@@ -89,13 +89,13 @@ def _by_decord(path: Path, choose: Choose, timeline: _Timeline) -> DecodedFrames
 def _by_av(path: Path, choose: Choose, timeline: _Timeline) -> DecodedFrames:
     indices, times = choose(timeline.begins, timeline.rate)
     shown: dict[int, np.ndarray] = {}
-    with _open(path) as container:
-        stream = _moving_pictures(container, path)
+    with opened_pictures(path) as container:
+        stream = moving_pictures(container, path)
         last: Any = None
-        for number, frame in enumerate(_frames(container, stream)):
+        for number, frame in enumerate(decoded_frames(container, stream)):
             last = frame
             if number in indices:
-                shown[number] = _upright(frame)
+                shown[number] = upright(frame)
             if number == max(indices):
                 break
     if last is None:
@@ -103,13 +103,13 @@ def _by_av(path: Path, choose: Choose, timeline: _Timeline) -> DecodedFrames:
             f"{path}: the video cannot be decoded (it is coded as {stream.codec_context.name}, and no frame is whole)"
         )
     # frames that are damaged do not come out: the last one that does stands for those at the end
-    end = _upright(last)
+    end = upright(last)
     return DecodedFrames(np.stack([shown.get(index, end) for index in indices]), times)
 
 
 def _timeline(path: Path) -> _Timeline:
-    with _open(path) as container:
-        stream = _moving_pictures(container, path)
+    with opened_pictures(path) as container:
+        stream = moving_pictures(container, path)
         rate = float(stream.average_rate or stream.guessed_rate or 1)
         plausible = all(each.frames <= path.stat().st_size for each in container.streams)
         times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
@@ -119,11 +119,17 @@ def _timeline(path: Path) -> _Timeline:
     return _Timeline(begins - begins[0], rate, plausible)
 
 
-def _open(path: Path) -> Any:
+def opened_pictures(path: Path) -> Any:
+    """Return a file's container, opened by FFmpeg."""
     return av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
 
 
-def _moving_pictures(container: Any, path: Path) -> Any:
+def moving_pictures(container: Any, path: Path) -> Any:
+    """Return the video stream that is seen.
+
+    Raises:
+        MediaError: There is none that can be decoded.
+    """
     streams = container.streams.video
     moving = [stream for stream in streams if not stream.disposition & av.stream.Disposition.attached_pic]
     if not moving:
@@ -135,7 +141,8 @@ def _moving_pictures(container: Any, path: Path) -> Any:
     return coded[0]
 
 
-def _frames(container: Any, stream: Any) -> Iterator[Any]:
+def decoded_frames(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield the frames of a video stream from where it stands; those that are damaged do not come out."""
     stream.codec_context.thread_count = 1
     for packet in container.demux(stream):
         try:
@@ -145,6 +152,7 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
                 raise
 
 
-def _upright(frame: Any) -> np.ndarray:
+def upright(frame: Any) -> np.ndarray:
+    """Return a frame as it is to be seen, ``[height, width, 3]`` uint8."""
     pixels: np.ndarray = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

@@ -35,6 +35,10 @@ class MediaError(UserError):
     """A clip cannot be used; the message names the file."""
 
 
+class PastTheEndError(MediaError):
+    """A file has no sound in the part that is asked for."""
+
+
 class MomentaryMediaError(MediaError):
     """A clip cannot be used now, which is the machine's fault and not the file's: memory, open files, disk, network."""
 

@@ -11,28 +11,31 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.media.audio import SAMPLE_RATE, MediaError
 from datamodules.media.media_files import is_lasting, unreadable
+from datamodules.media.segments import Place, file_of, key_of
 from runtime.errors import UserError
+
+P = TypeVar("P", bound=Place)
 
 _SECONDS_BETWEEN_LINES = 10.0
 _VERSION = 2
 """Raise it when clips can be decoded that could not be before, or the other way round: all are then decoded again."""
 
 
-class MediaIndex:
-    """Remembers for each clip, by path, size and time of change, whether it could be decoded.
+class MediaIndex(Generic[P]):
+    """Remembers for each clip, by path, part of the file, size and time of change, whether it could be decoded.
 
     What is the machine's fault (memory ran out, a disk does not answer) is not remembered: the next run tries again.
     """
 
     def __init__(
-        self, file: Path, load: Callable[[Path], np.ndarray], threads: int = 2, max_seconds: float | None = None
+        self, file: Path, load: Callable[[P], np.ndarray], threads: int = 2, max_seconds: float | None = None
     ) -> None:
         """Open the index.
 
@@ -60,7 +63,7 @@ class MediaIndex:
                 except (json.JSONDecodeError, KeyError, TypeError):
                     continue  # the last line of a run that was killed; its clip is decoded again
 
-    def check(self, paths: Iterable[Path]) -> dict[Path, str | None]:
+    def check(self, paths: Iterable[P]) -> dict[P, str | None]:
         """Return for each clip why it cannot be decoded, or None when it can.
 
         Prints how far it is every ten seconds.
@@ -73,19 +76,19 @@ class MediaIndex:
             try:
                 keys[path] = self._key(path)
             except OSError as error:  # it was there when the row was read
-                lost[path] = str(unreadable(path, error))
+                lost[path] = str(unreadable(file_of(path), error))
         unknown = [path for path, key in keys.items() if key not in self._known]
         if unknown:
             self._decode(unknown, keys)
         return {path: self._known[key] for path, key in keys.items()} | lost
 
-    def seconds(self, path: Path) -> float:
+    def seconds(self, path: P) -> float:
         """Return the length of a clip that was checked; 0 where it is unknown."""
         with contextlib.suppress(OSError):
             return self._seconds.get(self._key(path), 0.0)
         return 0.0
 
-    def _decode(self, paths: list[Path], keys: dict[Path, tuple[str, int, int]]) -> None:
+    def _decode(self, paths: list[P], keys: dict[P, tuple[str, int, int]]) -> None:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             lines = self.file.open("a", encoding="utf-8")
@@ -115,7 +118,7 @@ class MediaIndex:
                         "(this happens once)"
                     )
 
-    def _try(self, path: Path) -> tuple[str | None, float, bool]:
+    def _try(self, path: P) -> tuple[str | None, float, bool]:
         """Return the error or None, the length in seconds, and whether the next run would find the same."""
         try:
             # the length as on disk, so that all processes sort alike
@@ -124,6 +127,6 @@ class MediaIndex:
             return str(error), 0.0, is_lasting(error)
 
     @staticmethod
-    def _key(path: Path) -> tuple[str, int, int]:
-        stat = os.stat(path)
-        return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+    def _key(path: Place) -> tuple[str, int, int]:
+        stat = os.stat(file_of(path))
+        return key_of(path), stat.st_size, stat.st_mtime_ns

@@ -18,7 +18,7 @@ from datamodules.media.media_files import MediaError, check_media, is_of_the_mac
 Piece = tuple[np.ndarray, int]
 """Mono float32 samples and their rate in Hz. A clip has one, or several where its rate changes on the way."""
 
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     av.FFmpegError,
     soundfile.SoundFileError,
     RuntimeError,
@@ -63,7 +63,7 @@ def decode_sound(path: Path, max_seconds: float | None = None) -> list[Piece]:
         return _uncompressed(path, seconds) or _by_av(path, seconds)
     except MediaError:
         raise
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise undecodable(path, "audio", error) from None
 
 
@@ -80,18 +80,16 @@ def _uncompressed(path: Path, seconds: float | None) -> list[Piece]:
                 rate = int(sound.samplerate)
                 if len(samples) < (sound.frames if frames < 0 else min(frames, sound.frames)):
                     return []  # reading broke off, of which it does not say why
-        except _DECODING_ERRORS:
+        except DECODING_ERRORS:
             return []
-    return [(_mono(samples.T), rate)] if len(samples) else []
+    return [(mono(samples.T), rate)] if len(samples) else []
 
 
 def _by_av(path: Path, seconds: float | None) -> list[Piece]:
-    options = {"protocol_whitelist": "file", **_after_id3(path)}
-    # "file:", since FFmpeg takes what stands before a colon in a name for a protocol
-    with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
-        stream = _default_track(container, path)
+    with opened_sound(path) as container:
+        stream = default_track(container, path)
         track = _Track(container, stream, seconds)
-        pieces = [(_mono(samples), rate) for samples, rate in track.pieces()]
+        pieces = [(mono(samples), rate) for samples, rate in track.pieces()]
         told_rate = int(stream.codec_context.sample_rate or 1)
     decoded = sum(samples.shape[-1] / rate for samples, rate in pieces)
     if track.damaged > track.sound:
@@ -141,12 +139,12 @@ class _Track:
         for frame in self._frames():
             found = frame.format.name, frame.layout.nb_channels, frame.sample_rate
             if found != kind and kind is not None:
-                yield _as_float32(blocks), kind[2]
+                yield as_float32(blocks), kind[2]
                 blocks = []
             kind = found
-            blocks.append(_samples(frame))
+            blocks.append(samples_of(frame))
         if kind is not None:
-            yield _as_float32(blocks), kind[2]
+            yield as_float32(blocks), kind[2]
 
     def _frames(self) -> Iterator[Any]:
         decoded = 0.0
@@ -176,7 +174,19 @@ class _Track:
                 yield frame
 
 
-def _default_track(container: Any, path: Path) -> Any:
+def opened_sound(path: Path) -> Any:
+    """Return a file's container, opened by FFmpeg."""
+    options = {"protocol_whitelist": "file", **_after_id3(path)}
+    # "file:", since FFmpeg takes what stands before a colon in a name for a protocol
+    return av.open(f"file:{path}", metadata_errors="replace", options=options)
+
+
+def default_track(container: Any, path: Path) -> Any:
+    """Return the audio track that is heard.
+
+    Raises:
+        MediaError: There is none.
+    """
     tracks = [track for track in container.streams.audio if track.codec_context is not None]
     if not tracks:
         raise MediaError(f"{path}: there is no audio track that can be decoded")
@@ -194,7 +204,7 @@ def _after_id3(path: Path) -> dict[str, str]:
         return {"skip_initial_bytes": str(size)} if file.read(4) in (b"RIFF", b"RF64") else {}
 
 
-def _samples(frame: Any) -> np.ndarray:
+def samples_of(frame: Any) -> np.ndarray:
     """Return a frame's samples in its own format ``[channels, N]``."""
     channels = frame.layout.nb_channels
     if frame.format.is_planar and channels >= _PLANES:
@@ -204,7 +214,7 @@ def _samples(frame: Any) -> np.ndarray:
     return samples if frame.format.is_planar else samples.reshape(-1, channels).T
 
 
-def _as_float32(blocks: list[np.ndarray]) -> np.ndarray:
+def as_float32(blocks: list[np.ndarray]) -> np.ndarray:
     """Return blocks of samples as one ``[channels, N]`` between -1 and 1."""
     samples = np.concatenate(blocks, axis=1)
     bits = _BITS.get(samples.dtype.str[1:])
@@ -218,7 +228,7 @@ def _as_float32(blocks: list[np.ndarray]) -> np.ndarray:
     return floats
 
 
-def _mono(samples: np.ndarray) -> np.ndarray:
+def mono(samples: np.ndarray) -> np.ndarray:
     """Return the mean of the channels ``[channels, N]``."""
     if len(samples) == 1:
         return np.ascontiguousarray(samples[0])

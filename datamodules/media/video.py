@@ -6,7 +6,6 @@ Only the video stream is decoded. The audio track of a clip is never opened, so 
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from torchvision.io import encode_jpeg
 
 from datamodules.media.audio import ClipFolder
 from datamodules.media.frame_decoding import decode_frames
+from datamodules.media.frame_segment import decode_frame_segment
+from datamodules.media.segments import Place, Segment
 from runtime.errors import UserError
 
 _EVEN = 1.75
@@ -100,22 +101,26 @@ class Frames:
     rate: float | None
 
 
-def load_frames(path: Path, sampling: FrameSampling) -> np.ndarray:
+def load_frames(place: Place, sampling: FrameSampling) -> np.ndarray:
     """Return what :func:`sample_frames` returns, without the rate."""
-    return sample_frames(path, sampling).pixels
+    return sample_frames(place, sampling).pixels
 
 
-def sample_frames(path: Path, sampling: FrameSampling) -> Frames:
+def sample_frames(place: Place, sampling: FrameSampling) -> Frames:
     """Decode frames of a clip's video stream.
 
     Args:
-        path: A container with a video stream (mp4, mkv, webm, ...).
+        place: A container with a video stream (mp4, mkv, webm, ...), or a part of one.
         sampling: Which frames, and how large.
 
     Raises:
         MediaError: The file is missing, empty or corrupt, or has no video stream.
     """
-    decoded = decode_frames(path, sampling.choose)
+    if isinstance(place, Segment):
+        with place.opened() as path:
+            decoded = decode_frame_segment(path, sampling.choose, place.start, place.end)
+    else:
+        decoded = decode_frames(place, sampling.choose)
     return Frames(_shrink(decoded.pixels, sampling.max_side), shown_rate(decoded.times))
 
 
@@ -188,13 +193,13 @@ class FrameFolder(ClipFolder):
 
     sampling: FrameSampling = FrameSampling()
 
-    def decode(self, path: Path) -> np.ndarray:
-        """Return the frames of the clip at a path ``[N, height, width, 3]``.
+    def decode(self, place: Place) -> np.ndarray:
+        """Return the frames of the clip at a place ``[N, height, width, 3]``.
 
         Raises:
             MediaError: The clip cannot be decoded.
         """
-        return load_frames(path, self.sampling)
+        return load_frames(place, self.sampling)
 
     def frames(self, media: str) -> Frames:
         """Return the frames of a clip and their rate.
@@ -202,4 +207,4 @@ class FrameFolder(ClipFolder):
         Raises:
             MediaError: The clip cannot be decoded, or its path leads out of ``root``.
         """
-        return sample_frames(self.path(media), self.sampling)
+        return sample_frames(self.place(media), self.sampling)

@@ -122,6 +122,8 @@ class QuestionReader:
                 raise RowError("unsafe path", f"{candidate!a} is not a path of a clip: it has control characters")
             if is_playlist(candidate):
                 raise RowError("unsafe path", f"{candidate} is a playlist, which may name files and addresses anywhere")
+        if self.clips.corpus is not None:
+            return self._of_corpus(candidates[0], must_exist), ()
         try:
             paths = [self.clips.path(candidate) for candidate in candidates]
             found = next((path for path in paths if path.is_file()), None)
@@ -147,6 +149,19 @@ class QuestionReader:
             hint = f"; the nearest name is {nearest}"
         raise RowError("missing media", f"the clip {written} is missing in {self.clips.root}{hint}")
 
+    def _of_corpus(self, name: str, must_exist: bool) -> str:
+        """Return the name of a corpus's clip."""
+        assert self.clips.corpus is not None
+        if name not in self.clips.corpus:
+            raise RowError("missing media", f"the clip {name} is not among the clips that data.clips names")
+        try:
+            missing = must_exist and not self.clips.path(name).is_file()
+        except (MediaError, RuntimeError) as error:
+            raise RowError("unsafe path", str(error)) from None
+        if missing:
+            raise RowError("missing media", f"the file of clip {name}, {self.clips.path(name)}, is missing")
+        return name
+
     def _decodable(
         self, parsed: list[tuple[int, Question]], file: Path, index: MediaIndex, limit: int | None
     ) -> list[Question]:
@@ -154,12 +169,11 @@ class QuestionReader:
         good: list[Question] = []
         step = len(parsed) if limit is None else max(2 * limit, 64)
         for start in range(0, len(parsed), max(step, 1)):
-            part = [
-                (number, question, self.clips.path(question.media)) for number, question in parsed[start : start + step]
-            ]
-            errors = index.check({path: None for _, _, path in part})
-            for number, question, path in part:
-                if error := errors[path]:
+            some = parsed[start : start + step]
+            part = [(number, question, self.clips.place(question.media)) for number, question in some]
+            errors = index.check({place: None for _, _, place in part})
+            for number, question, place in part:
+                if error := errors[place]:
                     self.report.add(Finding(str(file), number, question.id, "corrupt media", error))
                 else:
                     good.append(question)

@@ -76,7 +76,7 @@ class Splits:
             index = MediaIndex(place, self.clips.decode, max(self.threads, 1), longest)
         questions = reader.read(file, index, self.limit)
         if index is not None:
-            self.clip_seconds |= {q.media: index.seconds(self.clips.path(q.media)) for q in questions}
+            self.clip_seconds |= {q.media: index.seconds(self.clips.place(q.media)) for q in questions}
         name = f"{self.dataset}-{split}"
         if is_rank_zero():
             report_file = self.report_dir / f"{name}.bad.jsonl"

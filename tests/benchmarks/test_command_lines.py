@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decoding, growth, overlap, requests
+from benchmarks import corpus, decoding, growth, overlap, requests
 from benchmarks.measuring.shapes import SHAPES
 from tests.benchmarks.test_learner import WORLD
 
@@ -40,6 +40,14 @@ def test_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert all(
         row["clips_per_second"] > 0 for row in json.loads((tmp_path / "decoding.json").read_text())["results"].values()
     )
+
+
+def test_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(corpus, "FILM", 12)
+    corpus.main(["--count", "3", "--output", str(tmp_path)])
+    results = json.loads((tmp_path / "corpus.json").read_text())["results"]
+    assert [row["clips"] for row in results] == [3, 30, 10]
+    assert all(row["clips_per_second"] > 0 and row["peak_mb"] > 0 for row in results)
 
 
 def test_requests(tmp_path: Path):
