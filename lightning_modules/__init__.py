@@ -14,6 +14,7 @@ __getattr__, __dir__ = short_names(
         "FactVerifierModule": "fact_verifier",
         "FormatReward": "objectives.rewards",
         "GRPOModule": "grpo",
+        "QuestionWriterModule": "question_writer",
         "RemoteQAModule": "remote_qa",
         "SFTModule": "sft",
         "ServedQAModule": "served_qa",

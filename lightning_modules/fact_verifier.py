@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from datamodules.batching.items import TracedClip
 from datamodules.media.audio import audio_part
-from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
+from datamodules.prompts.checker import CHECK_ANSWER, CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
+from datamodules.reading.self_consistency import answered_option
 from datamodules.traces import thought
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import BodyField, Choice, EndpointSettings, RequestStats
@@ -28,12 +29,20 @@ _SENTENCE = re.compile(r"[.!?;:。！？；：\n]+")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s*")
 
 
+NO_ANSWER = "no readable answer"
+"""Evidence against a trace of which only the answer is judged, and whose answer is none of the options."""
+
+
 class FactVerifierModule(ChatStage):
     """The checker C: accepts a trace when an audio model that hears the clip says that it fits.
 
     In mode ``trace`` (the paper's) it is asked once about the whole trace. In mode ``claims`` a text request lists what
     the trace claims about sounds, each claim is asked about, and the trace is accepted when none is refuted. A trace
     without a thought has nothing that could fit: it is rejected without a request.
+
+    In mode ``answer`` it is asked about question and answer alone, whatever was thought: once for each answer that a
+    question's traces give, and once for each of the other options, of which none may be right as well. That is how
+    questions are checked that a model wrote without hearing anything.
     """
 
     record_type = Verdict
@@ -41,7 +50,7 @@ class FactVerifierModule(ChatStage):
     def __init__(
         self,
         endpoint: EndpointSettings,
-        mode: Literal["trace", "claims"] = "trace",
+        mode: Literal["trace", "claims", "answer"] = "trace",
         threshold: float = 0.5,
         logprobs: bool = True,
         top_logprobs: int | None = 20,
@@ -55,7 +64,8 @@ class FactVerifierModule(ChatStage):
 
         Args:
             endpoint: The OpenAI-compatible server of the checker.
-            mode: ``trace`` asks about each trace as a whole, ``claims`` about each of its claims.
+            mode: ``trace`` asks about each trace as a whole, ``claims`` about each of its claims, ``answer`` about each
+                option of the question, of which the trace's answer alone must be right.
             threshold: Least probability of "yes" that is accepted; a plain yes counts as 1, a plain no as 0.
             logprobs: Ask for log-probabilities of the first token; endpoints that give none are read by their answer.
             top_logprobs: How many candidates to ask for; null leaves the field out.
@@ -82,10 +92,9 @@ class FactVerifierModule(ChatStage):
             "logprobs": True if logprobs else None,
             "top_logprobs": top_logprobs if logprobs else None,
         }
-        self.prompt = CHECK_TRACE if mode == "trace" else CHECK_CLAIM
-        self.prompt_version = (
-            CHECK_TRACE.identifier if mode == "trace" else f"{LIST_CLAIMS.identifier}+{CHECK_CLAIM.identifier}"
-        )
+        prompts = {"trace": (CHECK_TRACE,), "claims": (LIST_CLAIMS, CHECK_CLAIM), "answer": (CHECK_ANSWER,)}[mode]
+        self.prompt = prompts[-1]
+        self.prompt_version = "+".join(prompt.identifier for prompt in prompts)
         self.provenance = {
             "checker": endpoint.model,
             "mode": mode,
@@ -101,6 +110,9 @@ class FactVerifierModule(ChatStage):
         """Check those of the item's traces that have no verdict yet; where nothing was thought nothing is asked."""
         question = item.question
         left = [trace for trace in item.traces if (question.id, trace.sample) not in self.completed]
+        if self.mode == "answer":
+            await self._ask_answers(item, left, work)
+            return
         work.records += [self._verdict(trace, False, None, (NO_THOUGHT,)) for trace in left if not thought(trace)]
         if item.error is not None:
             work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
@@ -119,6 +131,38 @@ class FactVerifierModule(ChatStage):
         reply = await self.endpoint.chat(listen(item.wav, text), tally, self.check_fields, **self.fields)
         probability, said = yes_probability(checked(reply.choices[0]))
         return self._verdict(trace, probability is not None and probability >= self.threshold, probability, (said,))
+
+    async def _ask_answers(self, item: TracedClip, left: list[Trace], work: Work) -> None:
+        """Judge the answers of traces, those of the same answer together."""
+        question = item.question
+        if item.error is not None:
+            work.errors.append(RequestError.now(question.id, "media", item.lasting, item.error))
+            return
+        answers = {trace.sample: answered_option(trace, question) for trace in left}
+        work.records += [self._verdict(t, False, None, (NO_ANSWER,)) for t in left if answers[t.sample] is None]
+
+        async def one(answer: str) -> None:
+            same = [trace for trace in left if answers[trace.sample] == answer]
+            asking = self._check_answer(item, answer, work.tally)
+            found = await self._settle(question.id, [trace.sample for trace in same], asking, work)
+            if found is not None:
+                probability, evidence = found
+                accepted = probability >= self.threshold
+                work.records += [self._verdict(trace, accepted, probability, evidence) for trace in same]
+
+        await self._all([one(answer) for answer in question.options if answer in answers.values()])
+
+    async def _check_answer(
+        self, item: TracedClip, answer: str, tally: RequestStats
+    ) -> tuple[float, tuple[str, ...]]:
+        """Return how probable it is that an answer is right and no other option is, and what was said of each."""
+        options = [answer, *(option for option in item.question.options if option != answer)]
+        chats = [listen(item.wav, CHECK_ANSWER.render(item.question, answer=option)) for option in options]
+        works = [self.endpoint.chat(chat, tally, self.check_fields, **self.fields) for chat in chats]
+        said = [yes_probability(checked(reply.choices[0])) for reply in await self._all(works)]
+        right, *others = [0.0 if probability is None else probability for probability, _ in said]
+        evidence = tuple(f"{word}: {option}" for (_, word), option in zip(said, options, strict=True))
+        return min(right, 1 - max(others, default=0.0)), evidence
 
     async def _check_claims(self, item: TracedClip, trace: Trace, tally: RequestStats) -> Verdict:
         claims = await self._claims(item.question, trace, tally)

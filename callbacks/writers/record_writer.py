@@ -15,25 +15,32 @@ from datamodules.media.audio import MediaError
 from lightning_modules.doors import RecordStage, fitting
 from records.changed_questions import without_changed
 from records.completed import Completed, Place
+from records.proposed_question import ProposedQuestion
 from records.records import Question, Record, Trace, Verdict
 from records.request_records import ItemResult, RequestError, Usage, spent
 from records.shards import JsonlShards
 from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
-FOLDERS: dict[type[Record], str] = {Trace: "traces", Verdict: "verdicts", RequestError: "errors", Usage: "usage"}
+FOLDERS: dict[type[Record], str] = {
+    ProposedQuestion: "proposals",
+    Trace: "traces",
+    Verdict: "verdicts",
+    RequestError: "errors",
+    Usage: "usage",
+}
 
-MODULES = "the teacher and the fact verifiers, whose traces and verdicts it writes"
+MODULES = "the teacher and the fact verifiers and the writer of questions, whose records it writes"
 
 
 class RecordWriter(Callback):
     """Writes results, errors and usage of ``predict`` to JSON lines while they are made.
 
-    Below ``directory`` there are the folders ``traces`` or ``verdicts`` (whatever the stage makes), ``errors`` and
-    ``usage``, each with one file of each rank, which that rank appends to. A run finds what is on disk already, repairs
-    a line that was torn by a crash, and makes only what is missing. Each record says what its question asked
-    (``Question.fingerprint``): where a question has changed since, it is asked again. The files stay as they are at the
-    end: the next stage reads the whole folder.
+    Below ``directory`` there are the folders ``proposals``, ``traces`` or ``verdicts`` (whatever the stage makes),
+    ``errors`` and ``usage``, each with one file of each rank, which that rank appends to. A run finds what is on disk
+    already, repairs a line that was torn by a crash, and makes only what is missing. Each record says what its question
+    asked (``Question.fingerprint``): where a question has changed since, it is asked again. The files stay as they are
+    at the end: the next stage reads the whole folder.
 
     Args:
         directory: Where to write.
