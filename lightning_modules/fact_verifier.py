@@ -152,9 +152,7 @@ class FactVerifierModule(ChatStage):
 
         await self._all([one(answer) for answer in question.options if answer in answers.values()])
 
-    async def _check_answer(
-        self, item: TracedClip, answer: str, tally: RequestStats
-    ) -> tuple[float, tuple[str, ...]]:
+    async def _check_answer(self, item: TracedClip, answer: str, tally: RequestStats) -> tuple[float, tuple[str, ...]]:
         """Return how probable it is that an answer is right and no other option is, and what was said of each."""
         options = [answer, *(option for option in item.question.options if option != answer)]
         chats = [listen(item.wav, CHECK_ANSWER.render(item.question, answer=option)) for option in options]

@@ -103,7 +103,7 @@ class QuestionWriterModule(ChatStage):
         async def one(sample: int) -> None:
             kind = self.kind(clip, sample)
             seed = None if self.seed is None else request_seed(self.seed, clip) + sample
-            asking = self.endpoint.chat(self.messages(item, kind), work.tally, seed=seed, **self.sampling)
+            asking = self.endpoint.chat(self.messages(item, kind), work.tally, None, seed=seed, **self.sampling)
             reply = await self._settle(clip, [sample], asking, work)
             if reply is None:
                 return

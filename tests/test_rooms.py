@@ -23,6 +23,8 @@ FLOORS = (
     {"callbacks/writers"},
     {"callbacks"},
     {"evaluation"},
+    {"corpus/gates"},
+    {"corpus"},
     {"cli"},
     {"."},
     {"mini/world"},

@@ -4,9 +4,12 @@ import re
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _EMPTY = frozenset(
-    "a an the this that these those is are was were be been being do does did has have had can could will would of in "
-    "on at to from by for with and or not no it its as into than then there here what which who whom whose where when "
-    "why how heard hear hears hearing sound sounds sounding audio clip one".split()
+    re.split(
+        r"\s+",
+        """a an the this that these those is are was were be been being do does did has have had can could will would of
+        in on at to from by for with and or not no it its as into than then there here what which who whom whose where
+        when why how heard hear hears hearing sound sounds sounding audio clip one""",
+    )
 )
 
 

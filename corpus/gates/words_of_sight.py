@@ -6,7 +6,7 @@ from records.records import Question
 
 _SIGHT = re.compile(
     r"\b(?:videos?|frames?|images?|pictures?|photo(?:s|graphs?)?|pictured|screens?|footage|scenes? shown|shown|"
-    r"see|sees|seen|seeing|watch(?:es|ed|ing)?|look(?:s|ed|ing)?|visible|visibly|visual(?:s|ly)?|appear(?:s|ed|ing)?|"
+    r"see|sees|seen|seeing|watch(?:es|ed|ing)?|look(?:s|ed|ing)?|visible|visibly|visual(?:s|ly)?|"
     r"colou?rs?|colou?red|wear(?:s|ing)?|worn|camera|on-?screen|foreground|background of the (?:clip|shot)|"
     r"depicted|displayed|gestures?|silent)\b",
     re.IGNORECASE,

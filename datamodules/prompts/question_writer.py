@@ -39,8 +39,8 @@ WRITE_QUESTION = WriterPrompt(
         "Write one multiple-choice question about what must be heard in the clip, of the kind: <kind> (<asks>).\n"
         "Someone who only listens must be able to answer it; someone who neither hears nor sees the clip must not. "
         'Speak of "the audio" and of what is heard: never of the video, of frames, pictures or colours, or of anything '
-        "that is seen. Do not name the answer in the question. Give the right answer and three wrong ones that could as "
-        "well be true of such a clip, all four short and about equally long.\n"
+        "that is seen. Do not name the answer in the question. Give the right answer and three wrong ones that could "
+        "be true of such a clip as well, all four short and about equally long.\n"
         "Reply with one JSON object and nothing else:\n"
         '{"question": "...", "answer": "...", "others": ["...", "...", "..."]}\n'
         f"If what is seen gives no good question of this kind, reply {NONE_SUCH}"

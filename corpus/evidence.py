@@ -1,0 +1,85 @@
+"""What the stages have found out about proposed questions so far."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datamodules.reading.self_consistency import by_question
+from records.proposed_question import ProposedQuestion
+from records.record_files import read_records
+from records.records import RecordError, Trace, Verdict
+
+PROPOSALS, PRIOR, TEACHER, GROUNDING, VERIFIED = (
+    "questions/proposals",
+    "prior/traces",
+    "teacher/traces",
+    "grounding/verdicts",
+    "verify/verdicts",
+)
+"""Where the stages write below the folder of runs, in their order."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Records of all stages; None for a stage that has not begun.
+
+    Attributes:
+        proposals: What was written, by clip and sample.
+        prior: Answers without the clip, by question.
+        teacher: The teacher's traces, by question.
+        grounding: The checker's verdicts on the answers, by question.
+        verified: The checker's verdicts on the traces, by question.
+    """
+
+    proposals: Sequence[ProposedQuestion]
+    prior: Mapping[str, Sequence[Trace]] | None = None
+    teacher: Mapping[str, Sequence[Trace]] | None = None
+    grounding: Mapping[str, Sequence[Verdict]] | None = None
+    verified: Mapping[str, Sequence[Verdict]] | None = field(default=None)
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages that have not begun."""
+        stages = {PRIOR: self.prior, TEACHER: self.teacher, GROUNDING: self.grounding, VERIFIED: self.verified}
+        return [name for name, found in stages.items() if found is None]
+
+
+def read_evidence(runs: Path) -> Evidence:
+    """Read what the stages have written below a folder.
+
+    Args:
+        runs: The folder, which holds ``questions``, ``prior``, ``teacher``, ``grounding`` and ``verify``.
+
+    Raises:
+        RecordError: No question was proposed yet, or a line is malformed.
+    """
+    if not _written(runs / PROPOSALS):
+        raise RecordError(
+            f"{runs / PROPOSALS}: no question was written yet; `train.py predict --config questions.yaml` does it"
+        )
+    proposals = {(one.question_id, one.sample): one for one in read_records([str(runs / PROPOSALS)], ProposedQuestion)}
+    return Evidence(
+        [proposals[place] for place in sorted(proposals)],
+        _traces(runs / PRIOR),
+        _traces(runs / TEACHER),
+        _verdicts(runs / GROUNDING),
+        _verdicts(runs / VERIFIED),
+    )
+
+
+def _written(folder: Path) -> bool:
+    return any(folder.glob("*.jsonl"))
+
+
+def _traces(folder: Path) -> Mapping[str, Sequence[Trace]] | None:
+    return by_question(read_records([str(folder)], Trace)) if _written(folder) else None
+
+
+def _verdicts(folder: Path) -> Mapping[str, Sequence[Verdict]] | None:
+    if not _written(folder):
+        return None
+    found: dict[str, list[Verdict]] = defaultdict(list)
+    for verdict in read_records([str(folder)], Verdict):
+        found[verdict.question_id].append(verdict)
+    return found
