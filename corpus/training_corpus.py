@@ -20,7 +20,7 @@ OUTCOMES = "outcomes.jsonl"
 """What became of each proposal; by it a folder is known whose annotations may be written anew."""
 
 
-def gather(root: Path, runs: Path, terms: Mapping[str, ClipTerms]) -> Datasheet:
+def gathered_questions(root: Path, runs: Path, terms: Mapping[str, ClipTerms]) -> Datasheet:
     """Write the questions that no gate has stopped yet into ``root/train_qa.json``, for the next stage to ask about.
 
     Args:
@@ -40,7 +40,9 @@ def gather(root: Path, runs: Path, terms: Mapping[str, ClipTerms]) -> Datasheet:
     return _datasheet(root, runs, evidence, judged)
 
 
-def finish(root: Path, runs: Path, terms: Mapping[str, ClipTerms], held_out: float, leakage: str = "") -> Datasheet:
+def finished_corpus(
+    root: Path, runs: Path, terms: Mapping[str, ClipTerms], held_out: float, leakage: str = ""
+) -> Datasheet:
     """Write the corpus: questions that passed all gates, their traces and verdicts, and the datasheet.
 
     Args:
