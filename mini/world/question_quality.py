@@ -37,7 +37,9 @@ def is_right(question: Question, heard: Sequence[str]) -> bool:
     """
     kind = next((kind for kind, texts in WORDING.items() if question.text in texts), None)
     answer = question.answer_text
-    if kind is None or len({option.casefold() for option in question.options}) < len(question.options):
+    if kind is None or len({option.casefold().removeprefix("the ") for option in question.options}) < len(
+        question.options
+    ):
         return False
     if kind == "count":
         return answer == NUMBERS[min(len(heard), len(NUMBERS) - 1)]
