@@ -4,11 +4,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from datamodules.reading.self_consistency import by_question
 from records.proposed_question import ProposedQuestion
 from records.record_files import read_records
 from records.records import RecordError, Trace, Verdict
+
+R = TypeVar("R", Trace, Verdict)
 
 PROPOSALS, PRIOR, TEACHER, GROUNDING, VERIFIED = (
     "questions/proposals",
@@ -61,10 +63,10 @@ def read_evidence(runs: Path) -> Evidence:
     proposals = {(one.question_id, one.sample): one for one in read_records([str(runs / PROPOSALS)], ProposedQuestion)}
     return Evidence(
         [proposals[place] for place in sorted(proposals)],
-        _traces(runs / PRIOR),
-        _traces(runs / TEACHER),
-        _verdicts(runs / GROUNDING),
-        _verdicts(runs / VERIFIED),
+        _of_questions(runs / PRIOR, Trace),
+        _of_questions(runs / TEACHER, Trace),
+        _of_questions(runs / GROUNDING, Verdict),
+        _of_questions(runs / VERIFIED, Verdict),
     )
 
 
@@ -72,14 +74,11 @@ def _written(folder: Path) -> bool:
     return any(folder.glob("*.jsonl"))
 
 
-def _traces(folder: Path) -> Mapping[str, Sequence[Trace]] | None:
-    return by_question(read_records([str(folder)], Trace)) if _written(folder) else None
-
-
-def _verdicts(folder: Path) -> Mapping[str, Sequence[Verdict]] | None:
+def _of_questions(folder: Path, kind: type[R]) -> Mapping[str, Sequence[R]] | None:
+    """Return the records of a folder by their question, also those of questions that have changed since."""
     if not _written(folder):
         return None
-    found: dict[str, list[Verdict]] = defaultdict(list)
-    for verdict in read_records([str(folder)], Verdict):
-        found[verdict.question_id].append(verdict)
+    found: dict[str, list[R]] = defaultdict(list)
+    for record in read_records([str(folder)], kind):
+        found[record.question_id].append(record)
     return found

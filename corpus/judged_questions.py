@@ -15,11 +15,11 @@ from corpus.gates.votes import count_votes, known_without_clip, not_unanimous
 from corpus.gates.words_of_sight import word_of_sight
 from datamodules.prompts.question_kinds import QUESTION_KINDS
 from datamodules.reading.annotations import same_text
-from records.changed_questions import OfQuestion, without_changed
+from records.changed_questions import without_changed
 from records.proposed_question import ProposedQuestion, QuestionOutcome
-from records.records import Question
+from records.records import Question, Trace, Verdict
 
-R = TypeVar("R", bound=OfQuestion)
+R = TypeVar("R", Trace, Verdict)
 
 WAITING = "waiting"
 """Reason of a gate whose stage has not come to a question."""
@@ -128,21 +128,21 @@ def _asked(
     question: Question, outcome: QuestionOutcome, evidence: Evidence, prior_rounds: int, teacher_rounds: int
 ) -> QuestionOutcome:
     """Return what became of a question that passed what looks at it alone: the gates of models, in their order."""
-    prior = count_votes(question, _now(question, evidence.prior))
+    prior = count_votes(question, current(question, evidence.prior))
     outcome = dataclasses.replace(outcome, prior_right=prior.right if prior.asked else None, prior_asked=prior.asked)
     if not prior.asked or prior.asked < prior_rounds:
         return dataclasses.replace(outcome, gate="prior", reason=WAITING)
     if reason := known_without_clip(prior):
         return dataclasses.replace(outcome, gate="prior", reason=reason)
 
-    teacher = count_votes(question, _now(question, evidence.teacher))
+    teacher = count_votes(question, current(question, evidence.teacher))
     outcome = dataclasses.replace(outcome, votes=teacher.right if teacher.asked else None, voters=teacher.asked)
     if not teacher.asked or teacher.asked < teacher_rounds:
         return dataclasses.replace(outcome, gate="unanimity", reason=WAITING)
     if reason := not_unanimous(teacher):
         return dataclasses.replace(outcome, gate="unanimity", reason=reason)
 
-    verdicts = _now(question, evidence.grounding)
+    verdicts = current(question, evidence.grounding)
     if not verdicts:
         return dataclasses.replace(outcome, gate="grounding", reason=WAITING)
     first = verdicts[0]
@@ -154,14 +154,23 @@ def _asked(
     return outcome
 
 
-def _now(question: Question, found: Mapping[str, Sequence[R]] | None) -> list[R]:
-    """Return the records about a question, none of one that asked something else under its id."""
-    return without_changed((found or {}).get(question.id, ()), [question])[0]
+def current(question: Question, found: Mapping[str, Sequence[R]] | None) -> list[R]:
+    """Return the records about a question by their samples, none of one that asked something else under its id.
+
+    Args:
+        question: The question as it is now.
+        found: Records by their question; of two of the same sample the first counts.
+    """
+    now = without_changed((found or {}).get(question.id, ()), [question])[0]
+    samples: dict[int, R] = {}
+    for record in now:
+        samples.setdefault(record.sample, record)
+    return [samples[sample] for sample in sorted(samples)]
 
 
-def _most(found: Mapping[str, Sequence[object]] | None) -> int:
-    """Return how many records a question has that a stage is through with."""
-    return max(map(len, (found or {}).values()), default=0)
+def _most(found: Mapping[str, Sequence[Trace]] | None) -> int:
+    """Return how many samples a question has that a stage is through with."""
+    return max((len({trace.sample for trace in some}) for some in (found or {}).values()), default=0)
 
 
 def counts_at_gates(judged: Iterable[QuestionOutcome]) -> dict[str, tuple[int, int, int]]:

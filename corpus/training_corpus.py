@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,13 +10,16 @@ from corpus.avqa_rows import write_rows
 from corpus.clip_terms import ClipTerms
 from corpus.datasheet import Datasheet
 from corpus.evidence import Evidence, read_evidence
-from corpus.judged_questions import Judged, judged_questions
+from corpus.judged_questions import Judged, current, judged_questions
 from corpus.spending import stage_spending
 from records.records import write_jsonl
 from runtime.errors import UserError
 
 OUTCOMES = "outcomes.jsonl"
 """What became of each proposal; by it a folder is known whose annotations may be written anew."""
+
+TRACES, VERDICTS = "traces/corpus.jsonl", "verdicts/corpus.jsonl"
+"""The teacher's traces of the training questions, and the checker's verdicts on them."""
 
 
 def gathered_questions(root: Path, runs: Path, terms: Mapping[str, ClipTerms]) -> Datasheet:
@@ -62,6 +64,9 @@ def finished_corpus(
             f"{', '.join(evidence.missing)}: not in {runs} yet; let these stages run, and `python -m corpus gather` "
             "between them"
         )
+    for name in (TRACES, VERDICTS):
+        if others := [path for path in (root / name).parent.glob("*.jsonl") if path != root / name]:
+            raise UserError(f"{others[0]} is not of this corpus and would be read with it: move it away")
     validation = held_out_clips([one.outcome.clip for one in judged if one.passed], held_out)
     judged = [_in_split(one, "val" if one.outcome.clip in validation else "train") for one in judged]
     train = [one for one in judged if one.outcome.split == "train"]
@@ -70,11 +75,9 @@ def finished_corpus(
     write_jsonl(root / OUTCOMES, [one.outcome for one in judged])
     write_rows(root / "train_qa.json", train)
     write_rows(root / "val_qa.json", (one for one in judged if one.outcome.split == "val"))
-    for folder, found in (("traces", evidence.teacher), ("verdicts", evidence.verified)):
-        shutil.rmtree(root / folder, ignore_errors=True)
-        (root / folder).mkdir()
-        records = [record for one in train for record in (found or {}).get(one.outcome.question_id, ())]
-        write_jsonl(root / folder / "rank-00000.jsonl", records)
+    questions = [one.question for one in train if one.question is not None]
+    write_jsonl(root / TRACES, [trace for one in questions for trace in current(one, evidence.teacher)])
+    write_jsonl(root / VERDICTS, [verdict for one in questions for verdict in current(one, evidence.verified)])
     datasheet = dataclasses.replace(_datasheet(root, runs, evidence, judged), leakage=leakage)
     datasheet.write(root / "datasheet.md")
     return datasheet

@@ -61,6 +61,16 @@ def test_records_of_a_question_that_has_changed_are_not_evidence() -> None:
         assert gate(GOOD, prior=prior) == [(expected, WAITING)]
 
 
+def test_a_question_that_was_asked_anew_is_judged_by_its_own_answers() -> None:
+    question = question_of(GOOD)
+    assert question is not None
+    stale, fresh = (
+        [Trace(ID, sample, "", "a cat", "m", question_fingerprint=mark) for sample in range(2)]
+        for mark in ("of another", question.fingerprint)
+    )
+    assert gate(GOOD, prior={ID: [*stale, *fresh]}) == [("unanimity", WAITING)]
+
+
 def test_counts_add_up() -> None:
     proposals = [proposal("a", 0, "", fault="declined"), proposal("a", 1, "What is seen?", *DOG), GOOD]
     counts = counts_at_gates(one.outcome for one in judged_questions(Evidence(proposals)))

@@ -111,6 +111,13 @@ def test_what_is_refused(runs: Path, tmp_path: Path) -> None:
     assert (root / "train_qa.json").read_text() == "[]"
 
 
+def test_files_that_would_be_read_with_the_corpus_are_refused(runs: Path, tmp_path: Path) -> None:
+    judge(runs)
+    write(tmp_path / "data" / "traces", votes("avqa/train/a.0", "rain"))
+    with pytest.raises(UserError, match=r"traces/rank-00000.jsonl is not of this corpus"):
+        main(["finish", str(tmp_path / "data"), "--runs", str(runs)])
+
+
 def test_held_out_clips() -> None:
     clips = [str(number) for number in range(40)]
     assert held_out_clips(clips, 0.0) == set() and len(held_out_clips(clips * 2, 0.1)) == 4
