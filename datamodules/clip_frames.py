@@ -1,29 +1,15 @@
 """Clips about which nothing is known yet, as silent frames: what the writer of questions is shown."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.audio_qa import Role
-from datamodules.avqa_video import AVQAVideoDataModule, AVQAVideoSettings
+from datamodules.avqa_video import AVQAVideoDataModule
 from datamodules.reading.nearby_names import can_be_name
 from records.records import Question
 from runtime.errors import UserError
-from runtime.settings import takes
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipFramesSettings(AVQAVideoSettings):
-    """Clips, beside what is said in :class:`.avqa_video.AVQAVideoSettings`.
-
-    Attributes:
-        media_dir: Folder of the clips under ``root``; ``.`` is ``root`` itself.
-    """
-
-    media_dir: str = "videos"
 
 
 class ClipFramesDataModule(AVQAVideoDataModule):
@@ -34,14 +20,6 @@ class ClipFramesDataModule(AVQAVideoDataModule):
     """
 
     dataset = "clips"
-
-    settings: ClipFramesSettings
-
-    @takes(ClipFramesSettings)
-    def __init__(self, *root: Any, **settings: Any) -> None:
-        """Describe the data, as :class:`ClipFramesSettings` does; nothing is read before ``setup``."""
-        super().__init__(*root, **settings)
-        self.settings = ClipFramesSettings(*root, **settings)
 
     def setup(self, stage: str | None = None) -> None:
         """Look for clips.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,6 +58,7 @@ def run_stage(
     main([*arguments, *named, *options, *traces, "--data.init_args.eval_batch_size=8"])
 
 
-def rows(path: Path) -> list[dict]:
+def rows(path: Path) -> list[dict[str, Any]]:
     """Rows of an annotation file."""
-    return json.loads(path.read_text("utf-8"))
+    found: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
+    return found
