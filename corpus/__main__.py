@@ -26,11 +26,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     getattr(commands, options.run)(options)
 
 
+def part(text: str) -> float:
+    """Return a number of the command line that is a part of something.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none, or not between 0 and 1.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"a number from 0 to below 1 is needed, found {text!r}")
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="python -m corpus", description="From videos to a training corpus.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _clips(commands)
+    _gather_and_finish(commands)
     _browse(commands)
     _agreement(commands)
     return top
@@ -64,6 +80,32 @@ def _clips(commands: Any) -> None:
         name = f"--{field.name.replace('_', '-')}"
         kind = type(field.default)
         clips.add_argument(name, type=kind, default=field.default, help=f"{described[field.name]} (%(default)s)")
+
+
+def _gather_and_finish(commands: Any) -> None:
+    def command(name: str, run: str, text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("root", type=Path, help="folder of the clips; gets the annotations in AVQA's format")
+        made.add_argument("--runs", type=Path, default=Path("runs"), help="where the stages write (%(default)s)")
+        made.add_argument(
+            "--clips",
+            action="append",
+            metavar="PATH",
+            help="clips.jsonl or a folder of such files: sources and licences",
+        )
+        return made
+
+    command("gather", "gather", "Write the questions that no gate has stopped yet, for the next stage to ask about.")
+    last = command("finish", "finish", "Write the corpus: questions, traces, verdicts, provenance and datasheet.md.")
+    last.add_argument("--audit", type=Path, help="what `python -m evaluation audit --output` wrote about the clips")
+    last.add_argument(
+        "--held-out",
+        type=part,
+        default=0.05,
+        metavar="PART",
+        help="part of the clips whose questions are for validation (%(default)s)",
+    )
 
 
 def _browse(commands: Any) -> None:

@@ -11,6 +11,7 @@ __getattr__, __dir__ = short_names(
         "AVQADataModule": "avqa",
         "AVQAVideoDataModule": "avqa_video",
         "AlignmentDataModule": "alignment",
+        "ClipFramesDataModule": "clip_frames",
         "MMAUDataModule": "mmau",
         "MultipleChoiceDataModule": "multiple_choice",
         "MusicAVQADataModule": "music_avqa",

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from datamodules.avqa import AVQADataModule, AVQASettings
-from datamodules.batching.items import Prepared, silent_clip
+from datamodules.batching.items import Prepared, TeacherExample, silent_clip
 from datamodules.batching.loading import SentBatch, loader_settings, own_share
 from datamodules.media.video import FrameFolder, FrameSampling
 from runtime.settings import takes
@@ -19,12 +19,14 @@ class AVQAVideoSettings(AVQASettings):
 
     Attributes:
         frames: Which frames of a clip are shown, and how large.
+        blind: Show none of them: what a model answers then, it answers from the question alone.
         audio_text: Ask about the "audio" wherever the question says "video".
         validate_media: Decode the frames of each clip once before the start; without it, bad clips become error records
             when they are reached.
     """
 
     frames: FrameSampling = FrameSampling()  # noqa: RUF009  (frozen)
+    blind: bool = False
     audio_text: bool = False
     validate_media: bool = False
 
@@ -54,8 +56,9 @@ class AVQAVideoDataModule(AVQADataModule):
         """Return this rank's share of the questions that are not complete yet."""
         assert isinstance(self.clips, FrameFolder)
         questions = own_share(self.trainer, self.questions("predict"))
+        prepare = TeacherExample if self.settings.blind else partial(silent_clip, clips=self.clips)
         return DataLoader(
-            Prepared([q for q in questions if self.completed.lacks(q.id)], partial(silent_clip, clips=self.clips)),
+            Prepared([q for q in questions if self.completed.lacks(q.id)], prepare),
             batch_size=self.settings.evaluated_at_once,
             collate_fn=SentBatch,
             **loader_settings(self.settings.num_workers),

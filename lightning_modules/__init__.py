@@ -16,6 +16,7 @@ __getattr__, __dir__ = short_names(
         "FormatReward": "objectives.rewards",
         "GRPOModule": "grpo",
         "GroundingReward": "grounding_reward",
+        "QuestionWriterModule": "question_writer",
         "RemoteQAModule": "remote_qa",
         "SFTModule": "sft",
         "ServedQAModule": "served_qa",

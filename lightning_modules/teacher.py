@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from answers.answers import match_option
 from datamodules.batching.items import TeacherExample
+from datamodules.media.probes import shuffle_options
 from datamodules.media.video import image_parts, video_parts, video_timing
-from datamodules.prompts.questions import TEACHER_PROMPTS, Prompt, TeacherPromptName
+from datamodules.prompts.questions import NO_CLIP, TEACHER_PROMPTS, Prompt, TeacherPromptName
 from inference.chat_api.budget import BudgetSettings
 from inference.chat_api.chat_endpoint import Choice, EndpointSettings, Reply, RequestFailed
 from inference.chat_api.retries import EndpointError, Failure
@@ -37,6 +38,7 @@ class TeacherModule(ChatStage):
         send: Literal["images", "video"] = "images",
         timing: bool = False,
         n_in_one_request: bool = True,
+        shuffle_options: bool = False,
         temperature: float = 1.0,
         top_p: float = 0.95,
         max_tokens: int = 768,
@@ -56,6 +58,8 @@ class TeacherModule(ChatStage):
                 was started with ``--trust-request-mm-kwargs``.
             n_in_one_request: Ask for all samples in one request (``n``); else one request for each sample. Where some
                 did not come, in this run or in one before, these alone are asked for again.
+            shuffle_options: Show each sample the options in another order, the same one in each run, so that agreement
+                is not a habit of choosing the first. Each sample is a request of its own then.
             temperature: Sampling temperature.
             top_p: Nucleus of the sampling.
             max_tokens: Longest completion.
@@ -67,17 +71,21 @@ class TeacherModule(ChatStage):
         refuse_sampling(max_tokens, temperature, top_p)
         if isinstance(prompt, str) and prompt not in TEACHER_PROMPTS:
             raise UserError(f"model.prompt must be one of {', '.join(TEACHER_PROMPTS)}, found {prompt!r}")
-        super().__init__(endpoint, budget, requests_per_item=1 if n_in_one_request else samples)
+        together = n_in_one_request and not shuffle_options
+        super().__init__(endpoint, budget, requests_per_item=1 if together else samples)
         self.samples: int = samples
         self.prompt = TEACHER_PROMPTS[prompt] if isinstance(prompt, str) else prompt
         self.send = send
         self.timing = timing
-        self.n_in_one_request = n_in_one_request and samples > 1
+        self.n_in_one_request = together and samples > 1
+        self.shuffle_options = shuffle_options
         self.sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
         ours = endpoint.extra_body
         if "seed" in ours:
             raise UserError("endpoint.extra_body must not hold 'seed', which traces record: it is set with model.seed")
         self.sampling_sent = {name: ours.get(name, value) for name, value in self.sampling.items()}
+        if shuffle_options:
+            self.sampling_sent["shuffle_options"] = True  # traces of both ways are not mixed
         self.seed = seed
         self._gives_several = False
         self.provenance = {
@@ -94,11 +102,34 @@ class TeacherModule(ChatStage):
         """Return which question an item is about."""
         return item.question.id
 
-    def messages(self, item: TeacherExample) -> list[dict[str, Any]]:
-        """Return the chat that asks the teacher: the frames and then the text."""
-        parts = (image_parts if self.send == "images" else video_parts)(list(item.images))
-        text = {"type": "text", "text": self.prompt.render(item.question)}
+    def predict_step(self, batch: Sequence[TeacherExample], batch_idx: int) -> int:
+        """Begin to ask about a batch's questions.
+
+        Args:
+            batch: The questions.
+            batch_idx: The batch's number.
+
+        Raises:
+            UserError: The prompt speaks of frames and there are none, or there are frames and it speaks of none.
+        """
+        for item in batch:
+            if item.error is None and bool(item.images) == (self.prompt.modalities == NO_CLIP):
+                shown = "shows frames of each clip" if item.images else "shows no frames (data.blind)"
+                raise UserError(
+                    f"model.prompt {self.prompt.name!r} does not fit data that {shown}: a model that is to see nothing "
+                    "needs data.blind and the prompt 'prior', any other teacher needs neither"
+                )
+        return super().predict_step(batch, batch_idx)
+
+    def messages(self, item: TeacherExample, sample: int = 0) -> list[dict[str, Any]]:
+        """Return the chat that asks the teacher for a sample: the frames, where there are any, and then the text."""
+        parts = (image_parts if self.send == "images" else video_parts)(list(item.images)) if item.images else []
+        text = {"type": "text", "text": self.prompt.render(self.asked(item.question, sample))}
         return [{"role": "user", "content": [*parts, text]}]
+
+    def asked(self, question: Question, sample: int) -> Question:
+        """Return a question as a sample is asked it, with the options in an order of its own where that is wanted."""
+        return shuffle_options(question, sample) if self.shuffle_options else question
 
     async def ask(self, item: TeacherExample, work: Work) -> None:
         """Ask for the samples that remain."""
@@ -111,7 +142,6 @@ class TeacherModule(ChatStage):
                 f"vLLM drops all but the first {_VLLM_FRAMES} of a video's {len(item.images)} frames unless it was "
                 'started with --media-io-kwargs \'{"video": {"num_frames": -1}}\': see model.timing'
             )
-        messages = self.messages(item)
         extra = video_timing(item.rate) if self.send == "video" and self.timing else None
         seed = None if self.seed is None else request_seed(self.seed, question.id)
 
@@ -124,7 +154,7 @@ class TeacherModule(ChatStage):
 
         async def together(samples: list[int]) -> None:
             asking = self.endpoint.chat(
-                messages,
+                self.messages(item, samples[0]),
                 work.tally,
                 extra,
                 n=len(samples) if len(samples) > 1 else None,
@@ -171,7 +201,7 @@ class TeacherModule(ChatStage):
         return []
 
     def _trace(self, question: Question, sample: int, choice: Choice, reply: Reply, seed: int | None) -> Trace:
-        reasoning, answer = read_trace(choice, question)
+        reasoning, answer = read_trace(choice, self.asked(question, sample))
         return Trace(
             question_id=question.id,
             sample=sample,

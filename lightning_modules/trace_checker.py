@@ -1,4 +1,4 @@
-"""How a checker that hears the clip is asked about a trace: as a whole or by its claims (AGFV; paper, section 3.2)."""
+"""How a checker that hears the clip is asked: about a trace, its claims or its answer (AGFV; paper, section 3.2)."""
 
 import math
 import re
@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from datamodules.media.audio import audio_part
-from datamodules.prompts.checker import CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
+from datamodules.prompts.checker import CHECK_ANSWER, CHECK_CLAIM, CHECK_TRACE, LIST_CLAIMS
 from inference.chat_api.chat_endpoint import BodyField, ChatEndpoint, Choice, RequestStats
 from lightning_modules.chat_stage import side_by_side, spoken
 from records.records import Question, Trace
 from runtime.errors import refuse_below
 
 CheckMode = Literal["trace", "claims"]
+"""What of a trace is checked."""
+
+_PROMPTS = {"trace": (CHECK_TRACE,), "claims": (LIST_CLAIMS, CHECK_CLAIM), "answer": (CHECK_ANSWER,)}
 
 _WORDS = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _NEGATION = re.compile(
@@ -30,7 +33,8 @@ class Checked(NamedTuple):
     """What a checker said of a trace.
 
     Attributes:
-        probabilities: Of "yes", for the trace as a whole or for each of its claims; None where it said neither.
+        probabilities: Of "yes", for the trace as a whole, for each of its claims, or for each option, that of the trace
+            first; None where it said neither.
         evidence: In words.
     """
 
@@ -42,16 +46,17 @@ class TraceChecker:
     """Asks about traces.
 
     In mode ``trace`` (the paper's) the checker is asked once about the whole trace. In mode ``claims`` a text request
-    lists what the trace claims about sounds, and each claim is asked about.
+    lists what the trace claims about sounds, and each claim is asked about. In mode ``answer`` each option of the
+    question is asked about, whatever was thought.
 
     Attributes:
-        mode: Which of the two.
+        mode: Which of them.
         prompt_version: Which prompts are used.
     """
 
     def __init__(
         self,
-        mode: CheckMode,
+        mode: CheckMode | Literal["answer"],
         logprobs: bool,
         top_logprobs: int | None,
         max_tokens: int,
@@ -63,7 +68,7 @@ class TraceChecker:
         """Prepare.
 
         Args:
-            mode: ``trace`` or ``claims``.
+            mode: ``trace``, ``claims`` or ``answer``.
             logprobs: Ask for log-probabilities of the first token.
             top_logprobs: How many candidates to ask for; None leaves the field out.
             max_tokens: Longest answer of a check.
@@ -76,10 +81,8 @@ class TraceChecker:
             UserError: A number is below 1.
         """
         refuse_below(1, prefix, max_tokens=max_tokens, max_claims=max_claims, max_list_tokens=max_list_tokens)
-        self.mode: CheckMode = mode
-        self.prompt_version = (
-            CHECK_TRACE.identifier if mode == "trace" else f"{LIST_CLAIMS.identifier}+{CHECK_CLAIM.identifier}"
-        )
+        self.mode: CheckMode | Literal["answer"] = mode
+        self.prompt_version = "+".join(prompt.identifier for prompt in _PROMPTS[mode])
         self._max_claims = max_claims
         self._max_list_tokens = max_list_tokens
         self._check_fields = check_fields
@@ -93,7 +96,7 @@ class TraceChecker:
     async def check(
         self, endpoint: ChatEndpoint, question: Question, wav: str, trace: Trace, tally: RequestStats
     ) -> Checked:
-        """Ask about a trace.
+        """Ask about a trace, as a whole or by its claims.
 
         Args:
             endpoint: The checker.
@@ -115,6 +118,16 @@ class TraceChecker:
         asked = [self._asked(endpoint, wav, CHECK_CLAIM.render(question, claim=claim), tally) for claim in claims]
         answers = await side_by_side(asked)
         evidence = tuple(f"{said}: {claim}" for claim, (_, said) in zip(claims, answers, strict=True))
+        return Checked(tuple(probability for probability, _ in answers), evidence)
+
+    async def check_answer(
+        self, endpoint: ChatEndpoint, question: Question, wav: str, answer: str, tally: RequestStats
+    ) -> Checked:
+        """Ask about each option of a question, the given answer first; see :meth:`check`."""
+        options = [answer, *(option for option in question.options if option != answer)]
+        texts = [CHECK_ANSWER.render(question, answer=option) for option in options]
+        answers = await side_by_side([self._asked(endpoint, wav, text, tally) for text in texts])
+        evidence = tuple(f"{said}: {option}" for option, (_, said) in zip(options, answers, strict=True))
         return Checked(tuple(probability for probability, _ in answers), evidence)
 
     async def _asked(

@@ -25,6 +25,7 @@ FLOORS = (
     {"evaluation"},
     {"corpus/browsing"},
     {"corpus/clips"},
+    {"corpus/gates"},
     {"corpus"},
     {"cli"},
     {"."},

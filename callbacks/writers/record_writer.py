@@ -15,6 +15,7 @@ from datamodules.media.audio import MediaError
 from lightning_modules.doors import RecordStage, fitting
 from records.changed_questions import without_changed
 from records.completed import Completed, Place
+from records.proposed_question import ProposedQuestion
 from records.records import Question, Record, Trace, Verdict
 from records.request_records import ItemResult, RequestError, Usage, spent
 from records.shards import JsonlShards
@@ -23,6 +24,7 @@ from runtime.errors import UserError
 from runtime.uninterrupted import uninterrupted
 
 FOLDERS: dict[type[Record], str] = {
+    ProposedQuestion: "proposals",
     Trace: "traces",
     Verdict: "verdicts",
     SilentAnswer: "silent_answers",
@@ -30,17 +32,17 @@ FOLDERS: dict[type[Record], str] = {
     Usage: "usage",
 }
 
-MODULES = "the teacher, the fact verifiers and SilentAnswersModule, whose traces, verdicts and answers it writes"
+MODULES = "the teacher, the fact verifiers, SilentAnswersModule and the writer of questions, whose records it writes"
 
 
 class RecordWriter(Callback):
     """Writes results, errors and usage of ``predict`` to JSON lines while they are made.
 
-    Below ``directory`` there are the folders ``traces`` or ``verdicts`` (whatever the stage makes), ``errors`` and
-    ``usage``, each with one file of each rank, which that rank appends to. A run finds what is on disk already, repairs
-    a line that was torn by a crash, and makes only what is missing. Each record says what its question asked
-    (``Question.fingerprint``): where a question has changed since, it is asked again. The files stay as they are at the
-    end: the next stage reads the whole folder.
+    Below ``directory`` there are the folders ``proposals``, ``traces`` or ``verdicts`` (whatever the stage makes),
+    ``errors`` and ``usage``, each with one file of each rank, which that rank appends to. A run finds what is on disk
+    already, repairs a line that was torn by a crash, and makes only what is missing. Each record says what its question
+    asked (``Question.fingerprint``): where a question has changed since, it is asked again. The files stay as they are
+    at the end: the next stage reads the whole folder.
 
     Args:
         directory: Where to write.

@@ -55,3 +55,12 @@ CHECK_CLAIM = CheckPrompt(
     template=("Listen to the audio. Is this true of what you hear?\n{claim}\nAnswer with yes or no only."),
 )
 """One question about one claim."""
+
+CHECK_ANSWER = CheckPrompt(
+    name="check-answer",
+    template=(
+        "Listen to the audio. This question was asked about it: {question}\nThis is an answer: {answer}\n"
+        "Is that a right answer, going by what you hear? Answer with yes or no only."
+    ),
+)
+"""One question about an answer to a question, whoever gave it and for whatever reasons."""

@@ -12,6 +12,9 @@ LETTERS = string.ascii_uppercase
 Modalities = Literal["audio", "video", "audio_video"]
 """What a model gets of a clip: its sound, silent frames of it, or both."""
 
+NO_CLIP = "text"
+"""What a prompt speaks of that comes with no clip at all."""
+
 NO_HINT = "Nothing."
 """Stands in the place of a hint where there is none."""
 
@@ -26,14 +29,14 @@ class Prompt:
             is to stand (``data.hints``).
         version: Raised whenever the template changes.
         separator: Stands between the options, each written as ``(A) text``.
-        modalities: What the model gets beside the text, of which the text speaks.
+        modalities: What the model gets beside the text, of which the text speaks; ``text`` is nothing.
     """
 
     name: str
     template: str
     version: int = 1
     separator: str = "\n"
-    modalities: Modalities = "audio"
+    modalities: Modalities | Literal["text"] = "audio"
 
     def __post_init__(self) -> None:
         """Check that the template has both fields, and no other but ``{hint}``."""
@@ -186,6 +189,17 @@ TEACHER_AUDIO_COT = Prompt(
 )
 """Audio-focused chain of thought: P_audio of the paper."""
 
-TeacherPromptName = Literal["teacher-direct", "teacher-cot", "teacher-audio-cot"]
+PRIOR = Prompt(
+    name="prior",
+    template=(
+        "This is a question about an audio clip that nobody will play to you.\n{question}\nOptions:\n{options}\n"
+        "Say which option is most likely to be right, from the wording and from what you know of the world. Give only "
+        "the text of that option inside <answer> </answer>."
+    ),
+    modalities="text",
+)
+"""Asks for an answer without a clip: what is answered then is given away by the question."""
 
-TEACHER_PROMPTS: dict[str, Prompt] = {p.name: p for p in (TEACHER_DIRECT, TEACHER_COT, TEACHER_AUDIO_COT)}
+TeacherPromptName = Literal["teacher-direct", "teacher-cot", "teacher-audio-cot", "prior"]
+
+TEACHER_PROMPTS: dict[str, Prompt] = {p.name: p for p in (TEACHER_DIRECT, TEACHER_COT, TEACHER_AUDIO_COT, PRIOR)}

@@ -81,6 +81,20 @@ def truth(likely: np.ndarray, reasoning: str, answer: str = "", question: str = 
     return result
 
 
+def answer_truth(likely: np.ndarray, question: str, answer: str) -> float:
+    """Return how likely it is that an answer is right for someone who hears a clip.
+
+    Args:
+        likely: How likely each sound is in each third of the clip.
+        question: The question.
+        answer: The answer.
+    """
+    asked, said = read_question(question), answer.casefold().strip()
+    if asked.kind == "which":
+        return probability(likely, said) if said in SOUNDS else REFUTED
+    return 1 - REFUTED if _follows(asked, said, heard_in_order(likely)) else REFUTED
+
+
 def _follows(asked: Asked, answer: str, heard: list[str]) -> bool:
     """Return True when an answer is right for someone who hears these sounds."""
     if asked.kind == "count":

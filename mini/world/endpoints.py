@@ -2,8 +2,9 @@
 
 The teacher decodes the frames that it is sent and reasons from what it sees: it believes that whatever acts makes its
 sound. The checker decodes the WAV file that it is sent and tests what a trace says against the signal. The omni model
-answers from the sounds that it hears where it is sent a WAV file, else from the frames. All are rules, not models; they
-know nothing of a clip but what is in the request.
+answers from the sounds that it hears where it is sent a WAV file, else from the frames. The prior gets a question alone
+and guesses from its wording. The teacher also writes questions, in the ways that it sees and reasons. All are
+rules, not models; they know nothing of a clip but what is in the request.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse
 from torchvision.io import ImageReadMode, decode_image
 
-from mini.world.claims import mentioned, read_question, truth
+from mini.world.authoring import asked_kind, authored, guessed
+from mini.world.claims import answer_truth, mentioned, read_question, truth
 from mini.world.hearing import heard_in_order, listen
 from mini.world.questions import answer_from
 from mini.world.seeing import look
@@ -37,12 +39,13 @@ from mini.world.sounds import SAMPLE_RATE
 from mini.world.traces import JOINERS, describe
 from records.reasoning_tags import THINK, tagged_answer, tagged_thought
 
-TEACHER, CHECKER, OMNI = "mini-teacher", "mini-checker", "mini-omni"
-MODELS = (TEACHER, CHECKER, OMNI)
+TEACHER, CHECKER, OMNI, PRIOR = "mini-teacher", "mini-checker", "mini-omni", "mini-prior"
+MODELS = (TEACHER, CHECKER, OMNI, PRIOR)
 
 _REASONING = re.compile(r"reasoning:\n(.*?)\nThe answer was: (.*?)\n", re.DOTALL)
 _CLAIMS = re.compile(r"This is a reasoning about the sounds.*?\n(.*)\nList each claim", re.DOTALL)
 _CLAIM = re.compile(r"what you hear\?\n(.*)\nAnswer", re.DOTALL)
+_GIVEN = re.compile(r"asked about it: (.*)\nThis is an answer: (.*)\n")
 _runs = itertools.count()
 
 
@@ -63,7 +66,7 @@ def app() -> FastAPI:
         model = request.get("model")
         if model not in MODELS:
             raise HTTPException(404, f"the model {model!r} does not exist; there are {', '.join(MODELS)}")
-        answer = {TEACHER: _teach, CHECKER: _check, OMNI: _answer}[model]
+        answer = {TEACHER: _teach, CHECKER: _check, OMNI: _answer, PRIOR: _guess}[model]
         return JSONResponse(answer(request, _parts(request)))
 
     return api
@@ -92,7 +95,9 @@ def _teach(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str
     for index in range(int(request.get("n") or 1)):
         rng = np.random.default_rng(None if seed is None else seed + index)
         believed = [sight.name(temperature, rng) for sight in sights]
-        texts.append(_trace(text, believed, temperature, rng))
+        kind = asked_kind(text)
+        said = _trace(text, believed, temperature, rng) if kind is None else authored(kind, believed, rng)
+        texts.append(said)
     return _reply(request, text, texts, len(frames))
 
 
@@ -104,6 +109,17 @@ def _trace(text: str, believed: list[str], temperature: float, rng: np.random.Ge
     joiner = JOINERS[int(rng.integers(len(JOINERS))) if temperature > 0 else 0]
     said = tagged_answer(str(answer))
     return tagged_thought(describe(believed, joiner)) + said if THINK in text else said
+
+
+def _guess(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if len(parts) != 1:
+        raise HTTPException(400, "the prior is sent text alone")
+    text = _text(parts)
+    options, question = read_question(text).options, text.partition("\nOptions:")[0]
+    if not options:
+        raise HTTPException(400, "the prior understands questions with options only")
+    rng = np.random.default_rng(request.get("seed"))
+    return _reply(request, text, [tagged_answer(guessed(options, question, rng))])
 
 
 def _answer(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -137,8 +153,12 @@ def _check(request: dict[str, Any], parts: Sequence[dict[str, Any]]) -> dict[str
         chance = truth(likely, trace[1], trace[2], question=text)
     elif claim := _CLAIM.search(text):
         chance = truth(likely, claim[1])
+    elif given := _GIVEN.search(text):
+        chance = answer_truth(likely, given[1], given[2])
     else:
-        raise HTTPException(400, "the checker understands the prompts check-trace, check-claim and list-claims only")
+        raise HTTPException(
+            400, "the checker understands the prompts check-trace, check-claim, list-claims and check-answer only"
+        )
     chance = min(max(chance, 1e-6), 1 - 1e-6)
     logprobs = {"yes": math.log(chance), "no": math.log(1 - chance)}
     return _reply(request, text, ["yes" if chance >= 0.5 else "no"], logprobs=logprobs)
