@@ -23,7 +23,7 @@ class GRPOSettings(TrainingSettings):
     """Group-relative policy optimisation, beside what is said in :class:`.student_training.TrainingSettings`.
 
     Attributes:
-        weights: The SFT policy: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint. It is both the
+        weights: The SFT policy: Hub name or directory of a student's checkpoint. It is both the
             starting point and the reference of the KL term (with LoRA the model without its adapters, which is the
             same).
         lr: Peak learning rate of AdamW.

@@ -21,7 +21,7 @@ class ServedStudent:
         """Load the processor; weights are not read.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint.
+            weights: Hub name or directory of a student's checkpoint.
 
         Raises:
             WeightsError: There is none.
@@ -42,7 +42,7 @@ class ServedQAModule(StudentModule):
         """Load the student's processor.
 
         Args:
-            weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; a directory must be there under
+            weights: Hub name or directory of a student's checkpoint; a directory must be there under
                 the same path for the servers.
         """
         QAEvaluation.__init__(self)

@@ -201,12 +201,13 @@ def about_peak(stage: Stage, machine: Machine, scratch: Path) -> int:
     """
     config = json.loads((stage.folder / "config.json").read_text(encoding="utf-8"))
     parts = config.get("thinker_config", config)
-    text, audio = parts["text_config"]["num_hidden_layers"], parts["audio_config"]["encoder_layers"]
+    depth = "encoder_layers" if "encoder_layers" in parts["audio_config"] else "num_hidden_layers"
+    text, audio = parts["text_config"]["num_hidden_layers"], parts["audio_config"][depth]
     least = 2
     seen = []
     for layers in (least, 2 * least):
         parts["text_config"]["num_hidden_layers"] = layers
-        parts["audio_config"]["encoder_layers"] = max(round(layers * audio / text), 1)
+        parts["audio_config"][depth] = max(round(layers * audio / text), 1)
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / "config.json").write_text(json.dumps(config), encoding="utf-8")
         seen.append(rehearse_stage(stage, machine, scratch).peak.phases)

@@ -109,7 +109,19 @@ USES = {
         "transformers/modeling_utils.py: PreTrainedModel._from_config(cls config)",
         "transformers/configuration_utils.py: PreTrainedConfig._attn_implementation(self)",
     ),
-    "lightning_modules/models/architectures/qwen2_audio.py": (
+    "lightning_modules/models/architectures/audio_flamingo.py": (
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.conv1",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.conv2",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.embed_positions",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.max_source_positions",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.dropout",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.layers",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.avg_pooler",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: AudioFlamingo3Encoder.layer_norm",
+        "transformers/models/audioflamingo3/modeling_audioflamingo3.py: "
+        "AudioFlamingo3EncoderLayer.forward(self hidden_states attention_mask)",
+    ),
+    "lightning_modules/models/architectures/whisper_encoding.py": (
         "transformers/models/qwen2_audio/modeling_qwen2_audio.py: Qwen2AudioEncoder.conv1",
         "transformers/models/qwen2_audio/modeling_qwen2_audio.py: Qwen2AudioEncoder.conv2",
         "transformers/models/qwen2_audio/modeling_qwen2_audio.py: Qwen2AudioEncoder.embed_positions",

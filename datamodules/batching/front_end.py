@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from datamodules.batching.whisper_front_end import WhisperFrontEnd
+from datamodules.batching.windowed_front_end import WindowedFrontEnd
 from runtime.errors import UserError
 
 Frames = TypeVar("Frames", int, np.ndarray)
@@ -47,6 +48,7 @@ class FrontEnd(Protocol):
 FRONT_ENDS: dict[str, FrontEnd] = {
     "Qwen2AudioProcessor": WhisperFrontEnd(),
     "Qwen2_5OmniProcessor": WhisperFrontEnd(),
+    "AudioFlamingo3Processor": WindowedFrontEnd(),
 }
 """By the processor's class."""
 

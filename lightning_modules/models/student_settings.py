@@ -14,8 +14,8 @@ class StudentSettings:
     """What a student is, and how it is loaded.
 
     Attributes:
-        weights: Hub name or directory of a Qwen2-Audio or Qwen2.5-Omni checkpoint; of the latter, the thinker is
-            loaded.
+        weights: Hub name or directory of a Qwen2-Audio, Qwen2.5-Omni (of which the thinker is loaded) or Audio
+            Flamingo 3 checkpoint.
         lora: Train low-rank adapters instead of all weights.
         dtype: Type of the weights in memory: float32, bfloat16, float16 or auto. With auto they are float32, but the
             base of adapters is bfloat16 in a stage of ``train.py`` on a GPU with ``trainer.precision`` bf16-mixed.

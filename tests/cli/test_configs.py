@@ -73,13 +73,16 @@ def test_stages_hand_over_to_each_other(capsys: pytest.CaptureFixture[str]) -> N
     assert test["model"]["init_args"]["weights"] == grpo["trainer"]["default_root_dir"] + "/best"
 
 
-def test_omni_goes_over_both_stages(capsys: pytest.CaptureFixture[str]) -> None:
-    sft = printed(["fit", "--config", "sft.yaml", "--config", "omni.yaml"], capsys)
-    assert sft["model"]["init_args"]["weights"] == sft["data"]["init_args"]["processor"] == "Qwen/Qwen2.5-Omni-3B"
+@pytest.mark.parametrize(
+    ("overlay", "weights"), [("omni", "Qwen/Qwen2.5-Omni-3B"), ("audio_flamingo", "nvidia/audio-flamingo-3-hf")]
+)
+def test_another_student_goes_over_both_stages(overlay: str, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sft = printed(["fit", "--config", "sft.yaml", "--config", f"{overlay}.yaml"], capsys)
+    assert sft["model"]["init_args"]["weights"] == sft["data"]["init_args"]["processor"] == weights
     best = sft["trainer"]["default_root_dir"] + "/best"
     start = f"--model.init_args.weights={best}"
-    grpo = printed(["fit", "--config", "grpo.yaml", "--config", "omni.yaml", start], capsys)
-    assert (best, grpo["trainer"]["default_root_dir"]) == ("runs/omni/sft/best", "runs/omni/grpo")
+    grpo = printed(["fit", "--config", "grpo.yaml", "--config", f"{overlay}.yaml", start], capsys)
+    assert (best, grpo["trainer"]["default_root_dir"]) == (f"runs/{overlay}/sft/best", f"runs/{overlay}/grpo")
     assert grpo["data"]["init_args"]["processor"] == best
 
 

@@ -5,21 +5,36 @@ import torch
 
 from datamodules.batching.batch import AudioQABatch, Completions
 from records.records import Question
-from tests.support import tiny_model, tiny_omni
+from tests.support import tiny_flamingo, tiny_model, tiny_omni
 
-ARCHITECTURES = {"qwen2_audio": tiny_model.build, "qwen2_5_omni": tiny_omni.build}
+ARCHITECTURES = {
+    "qwen2_audio": tiny_model.build,
+    "qwen2_5_omni": tiny_omni.build,
+    "audio_flamingo_3": tiny_flamingo.build,
+}
+"""Families by name: each test of the contract of a student runs for all of them."""
+
+AUDIO = {"<|AUDIO|>": "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"}
+"""What is around the placeholder in a prompt, where there is something."""
 
 
 def clip(seconds: float, seed: int) -> np.ndarray:
     return (0.3 * np.random.default_rng(seed).standard_normal(int(16000 * seconds))).astype(np.float32)
 
 
+def heard_by(processor, waveform: np.ndarray) -> dict[str, torch.Tensor]:
+    """What a family's own processor makes of a clip, by the names under which its model takes it."""
+    inputs = processor(text=[processor.audio_token], audio=[waveform], sampling_rate=16000, return_tensors="pt")
+    known = ("input_features", "feature_attention_mask", "input_features_mask")
+    return {name: inputs[name] for name in known if name in inputs}
+
+
 def make_batch(processor, seconds: list[float], lengths: list[list[int]], seed: int = 0) -> AudioQABatch:
     """B clips of the given lengths, G random completions each of the given token counts, padded."""
     waveforms = [clip(s, seed + i) for i, s in enumerate(seconds)]
+    sound = AUDIO.get(processor.audio_token, processor.audio_token)
     texts = [
-        f"<|im_start|>user\nAudio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\nWhat{'?' * (3 * i + 1)}<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        f"<|im_start|>user\n{sound}What{'?' * (3 * i + 1)}<|im_end|>\n<|im_start|>assistant\n"
         for i in range(len(seconds))
     ]
     separate = [
@@ -27,8 +42,11 @@ def make_batch(processor, seconds: list[float], lengths: list[list[int]], seed: 
         for t, w in zip(texts, waveforms, strict=True)
     ]
     prompts = [inputs["input_ids"][0] for inputs in separate]
-    heard = torch.tensor([int(inputs["feature_attention_mask"].sum()) for inputs in separate])
-    features = torch.cat([inputs["input_features"] for inputs in separate])[..., : int(heard.max()) + 2]
+    # windows of a clip one after the other: all but the last are full
+    clips = [heard_by(processor, w) for w in waveforms]
+    heard = torch.tensor([sum(int(v.sum()) for name, v in clip.items() if "mask" in name) for clip in clips])
+    joined = [clip["input_features"].transpose(0, 1).flatten(1).T for clip in clips]
+    features = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True).transpose(1, 2)[..., : int(heard.max()) + 2]
     generator = torch.Generator().manual_seed(seed)
     longest = max(max(row) for row in lengths)
     shape = (len(lengths), len(lengths[0]), longest)
@@ -63,9 +81,7 @@ def released_logprobs(model, processor, batch: AudioQABatch) -> torch.Tensor:
     done = batch.completions
     rows = []
     for b, waveform in enumerate(batch.waveforms):
-        audio = processor.feature_extractor(
-            waveform, sampling_rate=16000, return_attention_mask=True, padding="max_length", return_tensors="pt"
-        )
+        audio = heard_by(processor, waveform)
         prompt = batch.prompt_ids[b, : batch.prompt_lengths[b]]
         group = []
         for g in range(done.ids.shape[1]):
@@ -73,8 +89,7 @@ def released_logprobs(model, processor, batch: AudioQABatch) -> torch.Tensor:
             logits = model(
                 input_ids=torch.cat([prompt, target])[None],
                 attention_mask=torch.ones(1, len(prompt) + len(target), dtype=torch.long),
-                input_features=audio["input_features"],
-                feature_attention_mask=audio["attention_mask"],
+                **audio,
             ).logits[0, len(prompt) - 1 : -1]
             scores = logits.log_softmax(-1).gather(-1, target[:, None])[:, 0]
             group.append(torch.nn.functional.pad(scores, (0, done.ids.shape[2] - len(target))))

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from datamodules.batching.front_end import FrontEnd
+from lightning_modules.models.architectures.audio_flamingo import AudioFlamingo3
 from lightning_modules.models.architectures.qwen2_5_omni import Qwen25Omni
 from lightning_modules.models.architectures.qwen2_audio import Qwen2Audio
 
@@ -76,8 +77,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2_audio": Qwen2Audio(),
     "qwen2_5_omni": Qwen25Omni(),
     "qwen2_5_omni_thinker": Qwen25Omni(),
+    "audioflamingo3": AudioFlamingo3(),
 }
 """By ``model_type`` of the configuration."""
+
+_REFUSED = {
+    "musicflamingo": "Music Flamingo and Audio Flamingo Next cannot be students: vLLM 0.32 does not serve them; choose "
+    "Audio Flamingo 3, which has their size and language model",
+}
+"""What would be a student but for one reason, by ``model_type``."""
 
 
 def architecture_of(config: Any) -> Architecture:
@@ -87,7 +95,11 @@ def architecture_of(config: Any) -> Architecture:
         ValueError: There is none.
     """
     architecture = ARCHITECTURES.get(config.model_type)
+    if architecture is None and config.model_type in _REFUSED:
+        raise ValueError(_REFUSED[config.model_type])
     if architecture is None:
-        known = " or ".join(sorted({known.name for known in ARCHITECTURES.values()}))
-        raise ValueError(f"it is a {config.model_type}, a student must be a {known}")
+        known = sorted({known.name for known in ARCHITECTURES.values()})
+        raise ValueError(
+            f"it is a {config.model_type}, a student must be one of {', '.join(known[:-1])} and {known[-1]}"
+        )
     return architecture

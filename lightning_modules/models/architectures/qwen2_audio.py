@@ -1,26 +1,20 @@
 """Qwen2-Audio: where its parts are, how it hears, and what its weights are called on the Hugging Face Hub.
 
 vLLM and every published checkpoint use the Hub's names; ``save_pretrained`` of transformers 5 does not write them.
-
-The released encoder insists on 30 s of mel frames and masks what lies past the clip's end. Two frames past the end
-are all that its convolutions can see from a heard position, so the rest need not be computed: the result is equal.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 
-from datamodules.batching.audio_tokens import EDGE_FRAMES, audio_token_counts
 from datamodules.batching.front_end import FrontEnd
-from datamodules.batching.host_arrays import to_device
 from datamodules.batching.whisper_front_end import WhisperFrontEnd
-from lightning_modules.models.architectures.audio_encoding import attention_mask
-from lightning_modules.models.architectures.transformers_internals import attention_of, new_model
+from lightning_modules.models.architectures.transformers_internals import new_model
+from lightning_modules.models.architectures.whisper_encoding import encode_signals, without_padding
 
 LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -88,33 +82,14 @@ class Qwen2Audio:
 
         Args:
             parts: Tower and projector.
-            features: Log-mel features ``[B, M, F]``: each clip's heard frames and what follows in the zero-padded
-                signal, for at least :data:`EDGE_FRAMES` frames or up to the encoder's limit.
+            features: Log-mel features ``[B, M, F]``, as :func:`.whisper_encoding.encode_signals` takes them.
             feature_lengths: Heard mel frames ``[B]``.
 
         Returns:
             The embeddings of all clips' audio tokens, one clip after the other ``[sum of tokens, H]``.
         """
-        tower, projector = parts["audio_tower"], parts["multi_modal_projector"]
-        positions, tokens = audio_token_counts(feature_lengths)
-        longest = int(positions.max())
-        limit = tower.max_source_positions
-        if longest > limit:
-            raise ValueError(f"a clip has {int(feature_lengths.max())} mel frames; the audio tower hears {2 * limit}")
-        heard = int(feature_lengths.max())
-        features = features[..., : min(heard + EDGE_FRAMES, 2 * limit)].to(tower.conv1.weight.dtype)
-        hidden = nn.functional.gelu(tower.conv2(nn.functional.gelu(tower.conv1(features))))
-        hidden = hidden.transpose(1, 2)[:, :longest] + tower.embed_positions.weight[:longest]
-        hidden = nn.functional.dropout(hidden, p=tower.dropout, training=tower.training)
-        mask = None
-        if positions.min() < longest:
-            seen = to_device(np.arange(longest) < positions[:, None], hidden.device)
-            mask = attention_mask(seen, attention_of(tower), hidden.dtype)
-        for layer in tower.layers:
-            hidden = layer(hidden, mask)
-        pooled = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
-        embeddings = projector(tower.layer_norm(pooled))
-        return torch.cat([clip[:count] for clip, count in zip(embeddings, tokens.tolist(), strict=True)])
+        hidden = encode_signals(parts["audio_tower"], features, feature_lengths)
+        return without_padding(parts["multi_modal_projector"](hidden), feature_lengths)
 
     def hub_weights(self, name: str, value: Tensor) -> dict[str, Tensor]:
         """Return a weight under its name on the Hub.

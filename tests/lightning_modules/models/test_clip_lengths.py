@@ -16,13 +16,14 @@ from inference.vllm.sampling import SamplingParams
 from inference.vllm_server import VLLMServer
 from lightning_modules.models.student import Student
 from records.records import Question
-from tests.support import tiny_model, tiny_omni
+from tests.support import tiny_flamingo, tiny_model, tiny_omni
 
 QUESTION = Question("avqa/val/1", "avqa", "a.mp4", "What is heard?", ("a dog", "a cat"), 0, "Which")
 WINDOW = 30 * 16_000
 BUILD: dict[str, Callable[[Path], Path]] = {
     "qwen2_audio": lambda place: tiny_model.build(place, seconds=30),
     "qwen2_5_omni": lambda place: tiny_omni.build(place, seconds=30, window=100),
+    "audio_flamingo_3": lambda place: tiny_flamingo.build(place, seconds=30, windows=2),
 }
 
 
@@ -60,7 +61,7 @@ def test_prompt_features_and_tower_agree(student: Student) -> None:
     audio_modules = student.architecture.audio_modules(student.base)
     for group in _groups(lengths(WINDOW, 6), 6):
         batch = collate([Example(QUESTION, noise(samples)) for samples in group])
-        heard = [min(samples, WINDOW) for samples in group]
+        heard = [min(samples, collate.max_samples) for samples in group]
         assert [len(waveform) for waveform in batch.waveforms] == heard
         assert batch.feature_lengths.tolist() == [-(-samples // 160) for samples in heard]
         placeholders = (batch.prompt_ids == collate.audio_id).sum(-1).tolist()

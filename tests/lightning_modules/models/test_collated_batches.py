@@ -19,13 +19,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("weights", ARCHITECTURES, indirect=True, scope="session")
 
 
-@pytest.mark.parametrize("samples", [16000, 16160, 16161, 15999, 6880, 32000, 31990], ids=str)
+@pytest.mark.parametrize(
+    "samples", [16000, 16160, 16161, 15999, 6880, 400, 32000, 31990, 32160, 75000, 500000], ids=str
+)
 def test_a_single_clip_of_any_length(weights, processor, samples: int) -> None:
     student = Student(weights)
     example = Example(
-        QUESTION, clip(2.0, 3)[:samples], "dog", ("<think>I hear barking.</think><answer>dog</answer>", "cat")
+        QUESTION, clip(31.25, 3)[:samples], "dog", ("<think>I hear barking.</think><answer>dog</answer>", "cat")
     )
     batch = Collator(processor, PROMPTS["think"])([example])
+    longest = student.architecture.front_end.max_samples(processor)
+    assert np.array_equal(batch.waveforms[0], example.waveform[:longest])
     with torch.no_grad():
         expected = released_logprobs(student.model, processor, batch)
         got = student.completion_logprobs(batch).logprobs
@@ -37,11 +41,11 @@ def test_clips_of_different_lengths_do_not_touch_each_other(weights, processor) 
     examples = [
         Example(
             QUESTION,
-            np.ascontiguousarray(clip(2.0, n)[:samples]),
+            clip(5.0, n)[:samples],
             "dog",
             ("<answer>dog</answer>", "a cat")[: 1 + n % 2],
         )
-        for n, samples in enumerate([32000, 16161, 6880, 9999])
+        for n, samples in enumerate([32000, 16161, 6880, 70000, 64160, 9999])
     ]
     collator = Collator(processor, PROMPTS["think"])
     with torch.no_grad():

@@ -120,8 +120,15 @@ def test_tied_embeddings_are_exported_once(weights, processor, tmp_path: Path) -
         torch.testing.assert_close(again.completion_logprobs(batch).logprobs, expected, atol=1e-4, rtol=0)
 
 
-def test_another_architecture_is_refused(weights, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("qwen2", r"it is a qwen2, a student must be one of Audio Flamingo 3, Qwen2-Audio and Qwen2\.5-Omni"),
+        ("musicflamingo", r"Audio Flamingo Next cannot be students: vLLM 0\.32 does not serve them"),
+    ],
+)
+def test_another_architecture_is_refused(weights, tmp_path: Path, kind: str, reason: str) -> None:
     shutil.copytree(weights, tmp_path / "other")
-    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
-    with pytest.raises(WeightsError, match=r"it is a qwen2, a student must be a Qwen2-Audio or Qwen2\.5-Omni"):
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(WeightsError, match=reason):
         Student(str(tmp_path / "other"))
