@@ -30,7 +30,7 @@ _INLINE = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"(python |make \w|vllm serve |torchrun |wandb sweep )")
 _VARIABLE = re.compile(r"[A-Z_]+=")
 _PATH = re.compile(r"\.?[\w.-]+(/[\w.{}-]+)*(/|\.(py|yaml|md|sh|sbatch|j2|toml))")
-_ELSEWHERE = re.compile(r"(runs|data|my_data|site|errors|\.venv)/|report\.|kitchen\.py|my\.py|head\.|<")
+_ELSEWHERE = re.compile(r"(runs|data|my_data|site|errors|\.venv)/|report\.|kitchen\.py|my\.py|brief\.py|head\.|<")
 
 
 def fenced(document: Path, language: str) -> list[str]:
