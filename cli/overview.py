@@ -8,7 +8,7 @@ SUBCOMMANDS = {
     "fit": "train: sft.yaml, grpo.yaml, verifier.yaml",
     "validate": "the validation of fit alone",
     "test": "answer a benchmark: benchmark/avqa.yaml, benchmark/mmau.yaml, benchmark/music_avqa.yaml",
-    "predict": "write records: teacher.yaml (traces), verify.yaml and verify_trained.yaml (verdicts), silent_answers.yaml",
+    "predict": "write records: teacher.yaml (traces), verify.yaml, verify_trained.yaml (verdicts), silent_answers.yaml",
     "plan": "say what a fit needs of a machine, memory, disk and time, before it is begun",
     "export": "write the weights of a fit's checkpoint as a Hugging Face directory",
 }
