@@ -22,8 +22,8 @@ _ENTRY = np.dtype([("key", "<u8"), ("clip", "<u4")])
 _CANDIDATE = np.dtype([("clip", "<u4"), ("earlier", "<u4")])
 _POSITION = np.dtype([("log", "<u4"), ("byte", "<u8"), ("place", "<u2")])
 
-ENTRIES_AT_ONCE = 2_000_000
-"""Keys of a part, which are sorted in memory: 24 MB."""
+ENTRIES_AT_ONCE = 1_000_000
+"""Keys of a part, which are sorted in memory: 12 MB."""
 
 CLIPS_AT_ONCE = 8192
 """Clips whose candidates are in memory at once."""

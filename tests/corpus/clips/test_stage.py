@@ -18,7 +18,7 @@ from corpus.clips.stage import ClipStage
 from runtime.errors import UserError
 from tests.support.films import melody, write_film, write_shard
 
-SETTINGS = ClipSettings(seconds=1, least_seconds=1)
+SETTINGS = ClipSettings(seconds=1.0, least_seconds=1.0)
 FOLDERS = ("clips", "left_out")
 
 
