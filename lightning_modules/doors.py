@@ -43,6 +43,7 @@ class TrainingRollouts:
         steps: Optimizer steps that each batch is used for.
         max_resamples: How often at most a question is asked again whose completions are all equally good.
         reference_urls: Servers that hold the reference and are to score each completion; none where none shall.
+        spare_prompts: Further questions of each batch, asked in place of those whose completions are all equally good.
     """
 
     num_completions: int
@@ -50,6 +51,7 @@ class TrainingRollouts:
     steps: int = 1
     max_resamples: int = 0
     reference_urls: tuple[str, ...] = ()
+    spare_prompts: int = 0
 
 
 class RolloutModule(lightning.LightningModule):

@@ -78,8 +78,18 @@ class GRPOModule(StudentTraining, GradedRollouts):
         wanted = self.reference_urls if self.settings.beta > 0 else ()
         chosen = self.settings
         return TrainingRollouts(
-            chosen.num_completions, chosen.temperature, chosen.num_iterations, chosen.max_resamples, wanted
+            chosen.num_completions,
+            chosen.temperature,
+            chosen.num_iterations,
+            chosen.max_resamples,
+            wanted,
+            chosen.spare_prompts,
         )
+
+    @property
+    def spare_prompts(self) -> int:
+        """Spare questions of each batch, which the DataModule asks for."""
+        return self.settings.spare_prompts
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Grade the rollouts, then take ``num_iterations`` optimizer steps on Eq. 2."""
@@ -293,6 +303,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
         }
         if self.settings.max_resamples:
             parts["train/resampled"] = torch.tensor(rollouts.discarded_groups)
+        if self.settings.spare_prompts:
+            parts["train/refilled"] = torch.tensor(rollouts.refilled_groups)
+        if self.settings.max_resamples or self.settings.spare_prompts:
             parts["train/wasted_tokens"] = torch.tensor(rollouts.discarded_tokens + rollouts.lengths[self._dead].sum())
         return {name: float(value) for name, value in (parts | whole).items()}
 

@@ -45,6 +45,8 @@ class GRPOSettings(TrainingSettings):
         reference_refresh: Have the reference follow the policy; by default it stays the SFT policy.
         max_resamples: A question whose completions are all equally good teaches nothing: it is asked again, with other
             seeds, so often at most within the same step.
+        spare_prompts: Questions that each device's batch has beyond ``data.batch_size``: they are asked, in their
+            order, in place of those whose completions are (still) all equally good, and else left out of this epoch.
     """
 
     lr: float = 1e-6
@@ -60,11 +62,12 @@ class GRPOSettings(TrainingSettings):
     objective: Objective = _EQ_2
     reference_refresh: ReferenceRefresh | None = None
     max_resamples: int = 0
+    spare_prompts: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_below(2, "model.", num_completions=self.num_completions)
-        refuse_below(0, "model.", max_resamples=self.max_resamples)
+        refuse_below(0, "model.", max_resamples=self.max_resamples, spare_prompts=self.spare_prompts)
         refuse_below(1, "model.", num_iterations=self.num_iterations, micro_batch_size=self.micro_batch_size)
         if self.temperature <= 0:
             raise UserError(f"model.temperature is {self.temperature}: GRPO samples, so it must be above 0")
