@@ -62,7 +62,6 @@ class GRPOModule(StudentTraining, GradedRollouts):
         self.last_totals: Tensor | None = None
         self.last_advantages: Tensor | None = None
         self._rewarded: Completions | None = None
-        self._dead = np.zeros(0, dtype=bool)
         self._grad_norm = torch.zeros(())
 
     def train(self, mode: bool = True) -> "GRPOModule":
@@ -114,7 +113,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             (rollouts.logprobs - torch.cat(work.old)).abs().flatten()[real].mean()
         )
         logged = self._fetch(metrics, norms, first_step)
-        logged |= self._rollout_metrics(rollouts)
+        logged |= self._rollout_metrics(batch, rollouts)
         logged |= {"lr": lr, "time/learner": time.perf_counter() - begun}
         values = to_device(torch.tensor([float(value) for value in logged.values()]), self.device)
         there = dict(zip(logged, values, strict=True))  # a number by itself would make the host wait for each
@@ -134,14 +133,14 @@ class GRPOModule(StudentTraining, GradedRollouts):
             return
         self.last_rewards = self.compute_rewards(batch)
         self.last_totals = weighted_sum(torch.stack(list(self.last_rewards.values())), self._reward_weights)
-        rewards = torch.stack(list(self.last_rewards.values()))
-        self._dead = self.settings.objective.advantages.dead_groups(rewards, self._reward_weights).numpy()
         self._rewarded = batch.completions
 
     @override
     def dead_groups(self, batch: AudioQABatch) -> np.ndarray:
         self._reward(batch)
-        return self._dead
+        rewards = torch.stack(list(self.last_rewards.values()))
+        dead: np.ndarray = self.settings.objective.advantages.dead_groups(rewards, self._reward_weights).numpy()
+        return dead
 
     def _prepare(self, batch: AudioQABatch) -> RolloutWork:
         """Cut a rewarded batch into micro-batches, and compute what does not change while it is learned from."""
@@ -289,7 +288,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             [p for _, p in self.student.trainable_parameters()], self.settings.max_grad_norm
         )
 
-    def _rollout_metrics(self, rollouts: Completions) -> dict[str, float]:
+    def _rollout_metrics(self, batch: AudioQABatch, rollouts: Completions) -> dict[str, float]:
         """What is known of the rollouts in main memory."""
         rewards = self.last_totals
         assert rewards is not None
@@ -306,7 +305,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
         if self.settings.spare_prompts:
             parts["train/refilled"] = torch.tensor(rollouts.refilled_groups)
         if self.settings.max_resamples or self.settings.spare_prompts:
-            parts["train/wasted_tokens"] = torch.tensor(rollouts.discarded_tokens + rollouts.lengths[self._dead].sum())
+            parts["train/wasted_tokens"] = torch.tensor(
+                rollouts.discarded_tokens + rollouts.lengths[self.dead_groups(batch)].sum()
+            )
         return {name: float(value) for name, value in (parts | whole).items()}
 
     def _fetch(self, metrics: dict[str, Tensor], norms: list[Tensor], first_step: int) -> dict[str, float]:
