@@ -22,6 +22,7 @@ from lightning_modules.models.student import Student
 from lightning_modules.models.weight_types import reference_type
 from lightning_modules.objectives.advantages import frac_reward_zero_std, weighted_sum
 from lightning_modules.objectives.averages import Counts
+from lightning_modules.objectives.hopeless import hopeless
 from lightning_modules.objectives.objective import Policies
 from lightning_modules.objectives.reward_checks import usable, weights_of
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
@@ -228,6 +229,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         if self.settings.objective.mask_truncated:
             counted = mask & to_device(done.finished, mask.device)[..., None]
         importance, held_back = self._importance(done, work.old[index])
+        counted, dropped = self._without_hopeless(done, work.old[index], counted, importance is not None)
         terms = self.settings.objective.terms(
             Policies(scores.logprobs, work.old[index], frozen, scores.entropy if bonus else None),
             work.advantages[index],
@@ -243,6 +245,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             "train/clip_ratio": terms.clip_ratio * share,
             "train/entropy": scores.entropy.detach().sum() / mask.sum().clamp(min=1) * share,
             f"train/{self.settings.objective.importance.metric}": held_back * share,
+            **{name: value * share for name, value in dropped.items()},
         }
 
     def compute_rewards(self, batch: AudioQABatch) -> dict[str, Tensor]:
@@ -272,6 +275,17 @@ class GRPOModule(StudentTraining, GradedRollouts):
         if not (done.stale or self.settings.objective.importance.always):
             return None, old.new_zeros(())
         return self.settings.objective.importance(old, done.logprobs, done.mask)
+
+    def _without_hopeless(
+        self, done: Completions, old: Tensor, counted: Tensor, weighted: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leave out responses that no weight can correct, where any are weighted; returns their share too."""
+        bound = self.settings.max_sequence_ratio
+        if bound is None:
+            return counted, {}
+        assert done.logprobs is not None
+        lost = hopeless(old, done.logprobs, done.mask, bound) if weighted else done.mask.new_zeros(done.mask.shape[:2])
+        return counted & ~lost[..., None], {"train/dropped_sequences": lost.float().mean()}
 
     @override
     def checkpoint_names(self) -> set[str]:
