@@ -13,6 +13,7 @@ __getattr__, __dir__ = short_names(
         "AudioCache": "audio_cache",
         "BestCheckpoint": "checkpoints.checkpointing",
         "CompletionTable": "tracking.completion_table",
+        "DifficultyCurriculum": "difficulty_curriculum",
         "GlooTransfer": "rollout.weight_transfers",
         "IPCTransfer": "rollout.weight_transfers",
         "LastCheckpoint": "checkpoints.checkpointing",

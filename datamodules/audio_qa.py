@@ -11,9 +11,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.batching.collate import BringsProcessor, Collator, read_processor, said_of_cuts
+from datamodules.batching.curriculum import Curriculum
 from datamodules.batching.items import Item, Prepared, decoded
 from datamodules.batching.loading import loader_settings, own_share, rank_of
 from datamodules.batching.sampler import ResumableLoader
+from datamodules.batching.spare_prompts import WantsSpares, with_spares
 from datamodules.evaluation_batches import evaluation_batches, evaluation_requests
 from datamodules.evaluation_variant import check_prompt
 from datamodules.hearing import heard_only
@@ -248,12 +250,23 @@ class AudioQADataModule(LightningDataModule):
             UserError: There are fewer questions than a global batch has, or a checkpoint of other data is resumed.
         """
         items = self.trained
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        spares = module.spare_prompts if isinstance(module, WantsSpares) else 0
+        self._training.spares = spares
         return ResumableLoader(
             Prepared(items, partial(decoded, clips=self.clips)),
             batch_sampler=self._training.batches(items, self.trainer, type(self).__name__),
-            collate_fn=self.collator,
+            collate_fn=partial(with_spares, collate=self.collator, spares=spares) if spares else self.collator,
             **loader_settings(self.settings.num_workers),
         )
+
+    def follow(self, curriculum: Curriculum) -> None:
+        """Have a curriculum draw the questions of training, from the next epoch or the resumed one on.
+
+        Args:
+            curriculum: The curriculum.
+        """
+        self._training.curriculum = curriculum
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Return this rank's share of the validation questions; with ``hearing`` also of those asked again."""

@@ -45,6 +45,7 @@ class TrainingRollouts:
         max_resamples: How often at most a question is asked again whose completions are all equally good.
         reference_urls: Servers that hold the reference and are to score each completion; none where none shall.
         distillation: The teacher that is to score each completion too; None where none shall.
+        spare_prompts: Further questions of each batch, asked in place of those whose completions are all equally good.
     """
 
     num_completions: int
@@ -53,6 +54,7 @@ class TrainingRollouts:
     max_resamples: int = 0
     reference_urls: tuple[str, ...] = ()
     distillation: OnPolicyDistillation | None = None
+    spare_prompts: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lightning_modules.models.weight_types import reference_type
 from lightning_modules.objectives.advantages import frac_reward_zero_std, weighted_sum
 from lightning_modules.objectives.averages import Counts
 from lightning_modules.objectives.batch_reward import BatchReward
+from lightning_modules.objectives.hopeless import hopeless
 from lightning_modules.objectives.objective import Policies
 from lightning_modules.objectives.reward_checks import usable, weights_of
 from lightning_modules.objectives.rewards import AccuracyReward, FormatReward, compute_rewards
@@ -101,7 +102,13 @@ class GRPOModule(StudentTraining, GradedRollouts):
             max_resamples=chosen.max_resamples,
             reference_urls=wanted,
             distillation=chosen.distillation,
+            spare_prompts=chosen.spare_prompts,
         )
+
+    @property
+    def spare_prompts(self) -> int:
+        """Spare questions of each batch, which the DataModule asks for."""
+        return self.settings.spare_prompts
 
     def training_step(self, batch: AudioQABatch, batch_idx: int) -> STEP_OUTPUT:
         """Grade the rollouts, then take ``num_iterations`` optimizer steps on Eq. 2."""
@@ -251,6 +258,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
         if self.settings.objective.mask_truncated:
             counted = mask & to_device(done.finished, mask.device)[..., None]
         importance, held_back = self._importance(done, work.old[index])
+        counted, dropped = self._without_hopeless(done, work.old[index], counted, importance is not None)
         terms = self.settings.objective.terms(
             Policies(scores.logprobs, work.old[index], frozen, scores.entropy if bonus else None),
             work.advantages[index],
@@ -266,6 +274,7 @@ class GRPOModule(StudentTraining, GradedRollouts):
             "train/clip_ratio": terms.clip_ratio * share,
             "train/entropy": scores.entropy.detach().sum() / mask.sum().clamp(min=1) * share,
             f"train/{self.settings.objective.importance.metric}": held_back * share,
+            **{name: value * share for name, value in dropped.items()},
         }
 
     def compute_rewards(self, batch: AudioQABatch) -> dict[str, Tensor]:
@@ -296,6 +305,17 @@ class GRPOModule(StudentTraining, GradedRollouts):
             return None, old.new_zeros(())
         return self.settings.objective.importance(old, done.logprobs, done.mask)
 
+    def _without_hopeless(
+        self, done: Completions, old: Tensor, counted: Tensor, weighted: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leave out responses that no weight can correct, where any are weighted; returns their share too."""
+        bound = self.settings.max_sequence_ratio
+        if bound is None:
+            return counted, {}
+        assert done.logprobs is not None
+        lost = hopeless(old, done.logprobs, done.mask, bound) if weighted else done.mask.new_zeros(done.mask.shape[:2])
+        return counted & ~lost[..., None], {"train/dropped_sequences": lost.float().mean()}
+
     @override
     def checkpoint_names(self) -> set[str]:
         """Return the names of the weights that change: the trained ones, and the reference's where it is refreshed."""
@@ -325,6 +345,9 @@ class GRPOModule(StudentTraining, GradedRollouts):
         }
         if self.settings.max_resamples:
             parts["train/resampled"] = torch.tensor(rollouts.discarded_groups)
+        if self.settings.spare_prompts:
+            parts["train/refilled"] = torch.tensor(rollouts.refilled_groups)
+        if self.settings.max_resamples or self.settings.spare_prompts:
             parts["train/wasted_tokens"] = torch.tensor(
                 rollouts.discarded_tokens + rollouts.lengths[self.dead_groups(batch)].sum()
             )

@@ -50,6 +50,11 @@ class GRPOSettings(TrainingSettings):
             seeds, so often at most within the same step.
         distillation: Have a vision-language teacher score each sampled token, and add what it thinks to the advantages;
             by default there is no teacher. Needs callbacks.VLLMRollout and temperature 1, which servers score at.
+        spare_prompts: Questions that each device's batch has beyond ``data.batch_size``: they are asked, in their
+            order, in place of those whose completions are (still) all equally good, and else left out of this epoch.
+        max_sequence_ratio: Nothing is learnt from a completion of an earlier policy (or of any, with ``always`` of the
+            objective's importance) that the policy finds so many times likelier or less likely than the server that
+            sampled it; above 1, such as 1000. Null keeps all.
     """
 
     lr: float = 1e-6
@@ -66,12 +71,18 @@ class GRPOSettings(TrainingSettings):
     reference_refresh: ReferenceRefresh | None = None
     max_resamples: int = 0
     distillation: OnPolicyDistillation | None = None
+    spare_prompts: int = 0
+    max_sequence_ratio: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_below(2, "model.", num_completions=self.num_completions)
-        refuse_below(0, "model.", max_resamples=self.max_resamples)
+        refuse_below(0, "model.", max_resamples=self.max_resamples, spare_prompts=self.spare_prompts)
         refuse_below(1, "model.", num_iterations=self.num_iterations, micro_batch_size=self.micro_batch_size)
+        if self.max_sequence_ratio is not None and not self.max_sequence_ratio > 1:
+            raise UserError(
+                f"model.max_sequence_ratio is {self.max_sequence_ratio}: it is above 1, which is the ratio on-policy"
+            )
         if self.temperature <= 0:
             raise UserError(f"model.temperature is {self.temperature}: GRPO samples, so it must be above 0")
         if self.reference_urls and self.temperature != 1:

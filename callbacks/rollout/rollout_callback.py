@@ -1,12 +1,12 @@
 """Base of the callbacks that sample completions: fills each batch before the step sees it."""
 
 import contextlib
+import copy
 import hashlib
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from callbacks.rollout.dead_groups import revive, without_spares
 from callbacks.rollout.earlier_answers import earlier_completions
 from datamodules.batching.batch import AudioQABatch, Completions
 from inference.vllm.sampling import CompletionOutput, SamplingParams
-from lightning_modules.doors import GradedRollouts, RolloutModule, TrainingRollouts, fitting
+from lightning_modules.doors import RolloutModule, TrainingRollouts, fitting
 from runtime.errors import refuse_below
 
 MODULES = "modules that answer questions with a student, such as AudioQAModule, SFTModule and GRPOModule"
@@ -96,10 +97,12 @@ class RolloutCallback(Callback):
         wanted = module.training_rollouts
         if batch.completions is not None or wanted is None:
             return
-        sampling = self._train_sampling(trainer.global_step, module, wanted, batch)
+        whole = copy.copy(batch)
+        batch.become(without_spares(whole, wanted))
+        sampling = self.train_sampling(trainer.global_step, module, wanted, batch)
         self.prepare(trainer, module, batch, sampling)
         samples = self._fill(trainer, module, batch, sampling)
-        self._resample(trainer, module, wanted, batch, samples)
+        revive(self, trainer, module, wanted, batch, samples, whole)
         self._log_rollout(module, batch, trainer.global_step)
 
     def on_validation_batch_start(
@@ -135,10 +138,18 @@ class RolloutCallback(Callback):
         """Fill a prediction batch."""
         self._evaluate(trainer, pl_module, batch, batch_idx)
 
-    def _train_sampling(
+    def train_sampling(
         self, step: int, module: RolloutModule, wanted: TrainingRollouts, batch: AudioQABatch, attempt: int = 0
     ) -> list[SamplingParams]:
-        """Return how the completions of a training batch are drawn at an optimizer step."""
+        """Return how the completions of a training batch are drawn.
+
+        Args:
+            step: Optimizer steps taken.
+            module: The module with the ``student``.
+            wanted: What it wants.
+            batch: B questions.
+            attempt: How often they were asked before within the step.
+        """
         seeds = request_seeds(self._base_seed(), step, [question.id for question in batch.questions], attempt)
         stop = end_token_ids(module.student.processor.tokenizer)
         return [
@@ -177,10 +188,10 @@ class RolloutCallback(Callback):
     ) -> list[list[CompletionOutput]]:
         begun = time.perf_counter()
         samples, version = self.sample(trainer, pl_module, batch, sampling)
-        self._put(pl_module, batch, samples, version, time.perf_counter() - begun, sampling)
+        self.put(pl_module, batch, samples, version, time.perf_counter() - begun, sampling)
         return samples
 
-    def _put(
+    def put(
         self,
         pl_module: RolloutModule,
         batch: AudioQABatch,
@@ -189,6 +200,19 @@ class RolloutCallback(Callback):
         seconds: float,
         sampling: Sequence[SamplingParams],
     ) -> Completions:
+        """Give a batch its completions.
+
+        Args:
+            pl_module: The module with the ``student``.
+            batch: B questions.
+            samples: ``[B][G]`` completions.
+            version: The weights that drew them.
+            seconds: How long it took.
+            sampling: How each question's were drawn.
+
+        Returns:
+            The completions, in tensors.
+        """
         tokenizer = pl_module.student.processor.tokenizer
         done = to_completions(samples, tokenizer, sampling[0].stop_token_ids, batch.prompt_ids.device)
         done.weight_version = version
@@ -196,36 +220,6 @@ class RolloutCallback(Callback):
         done.seeds = [one.seed for one in sampling]
         batch.completions = done
         return done
-
-    def _resample(
-        self,
-        trainer: Trainer,
-        module: RolloutModule,
-        wanted: TrainingRollouts,
-        batch: AudioQABatch,
-        samples: list[list[CompletionOutput]],
-    ) -> None:
-        """Draw again, where the module wants it, what it could learn nothing of; all ranks go the same rounds."""
-        if not isinstance(module, GradedRollouts):
-            return
-        for attempt in range(1, wanted.max_resamples + 1):
-            dead = np.flatnonzero(module.dead_groups(batch)).tolist()
-            if not trainer.strategy.reduce_boolean_decision(bool(dead), all=False):
-                return
-            begun, done = time.perf_counter(), batch.completions
-            assert done is not None and done.seeds is not None and done.weight_version is not None
-            sampling = self._train_sampling(trainer.global_step, module, wanted, batch, attempt)
-            drawn = self.sample_again(trainer, module, batch, sampling, dead)
-            seconds = done.seconds + time.perf_counter() - begun
-            for row, group in zip(dead, drawn, strict=True):
-                samples[row] = group
-            chosen = [replace(one, seed=seed) for one, seed in zip(sampling, done.seeds, strict=True)]
-            for row in dead:
-                chosen[row] = sampling[row]
-            fresh = self._put(module, batch, samples, done.weight_version, seconds, chosen)
-            fresh.stale = done.stale
-            fresh.discarded_groups = done.discarded_groups + len(dead)
-            fresh.discarded_tokens = done.discarded_tokens + int(done.lengths[dead].sum())
 
     def sample_again(
         self,

@@ -1,5 +1,6 @@
 """Rollouts from external vLLM servers, which are given the weights after each optimizer step."""
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
 from callbacks.rollout.ahead import RolloutsAhead, look_ahead, next_batch
+from callbacks.rollout.dead_groups import revive, without_spares
 from callbacks.rollout.parity_gate import ParityGate
 from callbacks.rollout.rollout_callback import RolloutCallback
 from callbacks.rollout.rollout_servers import RolloutServers
@@ -260,7 +262,9 @@ class VLLMRollout(RolloutCallback):
     ) -> None:
         """Fill a batch with what was drawn for it during the one before, or now where nothing was."""
         begun = time.perf_counter()
-        sampling = self._train_sampling(trainer.global_step, module, wanted, batch)
+        whole = copy.copy(batch)
+        batch.become(without_spares(whole, wanted))
+        sampling = self.train_sampling(trainer.global_step, module, wanted, batch)
         drawn = self._ahead.take(batch)
         waited = time.perf_counter() - begun
         self._sync(trainer, module, timed=True)  # nothing is under way now, so that it takes as long as the transfer
@@ -271,12 +275,12 @@ class VLLMRollout(RolloutCallback):
         else:
             samples = drawn.samples
             self._draw(trainer, module, batch, sampling, (samples, drawn.version))  # another rank may have none
-            self._put(module, batch, samples, drawn.version, drawn.seconds, drawn.sampling)
+            self.put(module, batch, samples, drawn.version, drawn.seconds, drawn.sampling)
             self._pass_alone(trainer, module, batch, sampling[0])  # for servers that were restarted in between
         done = batch.completions
         assert done is not None and done.weight_version is not None
         done.stale = done.weight_version != self.weight_version
-        self._resample(trainer, module, wanted, batch, samples)
+        revive(self, trainer, module, wanted, batch, samples, whole)
         module.log("time/rollout_wait", waited, on_step=True, on_epoch=False, batch_size=1)
         self._log_rollout(module, batch, int(done.weight_version.rpartition(":")[2]))
 
@@ -285,8 +289,9 @@ class VLLMRollout(RolloutCallback):
         after = trainer.global_step + wanted.steps
         if (upcoming := next_batch(trainer, batch_idx, after)) is None:
             return
+        upcoming = without_spares(upcoming, wanted)
         servers = self._servers
-        sampling = self._train_sampling(after, module, wanted, upcoming)
+        sampling = self.train_sampling(after, module, wanted, upcoming)
         servers.check_batch(upcoming, sampling)
         self._ahead.begin(upcoming, sampling, lambda: servers.draw(upcoming, sampling, scored=True))
 

@@ -38,7 +38,8 @@ class Completions:
         reference_logprobs: Log-probabilities under the reference at temperature 1 ``[B, G, C]``, where a server told.
         seeds: Seed of the request that drew each question's completions ``[B]``; None for targets.
         discarded_groups: How often a question's completions were thrown away and drawn again.
-        discarded_tokens: How many tokens were thrown away with them.
+        refilled_groups: How often another question was asked in place of one.
+        discarded_tokens: How many tokens were thrown away with either.
         teacher_logprobs: Those under a teacher that sees the clip ``[B, G, C]``, where one was asked; NaN elsewhere.
         blind_logprobs: Those under the same teacher without the frames, where it was asked for them.
     """
@@ -55,6 +56,7 @@ class Completions:
     reference_logprobs: Tensor | None = None
     seeds: list[int] | None = None
     discarded_groups: int = 0
+    refilled_groups: int = 0
     discarded_tokens: int = 0
     teacher_logprobs: Tensor | None = None
     blind_logprobs: Tensor | None = None
@@ -93,6 +95,7 @@ class AudioQABatch:
         labels: Text of the option that is rewarded (GRPO) or None where there is none.
         completions: Targets (SFT), or what the rollout callback sampled; None before it has.
         audio: Embeddings of each clip's audio tokens ``[tokens, H]`` where they are known already.
+        spares: How many of the last questions are spare ones, which are asked only in place of others.
     """
 
     questions: list[Question]
@@ -105,6 +108,7 @@ class AudioQABatch:
     labels: list[str | None]
     completions: Completions | None = None
     audio: list[Tensor] | None = None
+    spares: int = 0
 
     def __post_init__(self) -> None:
         """Take lengths as a list or a tensor in main memory too."""
@@ -125,12 +129,10 @@ class AudioQABatch:
 
     def __getitem__(self, rows: slice) -> Self:
         """Return the questions in ``rows`` with everything that belongs to them, for micro-batches."""
-        part: dict[str, Any] = {
-            name: v[rows] for name, v in vars(self).items() if name != "completions" and v is not None
-        }
+        kinds = (Tensor, np.ndarray, list)
+        part: dict[str, Any] = {name: v[rows] for name, v in vars(self).items() if isinstance(v, kinds)}
         done = self.completions
         if done is not None:
-            kinds = (Tensor, np.ndarray, list)
             sliced: dict[str, Any] = {n: v[rows] for n, v in vars(done).items() if isinstance(v, kinds)}
             done = dataclasses.replace(done, **sliced)
         return dataclasses.replace(self, **part, completions=done)
@@ -147,7 +149,15 @@ class AudioQABatch:
                 part[name] = [value[row] for row in rows]
             elif isinstance(value, (Tensor, np.ndarray)):
                 part[name] = value[list(rows)]
-        return dataclasses.replace(self, **part, completions=None)
+        return dataclasses.replace(self, **part, completions=None, spares=0)
+
+    def become(self, other: Self) -> None:
+        """Take the questions of another batch, for whoever has this one; completions stay.
+
+        Args:
+            other: The other batch.
+        """
+        vars(self).update({name: value for name, value in vars(other).items() if name != "completions"})
 
 
 def _moved(item: T, device: torch.device | str, non_blocking: bool) -> T:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from datamodules.batching.curriculum import Curriculum
+
 
 @dataclass(frozen=True)
 class Position:
@@ -40,6 +42,8 @@ class TrainBatchSampler(Sampler[list[int]]):
         position: Callable[[], Position] = Position,
         lengths: Sequence[float] | None = None,
         pool: int = 1,
+        curriculum: Curriculum | None = None,
+        ids: Sequence[str] = (),
     ) -> None:
         """Prepare the batches.
 
@@ -54,6 +58,8 @@ class TrainBatchSampler(Sampler[list[int]]):
             lengths: Length of each item; with a ``pool`` items of similar length come into a batch together.
             pool: Global batches whose items are sorted by length before they are cut into batches. Their order stays
                 random, and so does which items are in the pool.
+            curriculum: Draws the items of each of its rounds; by default they are those of the permutation.
+            ids: Id of each item, for the curriculum.
         """
         self.num_items = num_items
         self.batch_size = batch_size
@@ -63,6 +69,8 @@ class TrainBatchSampler(Sampler[list[int]]):
         self.position = position
         self.lengths = lengths
         self.pool = pool
+        self.curriculum = curriculum
+        self.ids = ids
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -73,11 +81,27 @@ class TrainBatchSampler(Sampler[list[int]]):
         """Return the batches from the present position to the end of its epoch."""
         position = self.position()  # asked now, not when the first batch is needed
         self.epoch = position.epoch
+        if self.curriculum is not None:
+            if position.batch == 0:
+                self.curriculum.begin_epoch()
+            return self._drawn(self.curriculum, position)
         order = permutation(self.num_items, self.seed, position.epoch)
         if self.lengths is not None and self.pool > 1:
             order = by_length(order, self.lengths, self.batch_size * self.world_size, self.pool, self.seed, self.epoch)
         starts = ((batch * self.world_size + self.rank) * self.batch_size for batch in range(position.batch, len(self)))
         return iter([order[start : start + self.batch_size] for start in starts])
+
+    def _drawn(self, curriculum: Curriculum, position: Position) -> Iterator[list[int]]:
+        """Draw each round of a curriculum when its first batch is asked for."""
+        size, whole = curriculum.settings.every_n_batches, self.batch_size * self.world_size
+        number, order = -1, list[int]()
+        for batch in range(position.batch, len(self)):
+            if batch // size != number:
+                number = batch // size
+                batches = min(size, len(self) - number * size)
+                order = curriculum.draw(self.ids, batches * whole, self.seed, position.epoch, number)
+            start = (batch % size) * whole + self.rank * self.batch_size
+            yield order[start : start + self.batch_size]
 
 
 def permutation(num_items: int, seed: int, epoch: int | str) -> list[int]:

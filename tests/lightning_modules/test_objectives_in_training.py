@@ -84,6 +84,26 @@ def test_the_kl_term_in_the_reward(weights, batch, tmp_path: Path) -> None:
     assert rows[0]["train/loss"] == pytest.approx(-expected.mean().item(), abs=1e-5)
 
 
+def test_hopeless_responses_are_dropped_where_rollouts_are_stale(weights, batch, tmp_path: Path) -> None:
+    """One of sixteen responses was sampled as e^9 times less likely than it is: without it the loss is that of 15."""
+    rows, losses = [], []
+    for stale, bound in ((True, 1000.0), (True, 10000.0), (False, 1000.0)):
+        module = GRPOModule(weights, lr=1e-4, beta=0.0, micro_batch_size=2, max_sequence_ratio=bound)
+        given = on_policy(module, copy.deepcopy(batch))
+        given.completions.logprobs[1, 2, 0] -= 9.0
+        given.completions.stale = stale
+        rows.append(fit(module, [given], tmp_path)[0])
+        advantage = module.last_advantages[1, 2].item()
+        losses.append(rows[-1]["train/loss"])
+    assert [row["train/dropped_sequences"] for row in rows] == [1 / 16, 0, 0]
+    # on-policy each response adds its advantage, which sum to 0; the first token of the stale one weighs 2, not 1
+    length = int(batch.completions.lengths[1, 2])
+    assert losses == pytest.approx([advantage / 16, -advantage / length / 16, 0.0], abs=1e-5)
+    assert "train/dropped_sequences" not in fit(GRPOModule(weights), [on_policy(module, batch)], tmp_path)[0]
+    with pytest.raises(UserError, match=r"max_sequence_ratio is 1.0: it is above 1"):
+        GRPOModule(weights, max_sequence_ratio=1.0)
+
+
 def test_weights_of_rewards(weights, batch, tmp_path: Path) -> None:
     module = GRPOModule(weights, objective=Objective(reward_weights={"format": 0.5}))
     rows = fit(module, [on_policy(module, batch)], tmp_path)

@@ -1,5 +1,6 @@
 """Questions with synthetic clips, a module that answers them and a DataModule, for rollout tests."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batching.batch import AudioQABatch
 from datamodules.batching.collate import Collator, Example
+from datamodules.batching.spare_prompts import with_spares
 from datamodules.prompts.questions import THINK_SHORT
 from lightning_modules.distillation import OnPolicyDistillation
 from lightning_modules.doors import RolloutModule, TrainingRollouts
@@ -39,19 +41,25 @@ def example(number: int, waveform: np.ndarray | None = None) -> Example:
 
 
 class Questions(LightningDataModule):
-    """``count`` questions in batches, in order."""
+    """``count`` questions in batches, in order; those of training have some spare ones beside."""
 
-    def __init__(self, processor: Any, count: int, batch_size: int) -> None:
+    def __init__(self, processor: Any, count: int, batch_size: int, spares: int = 0) -> None:
         super().__init__()
         self.collate = Collator(processor, THINK_SHORT)
         self.examples = [example(number) for number in range(count)]
         self.batch_size = batch_size
+        self.spares = spares
 
     def train_dataloader(self) -> DataLoader[AudioQABatch]:
         """All questions."""
+        collate = partial(with_spares, collate=self.collate, spares=self.spares)
+        return DataLoader(self.examples, self.batch_size + self.spares, collate_fn=collate)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[AudioQABatch]:
+        """All questions."""
         return DataLoader(self.examples, self.batch_size, collate_fn=self.collate)  # type: ignore[arg-type]
 
-    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+    test_dataloader = predict_dataloader = val_dataloader
 
 
 class Learner(RolloutModule):

@@ -13,9 +13,11 @@ from callbacks.rollout.local_rollout import LocalRollout
 from callbacks.rollout.rollout_callback import request_seeds
 from callbacks.rollout.vllm_rollout import VLLMRollout
 from datamodules.batching.batch import AudioQABatch
+from datamodules.batching.sampler import ResumableLoader
 from lightning_modules.doors import GradedRollouts, TrainingRollouts
 from lightning_modules.grpo import GRPOModule
 from records.records import Question
+from runtime.errors import UserError
 from tests.support.questions import Learner, Questions
 
 IDS = ["test/0", "test/1", "test/2"]
@@ -24,13 +26,14 @@ IDS = ["test/0", "test/1", "test/2"]
 class Judging(Learner, GradedRollouts):
     """A learner that is told which groups are dead, time after time."""
 
-    def __init__(self, weights: str, told: list[list[bool]]) -> None:
+    def __init__(self, weights: str, told: list[list[bool]], resamples: int = 3, spares: int = 0) -> None:
         super().__init__(weights, num_completions=3)
         self.told = told
+        self.resamples, self.spares = resamples, spares
 
     @property
     def training_rollouts(self) -> TrainingRollouts:
-        return TrainingRollouts(3, max_resamples=3)
+        return TrainingRollouts(3, max_resamples=self.resamples, spare_prompts=self.spares)
 
     def dead_groups(self, batch: AudioQABatch) -> np.ndarray:
         return np.array(self.told.pop(0))
@@ -55,8 +58,6 @@ def test_only_dead_groups_are_asked_again(tmp_path: Path, server_weights: Path, 
         callback = VLLMRollout([server.url], wait_seconds=5, retry_seconds=10, **settings)  # type: ignore[arg-type]
         data = Questions(module.student.processor, 3, 3)
         if staleness:
-            from datamodules.batching.sampler import ResumableLoader
-
             data.train_dataloader = lambda: ResumableLoader(data.examples, 3, collate_fn=data.collate)  # type: ignore
         trainer(tmp_path, callback).fit(module, data)
     seeds = [request_seeds(7, 0, IDS, attempt) for attempt in range(4)]
@@ -68,6 +69,37 @@ def test_only_dead_groups_are_asked_again(tmp_path: Path, server_weights: Path, 
     # the server's completions have six tokens: two groups of three were thrown away, then one, then one
     assert (done.discarded_groups, done.discarded_tokens) == (4, 4 * 3 * 6)
     assert module.told == []
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_spare_questions_take_the_places_of_dead_ones(tmp_path: Path, server_weights: Path, staleness: int) -> None:
+    """Asked again once, then 0 and 2 give way to the spare 3 and 4, of which 3 is dead too and gives way to 5."""
+    told = [[True, False, True]] * 2 + [[True, False, False]] * 2
+    module = Judging(str(server_weights), told, resamples=1, spares=3)
+    with FakeServer(server_weights) as server:
+        settings = {"max_new_tokens": 6, "parity_gate": False, "seed": 7, "max_staleness": staleness}
+        callback = VLLMRollout([server.url], wait_seconds=5, retry_seconds=10, **settings)  # type: ignore[arg-type]
+        data = Questions(module.student.processor, 6, 3, spares=3)
+        if staleness:
+            plain = data.train_dataloader().collate_fn
+            data.train_dataloader = lambda: ResumableLoader(data.examples, 6, collate_fn=plain)  # type: ignore
+        trainer(tmp_path, callback).fit(module, data)
+    ids = [f"test/{number}" for number in range(6)]
+    first, again = request_seeds(7, 0, ids), request_seeds(7, 0, ids, 1)
+    assert sorted(asked(server)) == sorted([*first, again[0], again[2]])
+    batch = module.train_batches[0]
+    assert [one.id for one in batch.questions] == ["test/5", "test/1", "test/4"] and len(batch) == 3
+    assert batch.labels == ["cat", "cat", "dog"] and batch.features.shape[0] == batch.prompt_ids.shape[0] == 3
+    done = batch.completions
+    assert done is not None and done.seeds == [first[5], first[1], first[4]]
+    assert (done.discarded_groups, done.refilled_groups, done.discarded_tokens) == (2, 3, 5 * 3 * 6)
+
+
+def test_spare_questions_that_nobody_brings_are_missed(tmp_path: Path, server_weights: Path) -> None:
+    module = Judging(str(server_weights), [], spares=2)
+    with FakeServer(server_weights) as server, pytest.raises(UserError, match=r"is 2, and the batch has 0 spare"):
+        callback = VLLMRollout([server.url], max_new_tokens=6, parity_gate=False, seed=7, wait_seconds=5)
+        trainer(tmp_path, callback).fit(module, Questions(module.student.processor, 3, 3))
 
 
 def test_nothing_is_asked_again_unless_wanted(tmp_path: Path, server_weights: Path) -> None:
