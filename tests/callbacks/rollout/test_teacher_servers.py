@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoProcessor
 
 from benchmarks.fake_server import FakeServer
 from callbacks.rollout.teacher_servers import TeacherServers
 from datamodules.avqa import AVQADataModule
 from datamodules.media.probes import derangement
 from datamodules.media.video import FrameSampling
-from datamodules.prompts.questions import TEACHER_PROMPTS
 from inference.rollout_requests import Prompt
 from inference.teacher_pool import TeacherPool
 from inference.vllm.client import RequestOutput, ServerError
@@ -29,7 +29,6 @@ from tests.support.fake_teacher import FakeTeacher, score
 from tests.support.questions import Learner, Questions
 from tests.support.tiny_vision_model import build, of_student
 
-THINK = TEACHER_PROMPTS["teacher-audio-cot"]
 FRAMES = FrameSampling(count=3, max_side=56)
 
 
@@ -67,20 +66,25 @@ def fit(tmp_path: Path, module: Learner, drawing: FakeServer, data: Any, **setti
 
 
 def questions(avqa: Path, **settings: Any) -> AVQADataModule:
-    return AVQADataModule(str(avqa), batch_size=2, num_workers=0, prompt="think-short", **settings)
+    return AVQADataModule(str(avqa), batch_size=4, num_workers=0, prompt="think-short", **settings)
 
 
 def shown(body: dict[str, Any]) -> tuple[str, ...]:
     return tuple(part["url"] for part in body["content_parts"])
 
 
-def test_each_completion_is_scored_with_the_frames_of_its_clip(tmp_path: Path, server_weights: Path, servers, avqa):
+def test_each_completion_is_scored_with_the_frames_of_its_clip(
+    tmp_path: Path, server_weights: Path, servers, avqa, monkeypatch
+):
     drawing, teacher = servers
+    monkeypatch.setattr("callbacks.rollout.rollout_servers.RolloutServers.pass_alone", lambda *_: None)  # fake scores
     module = learner(server_weights, teacher)
-    run = fit(tmp_path, module, drawing, questions(avqa))
+    run = fit(tmp_path, module, drawing, questions(avqa), parity_gate=True)
+    assert len(teacher.scored) == 2 + 4 * 2
+    del teacher.scored[:2]  # the gate's
     assert teacher.pushes() == [] and drawing.pushes()
     assert float(run.callback_metrics["time/teacher"]) > 0
-    assert len(teacher.scored) == 4 * 2 and {len(shown(body)) for body in teacher.scored} == {3}
+    assert {len(shown(body)) for body in teacher.scored} == {3}
     assert len({shown(body) for body in teacher.scored}) == 2  # of each clip its own
     assert {body["sampling_params"]["temperature"] for body in teacher.scored} == {0.0}
     sent = {tuple(body["token_ids"]): body for body in teacher.scored}
@@ -97,78 +101,83 @@ def test_each_completion_is_scored_with_the_frames_of_its_clip(tmp_path: Path, s
                 assert done.teacher_logprobs[row, index, : len(ids)].tolist() == pytest.approx(wanted)
 
 
-def test_another_vocabulary_is_aligned_by_bytes_and_answers_can_be_spared(server_weights: Path, checkpoints, avqa):
-    module = learner(server_weights, FakeServer(server_weights))
-    student = module.student.processor.tokenizer
-    ids = [*student("<think>no rain</think><answer>yes</answer>", add_special_tokens=False)["input_ids"], 2]
-    sample = CompletionOutput(ids, [-1.0] * len(ids), True)
-    data = questions(avqa, processor=str(server_weights))
+SAID = "<think>no rain</think><answer>yes</answer>"
+
+
+def asked(avqa: Path, weights: Path, fake: FakeTeacher, **settings: Any) -> dict[str, list[CompletionOutput]]:
+    """What the teacher thinks of two completions of each question, without training."""
+    data = questions(avqa, processor=str(weights))
     data.setup("fit")
-    with FakeTeacher(checkpoints[1]) as fake:
-        chosen = OnPolicyDistillation(teacher_urls=[fake.url], frames=FRAMES, spare_answer=True)
-        servers = TeacherServers(TeacherPool(list(chosen.urls)), chosen, False)
-        servers.wait()
-        servers.meet(SimpleNamespace(datamodule=data), module)
-        asked = Prompt("a question", [], "", SamplingParams(1, 1, 1.0, 0, ()), question=data.questions("train")[0])
-        [scored] = servers.score(asked, RequestOutput([], [sample])).samples
+    student = AutoProcessor.from_pretrained(weights)
+    ids = [*student.tokenizer(SAID, add_special_tokens=False)["input_ids"], 2]
+    drawn = RequestOutput([], [CompletionOutput(some, [-1.0] * len(some), True) for some in (ids, ids[:4])])
+    chosen = OnPolicyDistillation(teacher_urls=[fake.url], frames=FRAMES, **settings)
+    servers = TeacherServers(TeacherPool(list(chosen.urls), retry_seconds=10), chosen, False)
+    servers.wait()
+    module: Any = SimpleNamespace(student=SimpleNamespace(processor=student))
+    servers.meet(SimpleNamespace(datamodule=data), module)
+    how = SamplingParams(2, 1, 1.0, 0, ())
+    try:
+        known = data.questions("train")
+        prompts = [Prompt(f"{question.id} (clip)", [], "", how, question=question) for question in known]
+        return {q.id: servers.score(prompt, drawn).samples for q, prompt in zip(known, prompts, strict=True)}
+    finally:
         servers.pool.close()
-    (body,) = fake.scored
-    assert fake.tokenizer.decode(body["token_ids"]).endswith("<think>no rain</think><answer>yes</answer><|im_end|>")
+
+
+def test_another_vocabulary_is_aligned_by_bytes_and_answers_can_be_spared(server_weights: Path, checkpoints, avqa):
+    with FakeTeacher(checkpoints[1]) as fake:
+        sample = asked(avqa, server_weights, fake, spare_answer=True)["avqa/train/0"][0]
+    (body,) = [one for one in fake.scored[:2] if one["token_ids"][-1] == 2]
+    assert fake.tokenizer.decode(body["token_ids"]).endswith(SAID + "<|im_end|>")
+    ids = sample.token_ids
     assert body["token_ids"][-len(ids) :] != ids  # other ids, the same words
     seen, before = "".join(shown(body)), fake._expanded(body["token_ids"])
     wanted = [score(seen, before[: len(before) - len(ids) + at + 1]) for at in range(len(ids))]
-    spared = [student.decode([token]) == "yes" for token in ids]
-    assert sum(spared) == 1 and [math.isnan(one) for one in scored.teacher_logprobs] == spared
-    assert [one for one in scored.teacher_logprobs if one == one] == pytest.approx(
+    spared = [math.isnan(one) for one in sample.teacher_logprobs]
+    student = AutoProcessor.from_pretrained(server_weights).tokenizer
+    assert [student.decode([token]) for token, left_out in zip(ids, spared, strict=True) if left_out] == ["yes"]
+    assert [one for one in sample.teacher_logprobs if one == one] == pytest.approx(
         [one for one, left_out in zip(wanted, spared, strict=True) if not left_out]
     )
 
 
-def test_the_control_shows_the_frames_of_another_clip(tmp_path: Path, server_weights: Path, servers, avqa):
-    drawing, teacher = servers
-    asked: list[dict[str, tuple[str, ...]]] = []
+def test_the_control_shows_the_frames_of_another_clip(server_weights: Path, servers, avqa):
+    _, teacher = servers
+    data = questions(avqa, processor=str(server_weights))
+    data.setup("fit")
+    clip = {question.id: question.media for question in data.questions("train")}
+    seen = []
     for wrong in (False, True):
         teacher.scored.clear()
-        module = learner(server_weights, teacher, wrong_frames=wrong)
-        fit(tmp_path, module, drawing, questions(avqa))
-        frames = {teacher.tokenizer.decode(body["token_ids"]): shown(body) for body in teacher.scored}
-        known = [question for batch in module.train_batches for question in batch.questions]
-        asked.append({q.id: seen for q in known for text, seen in frames.items() if THINK.render(q) in text})
-    clip = {question.id: question.media for question in known}
-    right = {clip[name]: frames for name, frames in asked[0].items()}
+        names = list(asked(avqa, server_weights, teacher, wrong_frames=wrong))  # one after another, two requests each
+        seen.append({name: shown(teacher.scored[2 * at]) for at, name in enumerate(names)})
+    right = {clip[name]: frames for name, frames in seen[0].items()}
     others = derangement(right)
-    assert len(right) == 2 and asked[1] == {name: right[others[clip[name]]] for name in clip}
+    assert len(right) == 2 and seen[1] == {name: right[others[clip[name]]] for name in clip}
 
 
-def test_what_the_frames_add(tmp_path: Path, server_weights: Path, servers, avqa):
-    drawing, teacher = servers
-    module = learner(server_weights, teacher, against="blind_teacher")
-    fit(tmp_path, module, drawing, questions(avqa))
-    assert len(teacher.scored) == 2 * 4 * 2
+def test_what_the_frames_add(server_weights: Path, servers, avqa):
+    _, teacher = servers
+    found = asked(avqa, server_weights, teacher, against="blind_teacher")
     without = [body for body in teacher.scored if "content_parts" not in body]
-    assert len(without) == 8 and teacher.picture not in without[0]["token_ids"]
-    done = module.train_batches[0].completions
-    assert not (done.blind_logprobs == done.teacher_logprobs).all() and not done.blind_logprobs.isnan().any()
+    assert len(without) == 4 * 2 and teacher.picture not in without[0]["token_ids"]
+    sample = found["avqa/train/0"][0]
+    assert sample.blind_logprobs != sample.teacher_logprobs and not any(map(math.isnan, sample.blind_logprobs))
 
 
 def test_nothing_is_asked_where_the_checker_accepted_no_trace(tmp_path: Path, server_weights: Path, servers, avqa):
-    drawing, teacher = servers
+    _, teacher = servers
     lines = [Verdict(f"avqa/train/{n}", 0, accepted=n == 1, checker="c") for n in range(4)]
     (tmp_path / "verdicts.jsonl").write_text("".join(line.to_json() + "\n" for line in lines))
-    module = learner(server_weights, teacher, verdicts=str(tmp_path / "verdicts.jsonl"))
-    fit(tmp_path, module, drawing, questions(avqa))
+    found = asked(avqa, server_weights, teacher, verdicts=str(tmp_path / "verdicts.jsonl"))
     assert len(teacher.scored) == 2
-    spoken = {
-        question.id
-        for batch in module.train_batches
-        for row, question in enumerate(batch.questions)
-        if not batch.completions.teacher_logprobs[row].isnan().all()
-    }
-    assert spoken == {"avqa/train/1"}
+    silent = {name for name, samples in found.items() if all(map(math.isnan, samples[0].teacher_logprobs))}
+    assert silent == found.keys() - {"avqa/train/1"} and len(found) == 4
     refused = [dataclasses.replace(line, accepted=False) for line in lines]
     (tmp_path / "verdicts.jsonl").write_text("".join(line.to_json() + "\n" for line in refused))
     with pytest.raises(UserError, match="none has a trace that the checker accepted"):
-        fit(tmp_path, module, drawing, questions(avqa))
+        asked(avqa, server_weights, teacher, verdicts=str(tmp_path / "verdicts.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -192,24 +201,17 @@ def test_teachers_that_are_refused(
         fit(tmp_path, learner(server_weights, teacher), drawing, questions(avqa), parity_gate=True)
 
 
-def test_a_teacher_that_sees_passes(tmp_path: Path, server_weights: Path, servers, avqa, monkeypatch, caplog):
-    drawing, teacher = servers
-    monkeypatch.setattr("callbacks.rollout.rollout_servers.RolloutServers.pass_alone", lambda *_: None)
-    fit(tmp_path, learner(server_weights, teacher), drawing, questions(avqa), parity_gate=True)
-    assert len(teacher.scored) == 4 * 2 + 2  # the gate's two once
-
-
 def test_the_teacher_needs_servers_of_its_own(tmp_path: Path, server_weights: Path, servers, avqa):
     drawing, _ = servers
     with pytest.raises(UserError, match=r"is in server_urls and in model.distillation.teacher_urls"):
         fit(tmp_path, learner(server_weights, drawing), drawing, questions(avqa))
 
 
-def test_failures_name_the_question(tmp_path: Path, server_weights: Path, servers, avqa):
-    drawing, teacher = servers
+def test_failures_name_the_question(server_weights: Path, servers, avqa):
+    _, teacher = servers
     teacher.behave = lambda route, body: (400, "the prompt is too long") if "content_parts" in (body or {}) else None
     with pytest.raises(ServerError, match=r"question avqa/train/.*scored by the teacher: .*the prompt is too long"):
-        fit(tmp_path, learner(server_weights, teacher), drawing, questions(avqa))
+        asked(avqa, server_weights, teacher)
     failed = []
 
     def fail_once(route: str, body: Any) -> tuple[int, str] | None:
@@ -219,9 +221,8 @@ def test_failures_name_the_question(tmp_path: Path, server_weights: Path, server
         return None
 
     teacher.behave = fail_once
-    module = learner(server_weights, teacher)
-    fit(tmp_path, module, drawing, questions(avqa))
-    assert failed and not module.train_batches[0].completions.teacher_logprobs.isnan().any()
+    found = asked(avqa, server_weights, teacher)
+    assert failed and not any(math.isnan(one) for some in found.values() for s in some for one in s.teacher_logprobs)
 
 
 def test_clips_without_pictures_are_named(tmp_path: Path, server_weights: Path, servers, avqa):
@@ -233,9 +234,9 @@ def test_clips_without_pictures_are_named(tmp_path: Path, server_weights: Path, 
     for file in (tmp_path / "other" / "videos").iterdir():
         file.write_bytes(b"no clip at all")
     with pytest.raises(UserError, match=r"avqa/train/.*the teacher cannot be shown its clip"):
-        fit(tmp_path, learner(server_weights, teacher, clips=str(tmp_path / "other")), drawing, questions(avqa))
+        asked(avqa, server_weights, teacher, clips=str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"the tokenizer of the teacher at .* cannot be loaded from '/nowhere'"):
-        fit(tmp_path, learner(server_weights, teacher, tokenizer="/nowhere"), drawing, questions(avqa))
+        asked(avqa, server_weights, teacher, tokenizer="/nowhere")
 
 
 def test_a_server_that_comes_back_with_another_teacher_is_refused(
