@@ -123,6 +123,8 @@ def _browse(commands: Any) -> None:
     browse.add_argument("--split", default="train", choices=("train", "val"), help="which annotations (%(default)s)")
     browse.add_argument("--traces", nargs="*", default=[], help="files and folders, such as runs/teacher/traces")
     browse.add_argument("--verdicts", nargs="*", default=[], help="files and folders, such as runs/verify/verdicts")
+    browse.add_argument("--clips", nargs="*", default=[], help="files and folders of clips, as `clips` writes them")
+    browse.add_argument("--clips-root", type=Path, help="folder that these clips' paths are relative to (the folder)")
     browse.add_argument("--label", metavar="NAME", help="judge traces; the verdicts go to LABELS/NAME.jsonl")
     browse.add_argument("--labels", type=Path, help="folder of people's verdicts (labels in the folder)")
     browse.add_argument("--port", type=int, default=8765, help="port on 127.0.0.1 (%(default)s)")

@@ -75,7 +75,15 @@ def browse(options: argparse.Namespace) -> None:
     from corpus.browsing.place import place_of
     from corpus.browsing.serve import serve
 
-    place = place_of(options.folder, options.split, options.traces, options.verdicts, options.labels)
+    place = place_of(
+        options.folder,
+        options.split,
+        options.traces,
+        options.verdicts,
+        options.labels,
+        options.clips,
+        options.clips_root,
+    )
     serve(place, options.label, options.port)
 
 

@@ -13,7 +13,9 @@ from runtime.errors import UserError
 
 
 class ClipFramesDataModule(AVQAVideoDataModule):
-    """A folder of videos without annotations: one item is one clip, silent by construction; its file's name is its id.
+    """Videos without annotations: one item is one clip, silent by construction.
+
+    Clips are the files of a folder, whose names are their ids, or those of a corpus (``clips``).
 
     Serves ``predict``. To writers and reports a clip is a question that asks nothing. Clips all of whose questions are
     on disk are left out, so that a restarted run decodes nothing twice.
@@ -41,6 +43,10 @@ class ClipFramesDataModule(AVQAVideoDataModule):
 
     @cached_property
     def _listed(self) -> list[Question]:
+        if self.clips.corpus is not None:
+            ids = sorted(self.clips.corpus)[: self.settings.limit]
+            rank_zero_info(f"clips: {len(ids)} of the {len(self.clips.corpus)} that data.clips names")
+            return [clip_to_ask(clip, clip) for clip in ids]
         names = clip_names(self.root / self.settings.media_dir, self.settings.media_suffix)[: self.settings.limit]
         rank_zero_info(f"clips: {len(names)} in {self.root / self.settings.media_dir}")
         return [clip_to_ask(name, f"{self.settings.media_dir}/{name}{self.settings.media_suffix}") for name in names]
@@ -51,7 +57,7 @@ def clip_to_ask(clip: str, media: str) -> Question:
 
     Args:
         clip: The clip's id.
-        media: Its path, relative to the dataset's folder.
+        media: Its path, relative to the dataset's folder, or its id in a corpus.
     """
     return Question(id=clip, dataset="clips", media=media, text="", options=(), answer=None, category="")
 

@@ -15,6 +15,7 @@ from corpus.browsing.index import GATES, JUDGED, CorpusIndex, Selection, Shown
 from corpus.browsing.labels import LabelFile
 from corpus.browsing.same_origin import guard
 from datamodules.media.media_files import MediaError
+from datamodules.media.segments import Segment, file_of
 from datamodules.reading.annotations import RowError, check_options
 from records.records import Question, RecordError
 
@@ -104,13 +105,18 @@ def make_app(index: CorpusIndex, clips: Clips, labels: LabelFile | None, hosts: 
             after=after,
             frames=frames,
             error=error,
+            part=clips.fragment(one.row),
             is_sound=clips.media_type(one.row).startswith("audio/"),
         )
 
     @app.get("/clip/{n}")
-    def clip(n: int) -> FileResponse:
+    def clip(n: int) -> Response:
         row = shown(n).row
-        return FileResponse(clips.path(row), media_type=clips.media_type(row))
+        found = clips.find(row)
+        if isinstance(found, Segment) and found.member:
+            with found.opened() as whole:
+                return Response(whole.read_bytes(), media_type=clips.media_type(row))
+        return FileResponse(file_of(found), media_type=clips.media_type(row))
 
     @app.get("/frame/{n}/{number}")
     def frame(n: int, number: int) -> Response:

@@ -1,5 +1,6 @@
 """Where the parts of a corpus lie."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ class Place:
         labels: Folder of verdicts of people.
         media_dir: Folder of the clips under ``root``.
         media_suffix: What follows ``video_name`` in a clip's file name.
+        clips: Files and folders of clips that are parts of files; empty where each clip is a file of its own.
+        clips_root: Folder that these clips' paths are relative to; None is ``root``.
     """
 
     root: Path
@@ -29,6 +32,8 @@ class Place:
     labels: Path = Path("labels")
     media_dir: str = "videos"
     media_suffix: str = ".mp4"
+    clips: tuple[str, ...] = ()
+    clips_root: Path | None = None
 
     @property
     def annotations(self) -> Path:
@@ -63,7 +68,15 @@ class Place:
         return record_files(self.verdicts)
 
 
-def place_of(root: Path, split: str, traces: list[str], verdicts: list[str], labels: Path | None) -> Place:
+def place_of(
+    root: Path,
+    split: str = "train",
+    traces: Sequence[str] = (),
+    verdicts: Sequence[str] = (),
+    labels: Path | None = None,
+    clips: Sequence[str] = (),
+    clips_root: Path | None = None,
+) -> Place:
     """Return where a corpus is; what is not said is looked for in its folder, under the names that stages use.
 
     Args:
@@ -72,6 +85,8 @@ def place_of(root: Path, split: str, traces: list[str], verdicts: list[str], lab
         traces: Files and folders of traces.
         verdicts: Files and folders of verdicts.
         labels: Folder of people's verdicts.
+        clips: Files and folders of clips that are parts of files.
+        clips_root: Folder that these clips' paths are relative to.
     """
 
     def usual(name: str) -> tuple[str, ...]:
@@ -83,4 +98,6 @@ def place_of(root: Path, split: str, traces: list[str], verdicts: list[str], lab
         traces=tuple(traces) or usual("traces"),
         verdicts=tuple(verdicts) or usual("verdicts"),
         labels=labels or root / "labels",
+        clips=tuple(clips),
+        clips_root=clips_root,
     )

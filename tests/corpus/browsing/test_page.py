@@ -1,5 +1,6 @@
 """The page as it answers requests: what it shows, what it refuses."""
 
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from corpus.browsing.clips import Clips
 from corpus.browsing.index import CorpusIndex
 from corpus.browsing.labels import LabelFile
 from corpus.browsing.place import place_of
-from records.records import Verdict, read_jsonl
+from records.clips import Clip
+from records.records import Verdict, read_jsonl, write_jsonl
+from tests.support.dataset_files import tone, write_mp4
 
 HOST = "127.0.0.1:8765"
 
@@ -112,3 +115,23 @@ def test_judging(judging: tuple[TestClient, Path], corpus: Path) -> None:
     assert "1 question<" in client.get("/", params={"judged": "label differs from the checker"}).text
     page = client.get("/question/0").text
     assert 'data-label="rejected"' in page and 'data-label="accepted"' in page
+
+
+def test_clips_that_are_parts_of_files(corpus: Path) -> None:
+    film = write_mp4(corpus.parent / "films" / "film.mp4", tone(4.0))
+    shard = corpus.parent / "films" / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(film, "a.mp4")
+    with tarfile.open(shard) as archive:
+        member = archive.getmember("a.mp4")
+    size = film.stat().st_size
+    inside = Clip("clip1", "shard.tar", 0.0, 2.0, member="a.mp4", offset=member.offset_data, size=size)
+    write_jsonl(corpus / "clips" / "a.jsonl", [Clip("clip0", "film.mp4", 1.0, 2.5), inside])
+    place = place_of(corpus, clips=[str(corpus / "clips")], clips_root=corpus.parent / "films")
+    index = CorpusIndex(place)
+    client = TestClient(make_app(index, Clips(place, count=3), None, [HOST]), base_url=f"http://{HOST}")
+    page = client.get("/question/0").text
+    assert 'src="/clip/0#t=1,2.5"' in page and page.count("<img") == 3
+    assert client.get("/clip/0").content == client.get("/clip/1").content == film.read_bytes()
+    assert client.get("/frame/0/0").content != client.get("/frame/1/0").content  # 1.25 s and a third of a second
+    assert "no such clip among the 2" in client.get("/question/2").text
