@@ -97,6 +97,11 @@ class GRPOSettings(TrainingSettings):
                 "tokens at temperature 1 only, so that student and teacher would be compared at two temperatures; set "
                 "model.temperature to 1"
             )
+        if self.distillation is not None and (self.max_resamples or self.spare_prompts):
+            raise UserError(
+                "model.distillation has a teacher judge each token, so that no question says nothing: leave "
+                "model.max_resamples and model.spare_prompts at 0"
+            )
         kl = self.objective.kl
         if self.beta > 0 and kl.in_reward and isinstance(self.objective.advantages, GDPO):
             raise UserError(

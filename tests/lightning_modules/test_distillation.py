@@ -104,3 +104,9 @@ def test_settings_that_cannot_work(settings: dict[str, Any], sentence: str) -> N
 def test_servers_score_at_temperature_one(weights) -> None:
     with pytest.raises(UserError, match="student and teacher would be compared at two temperatures"):
         GRPOModule(weights, temperature=0.7, distillation=TEACHER)
+
+
+@pytest.mark.parametrize("setting", ["max_resamples", "spare_prompts"])
+def test_no_question_is_dead_for_a_teacher(weights: str, setting: str) -> None:
+    with pytest.raises(UserError, match="leave model.max_resamples and model.spare_prompts at 0"):
+        GRPOModule(weights, distillation=TEACHER, **{setting: 1})
