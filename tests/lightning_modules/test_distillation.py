@@ -108,5 +108,5 @@ def test_servers_score_at_temperature_one(weights) -> None:
 
 @pytest.mark.parametrize("setting", ["max_resamples", "spare_prompts"])
 def test_no_question_is_dead_for_a_teacher(weights: str, setting: str) -> None:
-    with pytest.raises(UserError, match="leave model.max_resamples and model.spare_prompts at 0"):
+    with pytest.raises(UserError, match=r"leave model\.max_resamples and model\.spare_prompts at 0"):
         GRPOModule(weights, distillation=TEACHER, **{setting: 1})
