@@ -61,8 +61,8 @@ def refused(callback: Callback, module: LightningModule, stage: str) -> str:
         (lambda path: PredictionWriter(str(path / "p")), Remote, "test", "RemotePredictionWriter is for models behind"),
         (lambda path: RemotePredictionWriter(str(path / "p")), Stranger, "test", "modules that answer questions"),
         (lambda path: RemotePredictionWriter(str(path / "p")), AnsweringModule, "test", "PredictionWriter for those"),
-        (lambda path: RecordWriter(str(path)), Stranger, "predict", "the teacher and the fact verifiers"),
-        (lambda path: RecordWriter(str(path)), Answers, "predict", "the teacher and the fact verifiers"),
+        (lambda path: RecordWriter(str(path)), Stranger, "predict", "the teacher, the fact verifiers"),
+        (lambda path: RecordWriter(str(path)), Answers, "predict", "the teacher, the fact verifiers"),
     ],
 )
 def test_a_module_that_does_not_fit_is_refused(
