@@ -42,7 +42,7 @@ def overlay(place: Path, stage: str, weights: Path, avqa: Path, traces: Path) ->
     if training:
         trainer |= {"max_steps": 2, "val_check_interval": 1, "limit_val_batches": 1.0, "num_sanity_val_steps": 0}
         model |= {"gradient_checkpointing": False, "lr": 1e-3}
-        data |= {"traces": str(traces), "verified": False, "batch_size": 2}
+        data |= {"traces": str(traces), "verdicts": None, "verified": False, "batch_size": 2}
     if stage == "grpo":
         model |= {"num_completions": 3, "reward_functions": [{"class_path": "tests.support.interruption.Spread"}]}
     trainer["callbacks+"] = [{"class_path": "callbacks.VLLMRollout", "init_args": length}]
