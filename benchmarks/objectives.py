@@ -124,23 +124,14 @@ def rollouts(metrics: Path) -> dict[str, float]:
         rows = [row for row in csv.DictReader(lines) if row.get("train/completion_length")]
     lengths = [float(row["train/completion_length"]) for row in rows]
     completions = _completions(metrics)
-    kept = [completions * length for length in lengths]
-    # what was thrown away is told by those that ask again; of others it is what groups without variance took
-    wasted = [
-        float(row.get("train/wasted_tokens") or float(row["train/frac_reward_zero_std"]) * tokens)
-        for row, tokens in zip(rows, kept, strict=True)
-    ]
-    again = [
-        max(0.0, float(row["train/wasted_tokens"]) - float(row["train/frac_reward_zero_std"]) * tokens)
-        if row.get("train/wasted_tokens")
-        else 0.0
-        for row, tokens in zip(rows, kept, strict=True)
-    ]
-    return {
-        "completion_length": fmean(lengths),
-        "rollout_tokens": sum(kept) + sum(again),
-        "wasted_tokens": sum(wasted),
-    }
+    tokens = wasted = 0.0
+    for row, length in zip(rows, lengths, strict=True):
+        kept = completions * length
+        silent = float(row["train/frac_reward_zero_std"]) * kept  # of groups without variance
+        vain = float(row.get("train/wasted_tokens") or silent)  # with those thrown away, where some were
+        tokens += kept + max(0.0, vain - silent)
+        wasted += vain
+    return {"completion_length": fmean(lengths), "rollout_tokens": tokens, "wasted_tokens": wasted}
 
 
 def _completions(metrics: Path) -> int:
